@@ -223,7 +223,7 @@ class MovingScenes(Dataset):
 
     def __getitem__(self, i):
         if not -self.n <= i < self.n: raise IndexError(f'scene {i} of {self.n}')
-        i %= self.n
+        i = int(i) % self.n
         if i not in self._made: self._made[i] = self._sample(i)
         return dict(self._made[i])
 

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from gwm_nb.flow import flow_to_rgb, read_flo, resize_flow, write_flo
+from gwm_nb.evaluate import jaccard
+from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import fit_motion, reconstruct
 
 
@@ -49,8 +51,44 @@ def test_quadratic_reconstruction_and_gradient(golden, seed):
     out = reconstruct(masks, fit_motion(masks, flow))
     loss = F.mse_loss(out, flow)
     loss.backward()
-    print("max reconstruction error", np.abs(out.detach().numpy() - z["rec64"]).max(),
-          "relative gradient error", np.abs(logits.grad.numpy() - z["grad64"]).max() / np.abs(z["grad64"]).max())
     np.testing.assert_allclose(out.detach().numpy(), z["rec64"], atol=1e-4, rtol=0)
     np.testing.assert_allclose(loss.item(), z["loss64"], rtol=1e-5)
     assert np.abs(logits.grad.numpy() - z["grad64"]).max() < 1e-4 * np.abs(z["grad64"]).max()
+
+
+@pytest.mark.parametrize("case", ["small", "none"])
+def test_the_whole_loss_path(golden, case):
+    "Flow clipped at 20 px, softmax, masks resized bilinearly to the flow, weight 0.03."
+    z = np.load(golden / f"quad_flowres_{case}.npz")
+    logits = torch.from_numpy(z["logits"]).requires_grad_()
+    loss = ReconstructionLoss(weight=.03)(logits, torch.from_numpy(z["flow"]))
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), z["loss"], rtol=1e-4)
+    assert np.abs(logits.grad.numpy() - z["grad"]).max() < 1e-4 * np.abs(z["grad"]).max()
+
+
+@pytest.mark.parametrize("threshold, key", [(.5, "iou_t05"), (.3, "iou_t03")])
+def test_jaccard(golden, threshold, key):
+    z = np.load(golden / "eval_iou.npz")
+    J = jaccard(torch.from_numpy(z["masks"]) > threshold, torch.from_numpy(z["gt"]) > 0)
+    np.testing.assert_allclose(J.numpy(), z[key], atol=1e-6)
+
+
+@pytest.mark.parametrize("places", [[], [(3, 4)], [(5, c) for c in range(12)], [(r, c) for r in (7, 8) for c in (1, 2, 3)]],
+                         ids=["empty", "1px", "12px in one row", "2x3 block"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_degenerate_masks_stay_finite(places, dtype):
+    "The cases of quad_degenerate.txt, in which the published code exits or overflows."
+    torch.manual_seed(0)
+    logits = torch.full((1, 2, 32, 56), -200., dtype=dtype)
+    for r, c in places:
+        logits[0, 0, r, c] = 200.
+    logits[0, 1] = -logits[0, 0]
+    logits.requires_grad_()
+    flow = (torch.randn(1, 2, 32, 56) * 4).to(dtype)
+    masks = logits.softmax(1)
+    theta = fit_motion(masks, flow)
+    loss = F.mse_loss(reconstruct(masks, theta), flow)
+    loss.backward()
+    assert theta.isfinite().all() and logits.grad.isfinite().all()
+    assert loss < flow.square().mean() + 1
