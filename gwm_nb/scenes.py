@@ -25,6 +25,7 @@ from .flow import estimate_flow
 PHOTOS = {'astronaut': 'astronaut.png', 'chelsea': 'chelsea.png', 'coffee': 'coffee.png', 'rocket': 'rocket.jpg', 'motorcycle': 'motorcycle_left.png',
           'hubble': 'hubble_deep_field.jpg', 'grass': 'grass.png', 'gravel': 'gravel.png', 'brick': 'brick.png', 'china': 'china.jpg', 'flower': 'flower.jpg'}
 
+# %% ../nbs/01_scenes.ipynb #65c19681
 @lru_cache(None)
 def load_photo(name: str # a key of `PHOTOS`
               ) -> Tensor: # (3,h,w) in [0,1]
@@ -34,14 +35,14 @@ def load_photo(name: str # a key of `PHOTOS`
     pixels = cv2.imdecode(np.frombuffer((folder/PHOTOS[name]).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     return rearrange(torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)), 'h w c -> c h w').float() / 255
 
-# %% ../nbs/01_scenes.ipynb #1584f943
+# %% ../nbs/01_scenes.ipynb #782a65bc
 @lru_cache(128)
 def _shrunk(name, side):
     "The photograph with its shorter side `side` pixels long."
     photo = load_photo(name)
     return F.interpolate(photo[None], scale_factor=side / min(photo.shape[1:]), mode='bilinear', antialias=True, align_corners=False)[0].clamp(0, 1)
 
-# %% ../nbs/01_scenes.ipynb #5da35025
+# %% ../nbs/01_scenes.ipynb #0d0dc180
 @dataclass
 class Motion:
     "Moves points (...,2), in pixels, from one frame to the next: p + v + L q + Q (x^2, y^2, xy) with q = p - centre."
@@ -49,17 +50,18 @@ class Motion:
     linear: Tensor = field(default_factory=lambda: torch.zeros(2, 2).double()) # turning, growing, shearing
     quadratic: Tensor = field(default_factory=lambda: torch.zeros(3, 2).double()) # bending, per pixel
     centre: Tensor = field(default_factory=lambda: torch.zeros(2).double()) # in frame 0
+    reach: float = math.inf # pixels from the centre beyond which the bending grows no more
 
     def displacement(self, points, t=0):
         q = points - self.centre - t * self.velocity
-        x, y = q.unbind(-1)
+        x, y = q.clamp(-self.reach, self.reach).unbind(-1)
         return self.velocity + q @ self.linear.T + torch.stack([x * x, y * y, x * y], -1) @ self.quadratic
 
     def forward(self, points, t=0):
         "Where points of frame t are in frame t+1."
         return points + self.displacement(points, t)
 
-# %% ../nbs/01_scenes.ipynb #596ea4a5
+# %% ../nbs/01_scenes.ipynb #08b03b54
 def _backward(self, points, t=0, rounds=24):
     "Where points of frame t+1 were in frame t: the fixed point of p = points - d(p)."
     p = points
@@ -68,7 +70,7 @@ def _backward(self, points, t=0, rounds=24):
 
 Motion.backward = _backward
 
-# %% ../nbs/01_scenes.ipynb #84072eff
+# %% ../nbs/01_scenes.ipynb #f567b76c
 @dataclass
 class Shape:
     "A blob or polygon around `centre`; called with points (h,w,2) it gives their coverage (h,w) in [0,1]."
@@ -87,14 +89,14 @@ class Shape:
         else: r = self.radius * (1 + sum(a * torch.cos((k + 2) * phi) for k, a in enumerate(self.waves)))
         return (r - q.norm(dim=-1) + .5).clamp(0, 1)
 
-# %% ../nbs/01_scenes.ipynb #f567b76c
+# %% ../nbs/01_scenes.ipynb #48d13bd7
 def pixel_grid(size: tuple[int, int] # (height, width)
               ) -> Tensor: # (h,w,2) float64, the coordinates (x, y) of each pixel
     "Coordinates of all pixels of a frame."
     y, x = torch.meshgrid(*(torch.arange(n).double() for n in size), indexing='ij')
     return torch.stack([x, y], -1)
 
-# %% ../nbs/01_scenes.ipynb #f3060cf4
+# %% ../nbs/01_scenes.ipynb #fe4e748c
 @dataclass
 class Texture:
     "A photograph as paint; called with points (h,w,2) it gives colours (3,h,w) in [0,1]."
@@ -111,16 +113,16 @@ class Texture:
         colours = F.grid_sample(image[None], where[None].float(), padding_mode='reflection', align_corners=True)[0]
         return ((colours - .5) * self.gain[:, None, None] + .5 + self.shift[:, None, None]).clamp(0, 1)
 
-# %% ../nbs/01_scenes.ipynb #58205bc5
+# %% ../nbs/01_scenes.ipynb #0a6e7996
 def _draw_texture(rng, height, photo, similar, background):
     "A random texture; `similar` in [0,1] removes what tells background and objects apart."
-    low, high = (.45 + .55 * similar, .65 + .55 * similar) if background else (1., 1.6 - .4 * similar)
+    low, high = (.35 + .65 * similar, .55 + .65 * similar) if background else (1., 1.6 - .4 * similar)
     tint, shift = (.1, .05) if background else (.3 - .2 * similar, .2 - .15 * similar)
     return Texture(photo, int(height * rng.choice([1.2, 1.5, 2.])), torch.tensor(rng.uniform(0, 2 * height, 2)),
                    torch.tensor(rng.uniform(low, high) * rng.uniform(1 - tint, 1 + tint, 3)).float(),
                    torch.tensor(rng.uniform(-shift, shift, 3)).float())
 
-# %% ../nbs/01_scenes.ipynb #3111a7de
+# %% ../nbs/01_scenes.ipynb #4966018f
 @dataclass
 class Layer:
     "Something with a texture, an outline (None: everywhere) and a motion; before frame `begins` it moves as `rests` does."
@@ -142,7 +144,7 @@ class Layer:
 
     def _at(self, t): return self.motion if t >= self.begins else self.rests
 
-# %% ../nbs/01_scenes.ipynb #0a0dd154
+# %% ../nbs/01_scenes.ipynb #7b99bb59
 class Scene:
     "Layers seen through a frame of `size` (height, width)."
     def __init__(self, layers, size): self.layers, self.size, self.grid = layers, size, pixel_grid(size)
@@ -161,17 +163,19 @@ class Scene:
         for k, layer in enumerate(self.layers): label[layer.coverage(points, t) > .5] = k
         return label
 
-# %% ../nbs/01_scenes.ipynb #7b99bb59
+# %% ../nbs/01_scenes.ipynb #51c11bad
 def _ends(self, t, gap):
     "Where each pixel of frame `t` is in frame `t + gap`: (h,w,2)."
     label, ends = self.labels(t), self.grid.clone()
     for k, layer in enumerate(self.layers): ends[label == k] = layer.move(self.grid[label == k], t, t + gap)
     return ends
 
+# %% ../nbs/01_scenes.ipynb #f2122b67
 def _flow(self, t: int = 0, gap: int = 1) -> Tensor: # (2,h,w) pixels
     "Exact flow from frame `t` to frame `t + gap`."
     return rearrange(_ends(self, t, gap) - self.grid, 'h w c -> c h w').float()
 
+# %% ../nbs/01_scenes.ipynb #2bbdbde6
 def _occluded(self, t: int = 0, gap: int = 1) -> Tensor: # (h,w) bool
     "Pixels of frame `t` that another layer covers in frame `t + gap`, or that have left the frame."
     ends = _ends(self, t, gap)
@@ -180,7 +184,7 @@ def _occluded(self, t: int = 0, gap: int = 1) -> Tensor: # (h,w) bool
 
 Scene.flow, Scene.occluded = _flow, _occluded
 
-# %% ../nbs/01_scenes.ipynb #936a54c5
+# %% ../nbs/01_scenes.ipynb #889642dd
 def _draw_motion(rng, height, centre, speed, bend, carried_by=None):
     "A random motion of `speed` pixels a frame in a random direction, on top of that of `carried_by`."
     angle, centre = rng.uniform(0, 2 * math.pi), torch.tensor(centre, dtype=torch.double)
@@ -188,9 +192,9 @@ def _draw_motion(rng, height, centre, speed, bend, carried_by=None):
     if carried_by is not None: velocity = velocity + carried_by.displacement(centre)
     zoom, turn, stretch, shear = rng.uniform(-bend, bend, 4)
     linear = torch.tensor([[zoom + stretch / 2, shear / 2 - turn], [shear / 2 + turn, zoom - stretch / 2]])
-    return Motion(velocity, linear, torch.tensor(rng.uniform(-bend / 2, bend / 2, (3, 2))) / height, centre)
+    return Motion(velocity, linear, torch.tensor(rng.uniform(-bend / 2, bend / 2, (3, 2))) / height, centre, 2. * height)
 
-# %% ../nbs/01_scenes.ipynb #7c1db7c2
+# %% ../nbs/01_scenes.ipynb #d15f3e4c
 def _draw_shape(rng, size, objects):
     "A random blob or polygon; the more objects, the smaller."
     h, w = size
@@ -199,7 +203,7 @@ def _draw_shape(rng, size, objects):
     waves = tuple(rng.uniform(-.15, .15, 4))
     return Shape(centre, radius, waves, int(rng.choice([0, 0, 3, 4, 5, 6])), rng.uniform(0, 2 * math.pi))
 
-# %% ../nbs/01_scenes.ipynb #889642dd
+# %% ../nbs/01_scenes.ipynb #955b7141
 class MovingScenes(Dataset):
     "`n` random scenes. A sample is `{image (3,h,w) in [0,1], flow (2,h,w) in pixels, mask (h,w) labels, name}`."
     def __init__(self,
@@ -227,21 +231,23 @@ class MovingScenes(Dataset):
         if i not in self._made: self._made[i] = self._sample(i)
         return dict(self._made[i])
 
-# %% ../nbs/01_scenes.ipynb #d15f3e4c
+# %% ../nbs/01_scenes.ipynb #e680653c
 def _scene(self, i: int) -> Scene:
     "The `i`-th scene with all its layers, for more frames than the first."
     rng, (h, w) = np.random.default_rng([self.seed, i]), self.size
-    draw = lambda: str(rng.choice(self.photos))
-    photo, camera = draw(), _draw_motion(rng, h, (w / 2, h / 2), rng.uniform(0, 3) * self.camera * h / 96, .02 * self.camera)
+    photo = str(rng.choice(self.photos))
+    camera = _draw_motion(rng, h, (w / 2, h / 2), rng.uniform(0, 3) * self.camera * h / 96, .02 * self.camera)
     layers = [Layer(_draw_texture(rng, h, photo, self.similar, True), camera)]
     for _ in range(self.objects):
         shape = _draw_shape(rng, self.size, self.objects)
         motion = _draw_motion(rng, h, shape.centre.tolist(), rng.uniform(3, 8) * h / 96, .06, carried_by=camera)
         begins = int(rng.integers(2, 6)) if rng.random() < self.still else 0
-        cut_from = draw() if rng.random() >= self.similar else photo
+        others = [p for p in self.photos if p != photo] or [photo]
+        cut_from = str(rng.choice(others)) if rng.random() >= self.similar else photo
         layers.append(Layer(_draw_texture(rng, h, cut_from, self.similar, False), motion, shape, begins, camera))
     return Scene(layers, self.size)
 
+# %% ../nbs/01_scenes.ipynb #ab8ca513
 def _sample(self, i):
     scene = self.scene(i)
     image = scene.frame(0)

@@ -26,16 +26,16 @@ from .loss import ReconstructionLoss
 from .motion import masks_to_rgb
 from .network import create_network
 from .scenes import MovingScenes
-from .train import Stop, fit
-from .videos import VideoFrames, command, read_frames, read_mask
+from .train import fit
+from .videos import VideoFrames, command, open_video, read_frames, read_mask
 
 # %% ../nbs/09_segment.ipynb #5a7737b7
 @contextmanager
 def output_folder(path: str | Path # the folder that results shall be in
                  ):
     "Yields a hidden folder inside `path`; on success its files move to `path`, on failure nothing is left."
+    if Path(path).exists() and not Path(path).is_dir(): raise ValueError(f'{path} exists and is not a folder')
     path = Path(path).absolute()
-    if path.exists() and not path.is_dir(): raise ValueError(f'{path} exists and is not a folder')
     new = [p for p in (path, *path.parents) if not p.exists()]
     hidden = None
     try:
@@ -68,30 +68,41 @@ class VideoWriter:
 
     def __enter__(self): self.file = av.open(self.path, 'w', options=dict(movflags='faststart')); return self
 
-    def add(self, frame: Tensor):
-        frame = F.pad(frame[None], (0, frame.shape[2] % 2, 0, frame.shape[1] % 2), mode='replicate')[0]
-        if self.stream is None:
-            self.stream = self.file.add_stream('libx264', rate=Fraction(self.fps).limit_denominator(1000), options=dict(crf='20', preset='veryfast'))
-            self.stream.pix_fmt, self.stream.height, self.stream.width = 'yuv420p', *frame.shape[1:]
-        pixels = rearrange((frame.clamp(0, 1) * 255).round().byte(), 'c h w -> h w c').contiguous().numpy()
-        self.file.mux(self.stream.encode(av.VideoFrame.from_ndarray(pixels, format='rgb24')))
-
     def __exit__(self, *exception):
         if self.stream is not None and exception[0] is None: self.file.mux(self.stream.encode())
         self.file.close()
 
-# %% ../nbs/09_segment.ipynb #13e4da50
+# %% ../nbs/09_segment.ipynb #809290fa
+def _add(self, frame: Tensor): # (3,h,w) in [0,1]
+    "Append a frame; the first one decides the size."
+    frame = F.pad(frame[None], (0, frame.shape[2] % 2, 0, frame.shape[1] % 2), mode='replicate')[0]
+    if self.stream is None:
+        self.stream = self.file.add_stream('libx264', rate=Fraction(self.fps).limit_denominator(1000), options=dict(crf='20', preset='veryfast'))
+        self.stream.pix_fmt, self.stream.height, self.stream.width = 'yuv420p', *frame.shape[1:]
+    pixels = rearrange((frame.clamp(0, 1) * 255).round().byte(), 'c h w -> h w c').contiguous().numpy()
+    self.file.mux(self.stream.encode(av.VideoFrame.from_ndarray(pixels, format='rgb24')))
+
+VideoWriter.add = _add
+
+# %% ../nbs/09_segment.ipynb #4cf08732
 def clip_rate(path: str | Path # a video file or folder
              ) -> float: # frames a second; 24 for a folder, or where the file does not say
     "Frame rate of a clip."
-    rate = 0. if Path(path).is_dir() else cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FPS)
+    rate = 0. if Path(path).is_dir() else open_video(path).get(cv2.CAP_PROP_FPS)
     return rate if 1 <= rate <= 240 else 24.
 
 def _write_png(path, mask):
     "A bool mask (h,w) as 0 and 255."
     path.write_bytes(cv2.imencode('.png', mask.numpy().astype('uint8') * 255)[1].tobytes())
 
-# %% ../nbs/09_segment.ipynb #4cf08732
+# %% ../nbs/09_segment.ipynb #ee65d9eb
+def _score(mask, file):
+    "J of a mask (h,w) against an annotation file of the same size."
+    truth = read_mask(file) > 0
+    if truth.shape == mask.shape: return jaccard(mask, truth).item()
+    raise ValueError(f'{file}: the annotation is {truth.shape[1]}x{truth.shape[0]}, its frame {mask.shape[1]}x{mask.shape[0]}')
+
+# %% ../nbs/09_segment.ipynb #6f47e28a
 def write_masks(clip: str | Path, # a video file or a folder of frames
                 masks: Tensor, # (N,K,h,w) soft masks of its frames
                 chosen: Tensor, # (K,) bool: which are the object
@@ -105,13 +116,19 @@ def write_masks(clip: str | Path, # a video file or a folder of frames
             mask = object_mask(m[None], chosen, image.shape[-2:])[0]
             _write_png(out/f'{name}.png', mask)
             video.add(overlay(image.float() / 255, mask))
-            if truths and name in truths:
-                truth = read_mask(truths[name]) > 0
-                if truth.shape != mask.shape: raise ValueError(f'{truths[name]}: the annotation is {truth.shape[1]}x{truth.shape[0]}, its frame {mask.shape[1]}x{mask.shape[0]}')
-                scores[name] = jaccard(mask, truth).item()
+            if truths and name in truths: scores[name] = _score(mask, truths[name])
     return scores
 
-# %% ../nbs/09_segment.ipynb #5b52cfa6
+# %% ../nbs/09_segment.ipynb #d8f5145a
+def _loss_and_network(basis, network, pretrained, num_masks, seed):
+    "What trains and what is trained; refuses wrong settings before any work is done."
+    if pretrained not in ('', 'timm', 'offline'): raise ValueError(f"pretrained must be 'timm' or 'offline', not {pretrained!r}")
+    if num_masks < 2: raise ValueError(f'num_masks must be at least 2 (object and background), not {num_masks}')
+    loss = ReconstructionLoss(basis, normalise=True)
+    torch.manual_seed(seed)
+    return loss, create_network(network, num_masks, {'timm': True}.get(pretrained, pretrained or False))
+
+# %% ../nbs/09_segment.ipynb #6d48fd44
 def segment_clip(clip: str | Path, # a video file, or a folder of frames
                  out: str | Path, # folder for the results
                  masks: str | Path | None = None, # folder of annotations, only to measure J
@@ -125,11 +142,7 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
                 ) -> dict: # the report that is also written to result.json
     "Train on a clip, cut out its moving object, and write masks, overlay.mp4 and result.json to `out`. Errors as one `ValueError` or `OSError`, with nothing left behind."
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ('out', 'masks')}
-    if pretrained not in ('', 'timm', 'offline'): raise ValueError(f"pretrained must be 'timm' or 'offline', not {pretrained!r}")
-    if num_masks < 2: raise ValueError(f'num_masks must be at least 2 (object and background), not {num_masks}')
-    loss = ReconstructionLoss(basis, normalise=True)
-    torch.manual_seed(seed)
-    net = create_network(network, num_masks, {'timm': True}.get(pretrained, pretrained or False))
+    loss, net = _loss_and_network(basis, network, pretrained, num_masks, seed)
     with output_folder(out) as hidden:
         laps = [time.perf_counter()]
         data = VideoFrames(clip, method=method, masks=masks); laps.append(time.perf_counter())
@@ -142,7 +155,7 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
         (hidden/'result.json').write_text(json.dumps(report, indent=1))
     return report
 
-# %% ../nbs/09_segment.ipynb #6f47e28a
+# %% ../nbs/09_segment.ipynb #4132127d
 def _report(settings, data, chosen, scores, laps):
     "What was done with what, and how long it took."
     seconds = dict(zip(('flow', 'training', 'writing'), (round(b - a, 2) for a, b in zip(laps, laps[1:]))))
@@ -152,7 +165,7 @@ def _report(settings, data, chosen, scores, laps):
     if scores: report['J'] = dict(mean=sum(scores.values()) / len(scores), frames=scores)
     return report
 
-# %% ../nbs/09_segment.ipynb #65973739
+# %% ../nbs/09_segment.ipynb #531d6b79
 @command
 def gwm_segment(clip: str, # a video file, or a folder of frames
                 out: str = 'gwm_out', # folder for masks, overlay.mp4 and result.json
@@ -171,18 +184,20 @@ def gwm_segment(clip: str, # a video file, or a folder of frames
           + (f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''))
     print(f'masks:   {Path(out)}/*.png\noverlay: {Path(out)/"overlay.mp4"}\nreport:  {Path(out)/"result.json"}')
 
-# %% ../nbs/09_segment.ipynb #b9bbeb45
-def _scene_video(path, network, scene, frames=36):
+# %% ../nbs/09_segment.ipynb #ecd04d73
+def _scene_video(path, network, data, frames=36):
     "A held-out scene in motion: frame, exact flow, masks, cut-out, as a 2x2 film at twice the size."
+    chosen = choose_object(predict_masks(network, [s['image'] for s in data]))
+    scene = next(s for s in map(data.scene, range(len(data))) if all((s.labels(t) > 0).float().mean() > .05 for t in range(0, frames, 7)))
     images = [scene.frame(t) for t in range(frames)]
     masks = predict_masks(network, images)
-    cut, flows = object_mask(masks, choose_object(masks)), [scene.flow(t) for t in range(frames)]
+    cut, flows = object_mask(masks, chosen), [scene.flow(t) for t in range(frames)]
     with VideoWriter(path, fps=8) as video:
         for image, m, c, flow in zip(images, masks, cut, flows):
             rows = torch.cat([torch.cat([image, flow_to_rgb(flow, 10.)], 2), torch.cat([masks_to_rgb(m), overlay(image, c)], 2)], 1)
             video.add(F.interpolate(rows[None], scale_factor=2, mode='nearest')[0])
 
-# %% ../nbs/09_segment.ipynb #f931bf65
+# %% ../nbs/09_segment.ipynb #16de5173
 def _train_and_measure(title, seed, steps, objects, num_masks):
     "One line of the demo's table: train on 256 scenes, measure on 64 others."
     start = time.perf_counter()
@@ -192,11 +207,18 @@ def _train_and_measure(title, seed, steps, objects, num_masks):
     row = dict(scenes=title, seed=seed, J=result['J'], J_best_of_two=result['J_best_of_two'], seconds=time.perf_counter() - start)
     return row, learn, held_out
 
-# %% ../nbs/09_segment.ipynb #531d6b79
+# %% ../nbs/09_segment.ipynb #e00bc903
+def _print_table(rows, mean):
+    print(f"\n{'held-out scenes':16}{'seed':>5}{'J':>8}{'best of two':>13}{'seconds':>9}")
+    for r in rows: print(f"{r['scenes']:16}{r['seed']:5}{r['J']:8.3f}{r['J_best_of_two']:13.3f}{r['seconds']:9.1f}")
+    seeds = len(rows) - 1
+    print(f'\none object, mean of {seeds} seed{"s" * (seeds > 1)}: J = {mean:.3f} (labels are used to measure, never to train)')
+
+# %% ../nbs/09_segment.ipynb #0e08da67
 @command
 def gwm_demo(out: str = 'gwm_demo_out', # folder for the picture and the video
              seeds: int = 3, # trainings on one-object scenes, from seed 0 on
-             steps: int = 400): # optimiser steps of each training
+             steps: int = 450): # optimiser steps of each training
     "Train from nothing on moving scenes, without labels, and show what was learned. Two to three minutes on two cores."
     if seeds < 1 or steps < 1: raise ValueError(f'seeds and steps must be at least 1, not {seeds} and {steps}')
     with output_folder(out) as hidden:
@@ -204,11 +226,9 @@ def gwm_demo(out: str = 'gwm_demo_out', # folder for the picture and the video
         several = _train_and_measure('three objects', 0, steps, 3, 4)[0]
         _, learn, held_out = runs[0]
         show_ranked(learn.network, held_out, (0, .25, .5, 1)).savefig(hidden/'results.png', dpi=110)
-        _scene_video(hidden/'overlay.mp4', learn.network, held_out.scene(0))
+        _scene_video(hidden/'overlay.mp4', learn.network, held_out)
         rows = [r for r, *_ in runs] + [several]
         mean = sum(r['J'] for r in rows[:-1]) / seeds
         (hidden/'result.json').write_text(json.dumps(dict(rows=rows, mean_J=mean, files=['results.png', 'overlay.mp4', 'result.json']), indent=1))
-    print(f"\n{'held-out scenes':16}{'seed':>5}{'J':>8}{'best of two':>13}{'seconds':>9}")
-    for r in rows: print(f"{r['scenes']:16}{r['seed']:5}{r['J']:8.3f}{r['J_best_of_two']:13.3f}{r['seconds']:9.1f}")
-    print(f'\none object, mean of {seeds} seed{"s" * (seeds > 1)}: J = {mean:.3f} (labels are used to measure, never to train)')
+    _print_table(rows, mean)
     print(f'picture: {Path(out)/"results.png"}\nvideo:   {Path(out)/"overlay.mp4"}')
