@@ -16,7 +16,7 @@ from .flow import show_images
 from .motion import explanation
 from .videos import VideoFrames
 
-# %% ../nbs/07_evaluate.ipynb #c3c0970c
+# %% ../nbs/07_evaluate.ipynb #e0968cac
 def jaccard(mask: Tensor, # (...,h,w) bool
             truth: Tensor # (...,h,w) bool
            ) -> Tensor: # (...) in [0,1]; 1 where both are empty
@@ -24,14 +24,14 @@ def jaccard(mask: Tensor, # (...,h,w) bool
     both, either = (mask & truth).sum((-2, -1)), (mask | truth).sum((-2, -1))
     return torch.where(either > 0, both / either.clamp_min(1), 1.)
 
-# %% ../nbs/07_evaluate.ipynb #aed24635
+# %% ../nbs/07_evaluate.ipynb #5b789927
 def border_ratio(masks: Tensor # (N,K,h,w) soft masks of N frames
                 ) -> Tensor: # (K,): above 1 for masks that favour the border of the frame
     "Mean of each mask along the frame's border, divided by its mean over the frame."
     border = torch.cat([masks[..., 0, :], masks[..., -1, :], masks[..., :, 0], masks[..., :, -1]], -1)
     return border.mean((0, -1)) / masks.mean((0, -2, -1)).clamp_min(1e-6)
 
-# %% ../nbs/07_evaluate.ipynb #973ef5f8
+# %% ../nbs/07_evaluate.ipynb #26e502e3
 def choose_object(masks: Tensor # (N,K,h,w) soft masks of the frames of one sequence
                  ) -> Tensor: # (K,) bool: which masks are object
     "Decide without labels which masks are object and which background, by how much they favour the frame's border."
@@ -40,7 +40,7 @@ def choose_object(masks: Tensor # (N,K,h,w) soft masks of the frames of one sequ
     background[ratio.argmax()], background[ratio.argmin()] = True, len(ratio) == 1
     return ~background
 
-# %% ../nbs/07_evaluate.ipynb #da03a59c
+# %% ../nbs/07_evaluate.ipynb #faa372db
 def object_mask(masks: Tensor, # (N,K,h,w) soft masks
                 chosen: Tensor, # (K,) bool from `choose_object`
                 size: tuple[int, int] | None = None # (height, width) of the result; None: that of the masks
@@ -50,7 +50,7 @@ def object_mask(masks: Tensor, # (N,K,h,w) soft masks
     if size is not None and tuple(size) != soft.shape[-2:]: soft = F.interpolate(soft, tuple(size), mode='bilinear', align_corners=False)
     return soft[:, 0] > .5
 
-# %% ../nbs/07_evaluate.ipynb #8f73877d
+# %% ../nbs/07_evaluate.ipynb #79045743
 @torch.no_grad()
 def predict_masks(network, # image (B,3,H,W) -> logits
                   images # a sequence or iterator of (3,H,W) in [0,1]
@@ -65,7 +65,7 @@ def predict_masks(network, # image (B,3,H,W) -> logits
     if batch: run()
     return torch.cat(results)
 
-# %% ../nbs/07_evaluate.ipynb #79045743
+# %% ../nbs/07_evaluate.ipynb #3c163850
 def _scores(masks, truths, chosen):
     "J of each annotated frame: label-free, best of two, and for each mask by itself (K columns)."
     J, best, each = [], [], []
@@ -76,7 +76,7 @@ def _scores(masks, truths, chosen):
         each.append(jaccard(one > .5, t))
     return torch.stack(J), torch.stack(best), torch.stack(each)
 
-# %% ../nbs/07_evaluate.ipynb #3c163850
+# %% ../nbs/07_evaluate.ipynb #baffc01c
 def evaluate(network, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
              data # data set of samples with `image`, `mask` and `name`, or the list of such samples
             ) -> dict: # J and its relatives, see below
@@ -102,7 +102,7 @@ def evaluate(network, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     means = torch.stack(totals).mean(0).tolist()
     return dict(zip(('J', 'J_best_of_two', 'J_best_mask'), means)) | dict(frames=sum(map(len, sequences.values())), sequences=sequences)
 
-# %% ../nbs/07_evaluate.ipynb #425b305c
+# %% ../nbs/07_evaluate.ipynb #ef5dd1fb
 def show_ranked(network, data, # as in `evaluate`
                 ranks=(0., .5, 1.), # which frames: 0 the worst, 0.5 the median, 1 the best
                 basis: str = 'quadratic' # motions for the reconstruction
@@ -117,7 +117,7 @@ def show_ranked(network, data, # as in `evaluate`
         pictures += row.values(); titles += [f'J {j:.2f}', *list(row)[1:]]
     return show_images(pictures, titles, rows=len(ranks), width=2.2)
 
-# %% ../nbs/07_evaluate.ipynb #042b50fe
+# %% ../nbs/07_evaluate.ipynb #fd71625f
 def overlay(image: Tensor, # (3,h,w) in [0,1]
             mask: Tensor, # (h,w) bool
             colour=(1., .85, 0.) # of the outline

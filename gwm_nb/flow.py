@@ -20,7 +20,7 @@ from kornia.geometry.transform import remap
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
-# %% ../nbs/00_flow.ipynb #59fc4c48
+# %% ../nbs/00_flow.ipynb #6766a88f
 def flow_to_rgb(flow: Tensor, # (2,h,w) or (B,2,h,w) displacement in pixels
                 max_norm: float | None = None # length in pixels that gets the full colour; None: the longest vector of `flow`
                ) -> Tensor: # (3,h,w) or (B,3,h,w) in [0,1]
@@ -33,7 +33,7 @@ def flow_to_rgb(flow: Tensor, # (2,h,w) or (B,2,h,w) displacement in pixels
     ruler[..., 0, :, :] = max_norm          # one more column holds the length to scale by
     return flow_to_image(torch.cat([flow, ruler], -1))[..., :-1].float() / 255
 
-# %% ../nbs/00_flow.ipynb #c224d552
+# %% ../nbs/00_flow.ipynb #0cd4a386
 def show_images(images, # sequence of (3,h,w) tensors in [0,1] or (h,w) maps
                 titles=(), # one title per picture
                 rows: int = 1, # number of rows
@@ -52,10 +52,10 @@ def show_images(images, # sequence of (3,h,w) tensors in [0,1] or (h,w) maps
         if i < len(titles): ax.set_title(titles[i], fontsize=9)
     return fig
 
-# %% ../nbs/00_flow.ipynb #fb9aa9fb
+# %% ../nbs/00_flow.ipynb #ac2d8284
 FLO_MAGIC = 202021.25
 
-# %% ../nbs/00_flow.ipynb #ac2d8284
+# %% ../nbs/00_flow.ipynb #479476ae
 def write_flo(path: str | Path, # the file to write; its folder must exist
               flow: Tensor # (2,h,w) displacement in pixels
              ) -> Path:
@@ -67,7 +67,7 @@ def write_flo(path: str | Path, # the file to write; its folder must exist
     part.write_bytes(struct.pack('<fii', FLO_MAGIC, w, h) + data.tobytes())
     return part.replace(path)
 
-# %% ../nbs/00_flow.ipynb #6c6966ff
+# %% ../nbs/00_flow.ipynb #f01f527b
 def _flo_size(path, header):
     "Width and height from the 12 bytes of `header`, or a `ValueError`."
     if len(header) < 12: raise ValueError(f'{path}: truncated .flo file: {len(header)} bytes, the header alone has 12')
@@ -76,7 +76,7 @@ def _flo_size(path, header):
     if not (0 < w <= 65_536 and 0 < h <= 65_536): raise ValueError(f'{path}: impossible flow size {w}x{h} in the .flo header')
     return w, h
 
-# %% ../nbs/00_flow.ipynb #87449ff6
+# %% ../nbs/00_flow.ipynb #a6aa9729
 def read_flo(path: str | Path # a Middlebury .flo file
             ) -> Tensor: # (2,h,w) float32, displacement in pixels: u to the right, v down
     "Read a .flo file. Raises `FileNotFoundError`, or `ValueError` for a damaged file, NaN, or pixels marked unknown."
@@ -92,7 +92,7 @@ def read_flo(path: str | Path # a Middlebury .flo file
                                    f'the first at x={np.argwhere(bad)[0, 1]}, y={np.argwhere(bad)[0, 0]}')
     return rearrange(torch.from_numpy(data.astype(np.float32)), 'h w c -> c h w').contiguous()
 
-# %% ../nbs/00_flow.ipynb #c6ef4b7a
+# %% ../nbs/00_flow.ipynb #1cbb17ea
 def resize_flow(flow: Tensor, # (2,h,w) or (B,2,h,w) displacement in pixels
                 size: tuple[int, int], # (height, width) of the result
                 mode: str = 'nearest' # 'nearest' keeps motion edges sharp; 'bilinear' blends them
@@ -105,7 +105,7 @@ def resize_flow(flow: Tensor, # (2,h,w) or (B,2,h,w) displacement in pixels
     out = F.interpolate(batch, size=tuple(size), **args) * scale
     return out if flow.ndim == 4 else out[0]
 
-# %% ../nbs/00_flow.ipynb #bf6d224b
+# %% ../nbs/00_flow.ipynb #55b09895
 def warp(image: Tensor, # (B,C,h,w), the frame that `flow` leads to
          flow: Tensor # (B,2,h,w) displacement in pixels
         ) -> Tensor: # (B,C,h,w); zero where `flow` leads out of the frame
@@ -116,7 +116,7 @@ def warp(image: Tensor, # (B,C,h,w), the frame that `flow` leads to
     y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
     return remap(image, x, y, mode='bilinear', align_corners=True)
 
-# %% ../nbs/00_flow.ipynb #e7b19968
+# %% ../nbs/00_flow.ipynb #1f336633
 flow_estimators = {}
 
 def register_estimator(name: str # the name to look it up by
@@ -125,14 +125,14 @@ def register_estimator(name: str # the name to look it up by
     def add(f): flow_estimators[name] = f; return f
     return add
 
-# %% ../nbs/00_flow.ipynb #1f336633
+# %% ../nbs/00_flow.ipynb #2a3a2e17
 DIS_PRESETS = dict(ultrafast=cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, fast=cv2.DISOPTICAL_FLOW_PRESET_FAST,
                    medium=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
-# %% ../nbs/00_flow.ipynb #2a3a2e17
+# %% ../nbs/00_flow.ipynb #d01462b3
 def _grey8(image): return cv2.cvtColor(rearrange((image.clamp(0, 1) * 255).round().byte(), 'c h w -> h w c').numpy(), cv2.COLOR_RGB2GRAY)
 
-# %% ../nbs/00_flow.ipynb #d01462b3
+# %% ../nbs/00_flow.ipynb #f65f3d29
 @register_estimator('dis')
 def dis_flow(image1, image2, preset='medium'):
     "Dense inverse search with OpenCV, on the CPU."
@@ -140,7 +140,7 @@ def dis_flow(image1, image2, preset='medium'):
     flow = cv2.DISOpticalFlow_create(DIS_PRESETS[preset]).calc(_grey8(image1), _grey8(image2), None)
     return torch.from_numpy(rearrange(flow, 'h w c -> c h w').copy())
 
-# %% ../nbs/00_flow.ipynb #06c5725a
+# %% ../nbs/00_flow.ipynb #52054dd8
 def estimate_flow(image1: Tensor, # (3,h,w) frame in [0,1]
                   image2: Tensor, # (3,h,w) the frame it moves to
                   method: str = 'dis', # a name in `flow_estimators`
@@ -152,7 +152,7 @@ def estimate_flow(image1: Tensor, # (3,h,w) frame in [0,1]
     if min(image1.shape[-2:]) < 16: raise ValueError(f'frames of {image1.shape[-1]}x{image1.shape[-2]} are too small for flow: at least 16x16')
     return flow_estimators[method](image1.cpu(), image2.cpu(), **options)
 
-# %% ../nbs/00_flow.ipynb #a4447a01
+# %% ../nbs/00_flow.ipynb #f6436949
 def endpoint_error(flow: Tensor, # (...,2,h,w) estimate
                    truth: Tensor # (...,2,h,w)
                   ) -> Tensor: # (...,h,w) distance in pixels

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .motion import fit_motion, get_basis, motion_fields, reconstruct
 
-# %% ../nbs/05_loss.ipynb #0db8b4a2
+# %% ../nbs/05_loss.ipynb #5063dd54
 def _errors(masks, flow, basis, criterion, form):
     "Error of each pixel (B,h,w), averaged over the two channels."
     theta = fit_motion(masks, flow, basis)
@@ -22,7 +22,7 @@ def _errors(masks, flow, basis, criterion, form):
     fields = motion_fields(theta, masks.shape[-2:], basis)
     return (masks * power(fields - flow[:, None]).mean(2)).sum(1)
 
-# %% ../nbs/05_loss.ipynb #814c8846
+# %% ../nbs/05_loss.ipynb #081f0de2
 class ReconstructionLoss(nn.Module):
     "How badly the motions of the masks explain the flow. Source: Choudhury et al., *Guess What Moves*, BMVC 2022."
     def __init__(self,
@@ -48,7 +48,7 @@ class ReconstructionLoss(nn.Module):
         error = _errors(masks, flow, self.basis, self.criterion, self.form).mean((1, 2))
         return self.weight * (error / self._unexplained(flow) if self.normalise else error).mean()
 
-# %% ../nbs/05_loss.ipynb #081f0de2
+# %% ../nbs/05_loss.ipynb #c487e387
 @torch.no_grad()
 def _unexplained(self, flow):
     "What one motion for the whole frame leaves (B,), at least (0.1 px)^2, or 0.1 px for L1."

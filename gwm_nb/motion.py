@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .flow import flow_to_rgb
 
-# %% ../nbs/03_motion.ipynb #00451aa3
+# %% ../nbs/03_motion.ipynb #115a3e6e
 def motion_grid(size: tuple[int, int], # (height, width)
                 device=None, dtype=None
                ) -> Tensor: # (2,h*w): x and y of each pixel; the longer side spans [-1,1]
@@ -29,7 +29,7 @@ def motion_grid(size: tuple[int, int], # (height, width)
     y = (torch.arange(h, device=device, dtype=dtype or torch.float32) - (h - 1) / 2) / unit
     return torch.stack([x.repeat(h), y.repeat_interleave(w)])
 
-# %% ../nbs/03_motion.ipynb #115a3e6e
+# %% ../nbs/03_motion.ipynb #0615d8f3
 def monomials(grid: Tensor, # (2,N) coordinates
               powers # P pairs (i, j)
              ) -> Tensor: # (N,P): x^i y^j
@@ -40,7 +40,7 @@ def _powers(degree):
     "(0,0), (1,0), (0,1), (2,0), (0,2), (1,1), ...: all monomials of at most `degree`."
     return tuple(sorted(((i, j) for i in range(degree + 1) for j in range(degree + 1 - i)), key=lambda p: (sum(p), min(p), -p[0])))
 
-# %% ../nbs/03_motion.ipynb #ba7859d2
+# %% ../nbs/03_motion.ipynb #7c489344
 @dataclass(frozen=True)
 class Basis:
     "A family of motions: the monomials it uses and, if its parameters are shared by u and v, how."
@@ -57,26 +57,26 @@ class Basis:
             for p, c, sign in places: C[q, p, c] = sign
         return C
 
-# %% ../nbs/03_motion.ipynb #630d0805
+# %% ../nbs/03_motion.ipynb #97400ade
 _affine_ties = tuple(((p, c, 1),) for p in range(3) for c in range(2))
 bases = {'translation': Basis(0), 'affine': Basis(1), 'quadratic': Basis(2),
          'similarity': Basis(1, (((0, 0, 1),), ((0, 1, 1),), ((1, 0, 1), (2, 1, 1)), ((1, 1, 1), (2, 0, -1)))),
          'planar': Basis(2, _affine_ties + (((3, 0, 1), (5, 1, 1)), ((5, 0, 1), (4, 1, 1))))}
 
-# %% ../nbs/03_motion.ipynb #97400ade
+# %% ../nbs/03_motion.ipynb #1f801c63
 def get_basis(name: str # a key of `bases`
              ) -> Basis:
     "Look a basis up by name. Raises `ValueError` for an unknown one."
     if name not in bases: raise ValueError(f'unknown motion basis {name!r}; choose one of {", ".join(bases)}')
     return bases[name]
 
-# %% ../nbs/03_motion.ipynb #36ddbc79
+# %% ../nbs/03_motion.ipynb #e73578ad
 @lru_cache(32)
 def _monomial_matrix(size, degree, device, dtype):
     "(N, number of monomials) for a frame of `size`: the same for every mask, so it is kept."
     return monomials(motion_grid(size, device, dtype), _powers(degree))
 
-# %% ../nbs/03_motion.ipynb #e73578ad
+# %% ../nbs/03_motion.ipynb #0fe9ab49
 def _moments(masks, flow, basis, dtype):
     "Sums of m^2 x^a y^b as dict {(a,b): (B,K)}, and Phi' m^2 F as (B,K,P,2)."
     size, P = masks.shape[-2:], len(basis.powers)
@@ -87,7 +87,7 @@ def _moments(masks, flow, basis, dtype):
     r = rearrange(m2 @ rearrange(PhiF, 'b n p c -> b n (p c)'), 'b k (p c) -> b k p c', c=2)
     return dict(zip(_powers(2 * max(basis.degree, 1)), m.unbind(-1))), r
 
-# %% ../nbs/03_motion.ipynb #48fa79d1
+# %% ../nbs/03_motion.ipynb #829ba91e
 @torch.no_grad()
 def _own_coordinates(moments, basis, smallest):
     "T (B,K,P,P): column p holds the mask's own p-th monomial in terms of the frame's monomials."
@@ -98,14 +98,14 @@ def _own_coordinates(moments, basis, smallest):
     entry = lambda a, b, i, j: (comb(i, a) * comb(j, b) * (-mx)**(i - a) * (-my)**(j - b) / spread**(i + j)) if a <= i and b <= j else zero
     return torch.stack([torch.stack([entry(a, b, i, j) for i, j in basis.powers], -1) for a, b in basis.powers], -2)
 
-# %% ../nbs/03_motion.ipynb #8ca8c516
+# %% ../nbs/03_motion.ipynb #2daf193d
 def _check(masks, flow):
     if masks.ndim != 4 or flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f'masks must be (B,K,h,w) and flow (B,2,h,w), not {tuple(masks.shape)} and {tuple(flow.shape)}')
     if masks.shape[-2:] != flow.shape[-2:] or len(masks) != len(flow):
         raise ValueError(f'masks {tuple(masks.shape)} and flow {tuple(flow.shape)} differ in batch or size; resize one of them')
 
-# %% ../nbs/03_motion.ipynb #2daf193d
+# %% ../nbs/03_motion.ipynb #ca2df09a
 def fit_motion(masks: Tensor, # (B,K,h,w) soft masks in [0,1]
                flow: Tensor, # (B,2,h,w) displacement in pixels
                basis: str = 'quadratic', # a key of `bases`
@@ -124,7 +124,7 @@ def fit_motion(masks: Tensor, # (B,K,h,w) soft masks in [0,1]
     floor = (ridge * m[0, 0] + 1e-30)[..., None, None]
     return (T @ _solve(G, r, floor, basis)).to(torch.promote_types(masks.dtype, flow.dtype))
 
-# %% ../nbs/03_motion.ipynb #828d476c
+# %% ../nbs/03_motion.ipynb #c12c6aa6
 def _solve(G, r, floor, basis):
     "theta (B,K,P,2) from the normal matrix (B,K,P,P), right-hand sides (B,K,P,2) and the damping (B,K,1,1)."
     damped = lambda A: A + floor * torch.eye(A.shape[-1], device=A.device, dtype=A.dtype)
@@ -134,7 +134,7 @@ def _solve(G, r, floor, basis):
     b = einsum(C, r, 'q p c, b k p c -> b k q')
     return einsum(torch.linalg.solve_ex(damped(A), b[..., None])[0][..., 0], C, 'b k q, q p c -> b k p c')
 
-# %% ../nbs/03_motion.ipynb #de90b8e4
+# %% ../nbs/03_motion.ipynb #3c3915d2
 def motion_fields(theta: Tensor, # (B,K,P,2) from `fit_motion`
                   size: tuple[int, int], # (height, width)
                   basis: str = 'quadratic' # the basis of `theta`
@@ -145,7 +145,7 @@ def motion_fields(theta: Tensor, # (B,K,P,2) from `fit_motion`
     Phi = _monomial_matrix(tuple(size), 2 * max(b.degree, 1), theta.device, theta.dtype)[:, :len(b.powers)]
     return rearrange(einsum(Phi, theta, 'n p, b k p c -> b k c n'), 'b k c (h w) -> b k c h w', h=size[0])
 
-# %% ../nbs/03_motion.ipynb #3c3915d2
+# %% ../nbs/03_motion.ipynb #f52d058d
 def reconstruct(masks: Tensor, # (B,K,h,w) soft masks
                 theta: Tensor, # (B,K,P,2) from `fit_motion`
                 basis: str = 'quadratic' # the basis of `theta`
@@ -153,14 +153,14 @@ def reconstruct(masks: Tensor, # (B,K,h,w) soft masks
     "The flow that the masks' motions explain: sum_k m_k Phi theta_k."
     return einsum(masks, motion_fields(theta, masks.shape[-2:], basis), 'b k h w, b k c h w -> b c h w')
 
-# %% ../nbs/03_motion.ipynb #2589431a
+# %% ../nbs/03_motion.ipynb #0ba20962
 def masks_to_rgb(masks: Tensor # (K,h,w) soft masks that sum to 1
                 ) -> Tensor: # (3,h,w) in [0,1]
     "One colour for each mask, mixed by their values."
     palette = torch.tensor(plt.get_cmap('tab10').colors)[torch.arange(len(masks)) % 10]
     return einsum(masks.detach().cpu().float(), palette.float(), 'k h w, k c -> c h w').clamp(0, 1)
 
-# %% ../nbs/03_motion.ipynb #0ba20962
+# %% ../nbs/03_motion.ipynb #0d3843a5
 def explanation(sample: dict, # `image` (3,h,w), `flow` (2,h,w), optionally `mask` (h,w) labels
                 masks: Tensor, # (K,h,w) soft masks of the flow's size
                 basis: str = 'quadratic' # a key of `bases`

@@ -15,12 +15,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/04_network.ipynb #32435e29
+# %% ../nbs/04_network.ipynb #76ae7e19
 def conv_block(c_in: int, c_out: int, stride: int = 1, size: int = 3) -> nn.Sequential:
     "Convolution without bias, GroupNorm in groups of 8 channels, ReLU."
     return nn.Sequential(nn.Conv2d(c_in, c_out, size, stride, size // 2, bias=False), nn.GroupNorm(max(c_out // 8, 1), c_out), nn.ReLU(inplace=True))
 
-# %% ../nbs/04_network.ipynb #76ae7e19
+# %% ../nbs/04_network.ipynb #97de157b
 class SmallBackbone(nn.Module):
     "Four feature maps at strides 2, 4, 8, 16, learned from nothing."
     channels, strides, mean, std = (16, 32, 64, 128), (2, 4, 8, 16), (.45, .45, .45), (.25, .25, .25)
@@ -36,7 +36,7 @@ class SmallBackbone(nn.Module):
         for stage in self.stages: maps.append(x := stage(x))
         return maps
 
-# %% ../nbs/04_network.ipynb #e4e81275
+# %% ../nbs/04_network.ipynb #0d9f19fe
 class Decoder(nn.Module):
     "From feature maps, finest first, to logits (B,K,2h,2w) of the finest map's size (h,w) doubled."
     def __init__(self, channels, num_masks, width=128):
@@ -52,7 +52,7 @@ class Decoder(nn.Module):
             x = join(torch.cat([F.interpolate(x, size=finer.shape[-2:], mode='bilinear', align_corners=False), finer], 1))
         return F.pixel_shuffle(self.head(x), 2)
 
-# %% ../nbs/04_network.ipynb #4d0555fb
+# %% ../nbs/04_network.ipynb #725e3c32
 class SegmentationNetwork(nn.Module):
     "`backbone` and a decoder: image (B,3,H,W) in [0,1] to logits (B,K,h,w). With features of stride 2, (h,w) is (H,W), else half the stride."
     def __init__(self, backbone, num_masks: int, freeze: bool = False):
@@ -74,7 +74,7 @@ class SegmentationNetwork(nn.Module):
         logits, reach = self.decoder(maps), max(self.backbone.strides[0] // 2, 1)
         return logits[..., :-(-image.shape[-2] // reach), :-(-image.shape[-1] // reach)]
 
-# %% ../nbs/04_network.ipynb #fb654f06
+# %% ../nbs/04_network.ipynb #c841d7cb
 class TimmBackbone(nn.Module):
     "The feature maps of a timm model, finest first."
     def __init__(self, name, pretrained=False):
@@ -86,7 +86,7 @@ class TimmBackbone(nn.Module):
 
     def forward(self, x): return self.model(x)
 
-# %% ../nbs/04_network.ipynb #eac4afbe
+# %% ../nbs/04_network.ipynb #639dee57
 def _load_offline(backbone, name):
     "Fill an EfficientNet-Lite0 with the weights of the `offline` extra."
     if name != 'efficientnet_lite0': raise ValueError(f"pretrained='offline' has weights for efficientnet_lite0 only, not for {name}")
@@ -98,15 +98,15 @@ def _load_offline(backbone, name):
     weights = dict(zip(whole.state_dict(), theirs))
     backbone.model.load_state_dict({k: weights[k] for k in backbone.model.state_dict()})
 
-# %% ../nbs/04_network.ipynb #3f4799ac
+# %% ../nbs/04_network.ipynb #6ae7ff93
 backbones = {'small': SmallBackbone}
 
-# %% ../nbs/04_network.ipynb #6ae7ff93
+# %% ../nbs/04_network.ipynb #dbcba83c
 def _unknown(name):
     near = get_close_matches(name, [*backbones, *timm.list_models()], n=3, cutoff=.5)
     return ValueError(f'unknown backbone {name!r}' + (f'; did you mean {", ".join(near)}?' if near else f"; choose 'small' or a name of timm.list_models()"))
 
-# %% ../nbs/04_network.ipynb #dbcba83c
+# %% ../nbs/04_network.ipynb #79ae3e90
 def _backbone(name, pretrained):
     if name in backbones:
         if pretrained: raise ValueError(f'{name!r} has no pretrained weights; it learns from nothing')
@@ -118,7 +118,7 @@ def _backbone(name, pretrained):
     _load_offline(backbone := TimmBackbone(name), name)
     return backbone
 
-# %% ../nbs/04_network.ipynb #79ae3e90
+# %% ../nbs/04_network.ipynb #cab742ba
 def create_network(name: str = 'small', # 'small', or a timm model with feature maps, e.g. 'efficientnet_lite0', 'resnet50'
                    num_masks: int = 2, # K, how many regions a picture is divided into
                    pretrained: bool | str = False, # True: timm fetches weights; 'offline': from the extra package; False: random

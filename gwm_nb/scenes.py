@@ -21,11 +21,11 @@ from torch.utils.data import Dataset
 
 from .flow import estimate_flow
 
-# %% ../nbs/01_scenes.ipynb #b696e740
+# %% ../nbs/01_scenes.ipynb #65c19681
 PHOTOS = {'astronaut': 'astronaut.png', 'chelsea': 'chelsea.png', 'coffee': 'coffee.png', 'rocket': 'rocket.jpg', 'motorcycle': 'motorcycle_left.png',
           'hubble': 'hubble_deep_field.jpg', 'grass': 'grass.png', 'gravel': 'gravel.png', 'brick': 'brick.png', 'china': 'china.jpg', 'flower': 'flower.jpg'}
 
-# %% ../nbs/01_scenes.ipynb #65c19681
+# %% ../nbs/01_scenes.ipynb #89bc99a2
 @lru_cache(None)
 def load_photo(name: str # a key of `PHOTOS`
               ) -> Tensor: # (3,h,w) in [0,1]
@@ -35,14 +35,14 @@ def load_photo(name: str # a key of `PHOTOS`
     pixels = cv2.imdecode(np.frombuffer((folder/PHOTOS[name]).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     return rearrange(torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)), 'h w c -> c h w').float() / 255
 
-# %% ../nbs/01_scenes.ipynb #782a65bc
+# %% ../nbs/01_scenes.ipynb #5da35025
 @lru_cache(128)
 def _shrunk(name, side):
     "The photograph with its shorter side `side` pixels long."
     photo = load_photo(name)
     return F.interpolate(photo[None], scale_factor=side / min(photo.shape[1:]), mode='bilinear', antialias=True, align_corners=False)[0].clamp(0, 1)
 
-# %% ../nbs/01_scenes.ipynb #0d0dc180
+# %% ../nbs/01_scenes.ipynb #313200de
 @dataclass
 class Motion:
     "Moves points (...,2), in pixels, from one frame to the next: p + v + L q + Q (x^2, y^2, xy) with q = p - centre."
@@ -61,7 +61,7 @@ class Motion:
         "Where points of frame t are in frame t+1."
         return points + self.displacement(points, t)
 
-# %% ../nbs/01_scenes.ipynb #08b03b54
+# %% ../nbs/01_scenes.ipynb #20a1e112
 def _backward(self, points, t=0, rounds=24):
     "Where points of frame t+1 were in frame t: the fixed point of p = points - d(p)."
     p = points
@@ -70,7 +70,7 @@ def _backward(self, points, t=0, rounds=24):
 
 Motion.backward = _backward
 
-# %% ../nbs/01_scenes.ipynb #f567b76c
+# %% ../nbs/01_scenes.ipynb #48d13bd7
 @dataclass
 class Shape:
     "A blob or polygon around `centre`; called with points (h,w,2) it gives their coverage (h,w) in [0,1]."
@@ -89,14 +89,14 @@ class Shape:
         else: r = self.radius * (1 + sum(a * torch.cos((k + 2) * phi) for k, a in enumerate(self.waves)))
         return (r - q.norm(dim=-1) + .5).clamp(0, 1)
 
-# %% ../nbs/01_scenes.ipynb #48d13bd7
+# %% ../nbs/01_scenes.ipynb #a9cb949c
 def pixel_grid(size: tuple[int, int] # (height, width)
               ) -> Tensor: # (h,w,2) float64, the coordinates (x, y) of each pixel
     "Coordinates of all pixels of a frame."
     y, x = torch.meshgrid(*(torch.arange(n).double() for n in size), indexing='ij')
     return torch.stack([x, y], -1)
 
-# %% ../nbs/01_scenes.ipynb #fe4e748c
+# %% ../nbs/01_scenes.ipynb #58205bc5
 @dataclass
 class Texture:
     "A photograph as paint; called with points (h,w,2) it gives colours (3,h,w) in [0,1]."
@@ -113,7 +113,7 @@ class Texture:
         colours = F.grid_sample(image[None], where[None].float(), padding_mode='reflection', align_corners=True)[0]
         return ((colours - .5) * self.gain[:, None, None] + .5 + self.shift[:, None, None]).clamp(0, 1)
 
-# %% ../nbs/01_scenes.ipynb #0a6e7996
+# %% ../nbs/01_scenes.ipynb #8d09ee39
 def _draw_texture(rng, height, photo, similar, background):
     "A random texture; `similar` in [0,1] removes what tells background and objects apart."
     low, high = (.35 + .65 * similar, .55 + .65 * similar) if background else (1., 1.6 - .4 * similar)
@@ -122,7 +122,7 @@ def _draw_texture(rng, height, photo, similar, background):
                    torch.tensor(rng.uniform(low, high) * rng.uniform(1 - tint, 1 + tint, 3)).float(),
                    torch.tensor(rng.uniform(-shift, shift, 3)).float())
 
-# %% ../nbs/01_scenes.ipynb #4966018f
+# %% ../nbs/01_scenes.ipynb #0a0dd154
 @dataclass
 class Layer:
     "Something with a texture, an outline (None: everywhere) and a motion; before frame `begins` it moves as `rests` does."
@@ -144,7 +144,7 @@ class Layer:
 
     def _at(self, t): return self.motion if t >= self.begins else self.rests
 
-# %% ../nbs/01_scenes.ipynb #7b99bb59
+# %% ../nbs/01_scenes.ipynb #51c11bad
 class Scene:
     "Layers seen through a frame of `size` (height, width)."
     def __init__(self, layers, size): self.layers, self.size, self.grid = layers, size, pixel_grid(size)
@@ -163,19 +163,19 @@ class Scene:
         for k, layer in enumerate(self.layers): label[layer.coverage(points, t) > .5] = k
         return label
 
-# %% ../nbs/01_scenes.ipynb #51c11bad
+# %% ../nbs/01_scenes.ipynb #f2122b67
 def _ends(self, t, gap):
     "Where each pixel of frame `t` is in frame `t + gap`: (h,w,2)."
     label, ends = self.labels(t), self.grid.clone()
     for k, layer in enumerate(self.layers): ends[label == k] = layer.move(self.grid[label == k], t, t + gap)
     return ends
 
-# %% ../nbs/01_scenes.ipynb #f2122b67
+# %% ../nbs/01_scenes.ipynb #2bbdbde6
 def _flow(self, t: int = 0, gap: int = 1) -> Tensor: # (2,h,w) pixels
     "Exact flow from frame `t` to frame `t + gap`."
     return rearrange(_ends(self, t, gap) - self.grid, 'h w c -> c h w').float()
 
-# %% ../nbs/01_scenes.ipynb #2bbdbde6
+# %% ../nbs/01_scenes.ipynb #5c23dbbc
 def _occluded(self, t: int = 0, gap: int = 1) -> Tensor: # (h,w) bool
     "Pixels of frame `t` that another layer covers in frame `t + gap`, or that have left the frame."
     ends = _ends(self, t, gap)
@@ -184,7 +184,7 @@ def _occluded(self, t: int = 0, gap: int = 1) -> Tensor: # (h,w) bool
 
 Scene.flow, Scene.occluded = _flow, _occluded
 
-# %% ../nbs/01_scenes.ipynb #889642dd
+# %% ../nbs/01_scenes.ipynb #d15f3e4c
 def _draw_motion(rng, height, centre, speed, bend, carried_by=None):
     "A random motion of `speed` pixels a frame in a random direction, on top of that of `carried_by`."
     angle, centre = rng.uniform(0, 2 * math.pi), torch.tensor(centre, dtype=torch.double)
@@ -194,7 +194,7 @@ def _draw_motion(rng, height, centre, speed, bend, carried_by=None):
     linear = torch.tensor([[zoom + stretch / 2, shear / 2 - turn], [shear / 2 + turn, zoom - stretch / 2]])
     return Motion(velocity, linear, torch.tensor(rng.uniform(-bend / 2, bend / 2, (3, 2))) / height, centre, 2. * height)
 
-# %% ../nbs/01_scenes.ipynb #d15f3e4c
+# %% ../nbs/01_scenes.ipynb #bfb0a8a5
 def _draw_shape(rng, size, objects):
     "A random blob or polygon; the more objects, the smaller."
     h, w = size
@@ -203,7 +203,7 @@ def _draw_shape(rng, size, objects):
     waves = tuple(rng.uniform(-.15, .15, 4))
     return Shape(centre, radius, waves, int(rng.choice([0, 0, 3, 4, 5, 6])), rng.uniform(0, 2 * math.pi))
 
-# %% ../nbs/01_scenes.ipynb #955b7141
+# %% ../nbs/01_scenes.ipynb #e680653c
 class MovingScenes(Dataset):
     "`n` random scenes. A sample is `{image (3,h,w) in [0,1], flow (2,h,w) in pixels, mask (h,w) labels, name}`."
     def __init__(self,
@@ -231,7 +231,7 @@ class MovingScenes(Dataset):
         if i not in self._made: self._made[i] = self._sample(i)
         return dict(self._made[i])
 
-# %% ../nbs/01_scenes.ipynb #e680653c
+# %% ../nbs/01_scenes.ipynb #ab8ca513
 def _scene(self, i: int) -> Scene:
     "The `i`-th scene with all its layers, for more frames than the first."
     rng, (h, w) = np.random.default_rng([self.seed, i]), self.size
@@ -247,7 +247,7 @@ def _scene(self, i: int) -> Scene:
         layers.append(Layer(_draw_texture(rng, h, cut_from, self.similar, False), motion, shape, begins, camera))
     return Scene(layers, self.size)
 
-# %% ../nbs/01_scenes.ipynb #ab8ca513
+# %% ../nbs/01_scenes.ipynb #753419e0
 def _sample(self, i):
     scene = self.scene(i)
     image = scene.frame(0)

@@ -29,7 +29,7 @@ from .scenes import MovingScenes
 from .train import fit
 from .videos import VideoFrames, command, open_video, read_frames, read_mask
 
-# %% ../nbs/09_segment.ipynb #5a7737b7
+# %% ../nbs/09_segment.ipynb #46aa481c
 @contextmanager
 def output_folder(path: str | Path # the folder that results shall be in
                  ):
@@ -51,14 +51,14 @@ def output_folder(path: str | Path # the folder that results shall be in
             if p.is_dir() and not any(p.iterdir()): p.rmdir()
         raise
 
-# %% ../nbs/09_segment.ipynb #51e31197
+# %% ../nbs/09_segment.ipynb #815df5a1
 def _forget_previous(path):
     "Remove the files that an earlier run lists in its result.json."
     try: listed = json.loads((path/'result.json').read_text())['files']
     except (OSError, ValueError, KeyError, TypeError): return
     for name in listed: (path/Path(name).name).unlink(missing_ok=True)
 
-# %% ../nbs/09_segment.ipynb #9134ea4f
+# %% ../nbs/09_segment.ipynb #809290fa
 class VideoWriter:
     "Write frames (3,h,w) in [0,1] as an H.264 .mp4 that browsers play. Use as a context."
     def __init__(self, path: str | Path, # the .mp4 file
@@ -72,7 +72,7 @@ class VideoWriter:
         if self.stream is not None and exception[0] is None: self.file.mux(self.stream.encode())
         self.file.close()
 
-# %% ../nbs/09_segment.ipynb #809290fa
+# %% ../nbs/09_segment.ipynb #2072b6de
 def _add(self, frame: Tensor): # (3,h,w) in [0,1]
     "Append a frame; the first one decides the size."
     frame = F.pad(frame[None], (0, frame.shape[2] % 2, 0, frame.shape[1] % 2), mode='replicate')[0]
@@ -84,7 +84,7 @@ def _add(self, frame: Tensor): # (3,h,w) in [0,1]
 
 VideoWriter.add = _add
 
-# %% ../nbs/09_segment.ipynb #4cf08732
+# %% ../nbs/09_segment.ipynb #ee65d9eb
 def clip_rate(path: str | Path # a video file or folder
              ) -> float: # frames a second; 24 for a folder, or where the file does not say
     "Frame rate of a clip."
@@ -95,14 +95,14 @@ def _write_png(path, mask):
     "A bool mask (h,w) as 0 and 255."
     path.write_bytes(cv2.imencode('.png', mask.numpy().astype('uint8') * 255)[1].tobytes())
 
-# %% ../nbs/09_segment.ipynb #ee65d9eb
+# %% ../nbs/09_segment.ipynb #5b52cfa6
 def _score(mask, file):
     "J of a mask (h,w) against an annotation file of the same size."
     truth = read_mask(file) > 0
     if truth.shape == mask.shape: return jaccard(mask, truth).item()
     raise ValueError(f'{file}: the annotation is {truth.shape[1]}x{truth.shape[0]}, its frame {mask.shape[1]}x{mask.shape[0]}')
 
-# %% ../nbs/09_segment.ipynb #6f47e28a
+# %% ../nbs/09_segment.ipynb #577cc320
 def write_masks(clip: str | Path, # a video file or a folder of frames
                 masks: Tensor, # (N,K,h,w) soft masks of its frames
                 chosen: Tensor, # (K,) bool: which are the object
@@ -119,7 +119,7 @@ def write_masks(clip: str | Path, # a video file or a folder of frames
             if truths and name in truths: scores[name] = _score(mask, truths[name])
     return scores
 
-# %% ../nbs/09_segment.ipynb #d8f5145a
+# %% ../nbs/09_segment.ipynb #16b27b2b
 def _loss_and_network(basis, network, pretrained, num_masks, seed):
     "What trains and what is trained; refuses wrong settings before any work is done."
     if pretrained not in ('', 'timm', 'offline'): raise ValueError(f"pretrained must be 'timm' or 'offline', not {pretrained!r}")
@@ -128,7 +128,7 @@ def _loss_and_network(basis, network, pretrained, num_masks, seed):
     torch.manual_seed(seed)
     return loss, create_network(network, num_masks, {'timm': True}.get(pretrained, pretrained or False))
 
-# %% ../nbs/09_segment.ipynb #6d48fd44
+# %% ../nbs/09_segment.ipynb #4132127d
 def segment_clip(clip: str | Path, # a video file, or a folder of frames
                  out: str | Path, # folder for the results
                  masks: str | Path | None = None, # folder of annotations, only to measure J
@@ -155,7 +155,7 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
         (hidden/'result.json').write_text(json.dumps(report, indent=1))
     return report
 
-# %% ../nbs/09_segment.ipynb #4132127d
+# %% ../nbs/09_segment.ipynb #aee2df00
 def _report(settings, data, chosen, scores, laps):
     "What was done with what, and how long it took."
     seconds = dict(zip(('flow', 'training', 'writing'), (round(b - a, 2) for a, b in zip(laps, laps[1:]))))
@@ -165,7 +165,7 @@ def _report(settings, data, chosen, scores, laps):
     if scores: report['J'] = dict(mean=sum(scores.values()) / len(scores), frames=scores)
     return report
 
-# %% ../nbs/09_segment.ipynb #531d6b79
+# %% ../nbs/09_segment.ipynb #73a47895
 @command
 def gwm_segment(clip: str, # a video file, or a folder of frames
                 out: str = 'gwm_out', # folder for masks, overlay.mp4 and result.json
@@ -184,7 +184,7 @@ def gwm_segment(clip: str, # a video file, or a folder of frames
           + (f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''))
     print(f'masks:   {Path(out)}/*.png\noverlay: {Path(out)/"overlay.mp4"}\nreport:  {Path(out)/"result.json"}')
 
-# %% ../nbs/09_segment.ipynb #ecd04d73
+# %% ../nbs/09_segment.ipynb #16de5173
 def _scene_video(path, network, data, frames=36):
     "A held-out scene in motion: frame, exact flow, masks, cut-out, as a 2x2 film at twice the size."
     chosen = choose_object(predict_masks(network, [s['image'] for s in data]))
@@ -197,7 +197,7 @@ def _scene_video(path, network, data, frames=36):
             rows = torch.cat([torch.cat([image, flow_to_rgb(flow, 10.)], 2), torch.cat([masks_to_rgb(m), overlay(image, c)], 2)], 1)
             video.add(F.interpolate(rows[None], scale_factor=2, mode='nearest')[0])
 
-# %% ../nbs/09_segment.ipynb #16de5173
+# %% ../nbs/09_segment.ipynb #e00bc903
 def _train_and_measure(title, seed, steps, objects, num_masks):
     "One line of the demo's table: train on 256 scenes, measure on 64 others."
     start = time.perf_counter()
@@ -207,14 +207,14 @@ def _train_and_measure(title, seed, steps, objects, num_masks):
     row = dict(scenes=title, seed=seed, J=result['J'], J_best_of_two=result['J_best_of_two'], seconds=time.perf_counter() - start)
     return row, learn, held_out
 
-# %% ../nbs/09_segment.ipynb #e00bc903
+# %% ../nbs/09_segment.ipynb #9c13013f
 def _print_table(rows, mean):
     print(f"\n{'held-out scenes':16}{'seed':>5}{'J':>8}{'best of two':>13}{'seconds':>9}")
     for r in rows: print(f"{r['scenes']:16}{r['seed']:5}{r['J']:8.3f}{r['J_best_of_two']:13.3f}{r['seconds']:9.1f}")
     seeds = len(rows) - 1
     print(f'\none object, mean of {seeds} seed{"s" * (seeds > 1)}: J = {mean:.3f} (labels are used to measure, never to train)')
 
-# %% ../nbs/09_segment.ipynb #0e08da67
+# %% ../nbs/09_segment.ipynb #641e9a4f
 @command
 def gwm_demo(out: str = 'gwm_demo_out', # folder for the picture and the video
              seeds: int = 3, # trainings on one-object scenes, from seed 0 on

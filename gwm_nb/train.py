@@ -21,7 +21,7 @@ from .motion import explanation
 from .network import SegmentationNetwork, create_network
 from .videos import VideoFrames, flip
 
-# %% ../nbs/06_train.ipynb #3d6c76cb
+# %% ../nbs/06_train.ipynb #c34b6ede
 class Callback:
     "Listens to a Learner. Override what you need; each method gets the learner."
     def before_fit(self, learn): pass
@@ -29,16 +29,16 @@ class Callback:
     def after_step(self, learn): pass
     def after_fit(self, learn): pass
 
-# %% ../nbs/06_train.ipynb #c34b6ede
+# %% ../nbs/06_train.ipynb #038f0170
 class Stop(Exception):
     "Raise it in a callback to end the training in good order."
 
-# %% ../nbs/06_train.ipynb #0e0062a9
+# %% ../nbs/06_train.ipynb #8ac0baf8
 def _collate(samples):
     "Stack what training may see: image, flow, and flow2 if there is one. Never a mask."
     return {k: torch.stack([s[k] for s in samples]) for k in ('image', 'flow', 'flow2') if k in samples[0]}
 
-# %% ../nbs/06_train.ipynb #8ac0baf8
+# %% ../nbs/06_train.ipynb #67d04ba8
 def training_loader(data, # a data set of samples
                     steps: int, # how many batches
                     batch_size: int, # samples in each
@@ -48,12 +48,12 @@ def training_loader(data, # a data set of samples
     sampler = RandomSampler(data, replacement=True, num_samples=steps * batch_size, generator=torch.Generator().manual_seed(seed))
     return DataLoader(data, batch_size, sampler=sampler, collate_fn=_collate)
 
-# %% ../nbs/06_train.ipynb #057d5c21
+# %% ../nbs/06_train.ipynb #9ee11ade
 def default_device() -> torch.device:
     "The accelerator of this machine if there is one, else the CPU."
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
 
-# %% ../nbs/06_train.ipynb #67e35262
+# %% ../nbs/06_train.ipynb #77cc22ab
 class Learner:
     "Trains `network` on `data` with `loss`, and tells `callbacks` about it. After `fit`: `.network`, `.history`, `.show_results()`."
     def __init__(self,
@@ -83,7 +83,7 @@ class Learner:
     def tell(self, what):
         for callback in self.callbacks: getattr(callback, what)(self)
 
-# %% ../nbs/06_train.ipynb #77cc22ab
+# %% ../nbs/06_train.ipynb #284e49a5
 def _one_step(self, batch):
     "Loss, gradient, step. With two flows the loss is the mean of both."
     batch = {k: v.to(self.device) for k, v in batch.items()}
@@ -95,7 +95,7 @@ def _one_step(self, batch):
     torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
     self.optimiser.step(); self.optimiser.zero_grad(); self.schedule.step()
 
-# %% ../nbs/06_train.ipynb #284e49a5
+# %% ../nbs/06_train.ipynb #92006408
 def _fit(self):
     "Run all steps; returns the Learner."
     self.dice = torch.Generator().manual_seed(self.seed)
@@ -114,7 +114,7 @@ def _fit(self):
 
 Learner.one_step, Learner.fit = _one_step, _fit
 
-# %% ../nbs/06_train.ipynb #5f14487b
+# %% ../nbs/06_train.ipynb #326f7599
 class History(Callback):
     "Fills `learn.history` with one dict a step: step, loss, lr."
     def before_fit(self, learn): self.losses, self.rates = [], []
@@ -126,7 +126,7 @@ class History(Callback):
         values = torch.stack(self.losses).tolist() if self.losses else []
         learn.history += [dict(step=i + 1, loss=l, lr=r) for i, (l, r) in enumerate(zip(values, self.rates))]
 
-# %% ../nbs/06_train.ipynb #d4bfdfa0
+# %% ../nbs/06_train.ipynb #18d31c1e
 class Progress(Callback):
     "A progress bar with the running loss; ends the training with a `ValueError` when the loss is no longer finite."
     def __init__(self, description='training', every=10): self.description, self.every = description, every
@@ -143,7 +143,7 @@ class Progress(Callback):
 
     def after_fit(self, learn): self.bar.close()
 
-# %% ../nbs/06_train.ipynb #852f0a1e
+# %% ../nbs/06_train.ipynb #fcbc35fc
 class Checkpoint(Callback):
     "Save `{network: state_dict, step}` to `path` every `every` steps and at the end. Read it with `torch.load(path, weights_only=True)`."
     def __init__(self, path: str | Path, every: int = 500): self.path, self.every = Path(path), every
@@ -158,13 +158,13 @@ class Checkpoint(Callback):
 
     def after_fit(self, learn): self.save(learn)
 
-# %% ../nbs/06_train.ipynb #0868d97f
+# %% ../nbs/06_train.ipynb #17919773
 def as_dataset(data # a data set, or the path of a clip or folder of frames
               ):
     "Samples from whatever a user points at."
     return VideoFrames(data) if isinstance(data, (str, Path)) else data
 
-# %% ../nbs/06_train.ipynb #17919773
+# %% ../nbs/06_train.ipynb #dd52f528
 def fit(data, # a data set of samples {image, flow, ...}, or the path of a clip or folder of frames
         network: SegmentationNetwork | str | None = None, # a network, or a name for `create_network`; None: 'small'
         steps: int = 400, # optimiser steps
@@ -181,7 +181,7 @@ def fit(data, # a data set of samples {image, flow, ...}, or the path of a clip 
     bar = [Progress(progress if isinstance(progress, str) else 'training')] if progress else []
     return Learner(network, data, steps=steps, seed=seed, callbacks=[History(), *bar, *callbacks], **options).fit()
 
-# %% ../nbs/06_train.ipynb #dd52f528
+# %% ../nbs/06_train.ipynb #0cc79c1b
 @torch.no_grad()
 def _predict(self, image: Tensor # (3,H,W) or (B,3,H,W) in [0,1]
             ) -> Tensor: # (K,h,w) or (B,K,h,w) soft masks, on the CPU
@@ -190,7 +190,7 @@ def _predict(self, image: Tensor # (3,H,W) or (B,3,H,W) in [0,1]
     masks = self.network.eval()(batch.to(self.device, memory_format=torch.channels_last)).softmax(1).cpu()
     return masks if image.ndim == 4 else masks[0]
 
-# %% ../nbs/06_train.ipynb #0cc79c1b
+# %% ../nbs/06_train.ipynb #92720c60
 def _show_results(self, data=None, # samples to show; None: the training data
                   n: int = 3 # how many
                  ): # the matplotlib figure
