@@ -35,9 +35,10 @@ def border_ratio(masks: Tensor # (N,K,h,w) soft masks of N frames
 def choose_object(masks: Tensor # (N,K,h,w) soft masks of the frames of one sequence
                  ) -> Tensor: # (K,) bool: which masks are object
     "Decide without labels which masks are object and which background, by how much they favour the frame's border."
-    ratio = border_ratio(masks)
-    background = ratio > 1
-    background[ratio.argmax()], background[ratio.argmin()] = True, len(ratio) == 1
+    ratio, used = border_ratio(masks), masks.mean((0, -2, -1)) > .005
+    background = (ratio > 1) | ~used                 # a mask that is hardly used decides nothing
+    background[torch.where(used, ratio, -1).argmax()] = True
+    if len(ratio) > 1: background[torch.where(used, ratio, torch.inf).argmin()] = False
     return ~background
 
 # %% ../nbs/07_evaluate.ipynb #faa372db
@@ -108,8 +109,8 @@ def show_ranked(network, data, # as in `evaluate`
                 basis: str = 'quadratic' # motions for the reconstruction
                ): # the matplotlib figure
     "Frame, flow, masks, explained flow and truth of frames picked by their J."
-    samples = {s['name']: s for s in (data[i] for i in range(len(data))) if 'mask' in s}
-    ranked = sorted((j, f'{seq}/{frame}') for seq, frames in evaluate(network, data)['sequences'].items() for frame, j in frames.items())
+    samples = {s['name'].rpartition('/')[::2]: s for s in (data[i] for i in range(len(data))) if 'mask' in s}
+    ranked = sorted((j, (seq, frame)) for seq, frames in evaluate(network, data)['sequences'].items() for frame, j in frames.items())
     pictures, titles = [], []
     for r in ranks:
         j, name = ranked[round(r * (len(ranked) - 1))]

@@ -162,11 +162,12 @@ def masks_to_rgb(masks: Tensor # (K,h,w) soft masks that sum to 1
 
 # %% ../nbs/03_motion.ipynb #0d3843a5
 def explanation(sample: dict, # `image` (3,h,w), `flow` (2,h,w), optionally `mask` (h,w) labels
-                masks: Tensor, # (K,h,w) soft masks of the flow's size
+                masks: Tensor, # (K,h,w) soft masks; resized to the flow if they differ
                 basis: str = 'quadratic' # a key of `bases`
                ) -> dict: # {title: picture}, for `show_images`
     "What masks explain of a sample: frame, flow, masks, their reconstruction, and the true labels if there are any."
     flow, masks = sample['flow'].cpu()[None], masks.detach().cpu()[None]
+    if masks.shape[-2:] != flow.shape[-2:]: masks = torch.nn.functional.interpolate(masks, flow.shape[-2:], mode='bilinear', align_corners=False)
     explained = reconstruct(masks, fit_motion(masks, flow, basis), basis)
     longest = flow.norm(dim=1).max().item() + 1e-6
     pictures = {'frame': sample['image'], 'flow': flow_to_rgb(flow[0], longest), 'masks': masks_to_rgb(masks[0]),

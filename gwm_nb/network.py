@@ -7,6 +7,7 @@ __all__ = ['backbones', 'conv_block', 'SmallBackbone', 'Decoder', 'SegmentationN
 
 # %% ../nbs/04_network.ipynb #8e4ea561
 from difflib import get_close_matches
+from math import gcd
 from pathlib import Path
 
 import timm
@@ -17,8 +18,8 @@ from torch import Tensor
 
 # %% ../nbs/04_network.ipynb #76ae7e19
 def conv_block(c_in: int, c_out: int, stride: int = 1, size: int = 3) -> nn.Sequential:
-    "Convolution without bias, GroupNorm in groups of 8 channels, ReLU."
-    return nn.Sequential(nn.Conv2d(c_in, c_out, size, stride, size // 2, bias=False), nn.GroupNorm(max(c_out // 8, 1), c_out), nn.ReLU(inplace=True))
+    "Convolution without bias, GroupNorm in groups of 8 channels (fewer if they don't divide), ReLU."
+    return nn.Sequential(nn.Conv2d(c_in, c_out, size, stride, size // 2, bias=False), nn.GroupNorm(c_out // gcd(c_out, 8), c_out), nn.ReLU(inplace=True))
 
 # %% ../nbs/04_network.ipynb #97de157b
 class SmallBackbone(nn.Module):
@@ -82,9 +83,11 @@ class TimmBackbone(nn.Module):
         self.model = timm.create_model(name, pretrained=pretrained, features_only=True)
         info = self.model.feature_info
         self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
+        if self.strides[0] < 2: raise ValueError(f'{name} has feature maps of full size, which the decoder does not need; choose a backbone that begins at stride 2 or 4')
         self.mean, self.std = (tuple(timm.get_pretrained_cfg(name).to_dict()[k]) for k in ('mean', 'std'))
 
-    def forward(self, x): return self.model(x)
+    def forward(self, x):         # some transformers put the channels last
+        return [m if m.shape[1] == c else m.permute(0, 3, 1, 2) for m, c in zip(self.model(x), self.channels)]
 
 # %% ../nbs/04_network.ipynb #639dee57
 def _load_offline(backbone, name):
@@ -114,7 +117,7 @@ def _backbone(name, pretrained):
     if not timm.is_model(name.split('.')[0]): raise _unknown(name)
     if pretrained != 'offline':
         try: return TimmBackbone(name, bool(pretrained))
-        except OSError as e: raise ValueError(f'no weights for {name}: they could not be fetched ({type(e).__name__}); try pretrained=False, or pretrained=\'offline\' for efficientnet_lite0') from None
+        except (OSError, RuntimeError) as e: raise ValueError(f'no weights for {name}: they could not be had ({type(e).__name__}); try pretrained=False, or pretrained=\'offline\' for efficientnet_lite0') from None
     _load_offline(backbone := TimmBackbone(name), name)
     return backbone
 
@@ -125,5 +128,6 @@ def create_network(name: str = 'small', # 'small', or a timm model with feature 
                    freeze: bool | None = None # keep the backbone as it is; None: if it is pretrained
                   ) -> SegmentationNetwork: # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     "Build a segmentation network by name. Raises `ValueError` for an unknown name or weights that can't be had."
+    if pretrained not in (True, False, 'offline'): raise ValueError(f"pretrained must be True, False or 'offline', not {pretrained!r}")
     if num_masks < 1: raise ValueError(f'num_masks must be at least 1, not {num_masks}')
     return SegmentationNetwork(_backbone(name, pretrained), num_masks, bool(pretrained) if freeze is None else freeze)

@@ -7,7 +7,7 @@ __all__ = ['PHOTOS', 'load_photo', 'Motion', 'Shape', 'pixel_grid', 'Texture', '
 
 # %% ../nbs/01_scenes.ipynb #8b0d264d
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 
@@ -132,17 +132,19 @@ class Layer:
     begins: int = 0
     rests: Motion | None = None
 
+    def __post_init__(self):       # an object that rests is carried along, and so is the centre it will turn around
+        for s in range(self.begins): self.motion = replace(self.motion, centre=self.rests.forward(self.motion.centre, s))
+
     def move(self, points, t, to):
         "Carry points (...,2) of this layer from frame `t` to frame `to`."
-        for s in range(t, to): points = self._at(s).forward(points, s)
-        for s in range(t - 1, to - 1, -1): points = self._at(s).backward(points, s)
+        at = lambda s: (self.motion, s - self.begins) if s >= self.begins else (self.rests, s)
+        for s in range(t, to): points = (m := at(s))[0].forward(points, m[1])
+        for s in range(t - 1, to - 1, -1): points = (m := at(s))[0].backward(points, m[1])
         return points
 
     def coverage(self, points, t):
         "How much of each point (...,2) of frame `t` this layer covers, in [0,1]."
         return torch.ones(points.shape[:-1]) if self.shape is None else self.shape(self.move(points, t, 0)).float()
-
-    def _at(self, t): return self.motion if t >= self.begins else self.rests
 
 # %% ../nbs/01_scenes.ipynb #51c11bad
 class Scene:

@@ -43,6 +43,8 @@ def output_folder(path: str | Path # the folder that results shall be in
         hidden = Path(tempfile.mkdtemp(prefix='.unfinished-', dir=path))
         yield hidden
         _forget_previous(path)
+        if taken := [f.name for f in hidden.iterdir() if (path/f.name).exists()]:
+            raise ValueError(f'{path}: {taken[0]} is already there and not from an earlier run; choose another folder')
         for file in hidden.iterdir(): file.replace(path/file.name)
         hidden.rmdir()
     except BaseException:
@@ -129,6 +131,20 @@ def _loss_and_network(basis, network, pretrained, num_masks, seed):
     return loss, create_network(network, num_masks, {'timm': True}.get(pretrained, pretrained or False))
 
 # %% ../nbs/09_segment.ipynb #4132127d
+def _keep_apart(out, *sources):
+    "Refuse to write results over the clip or its annotations."
+    for source in filter(None, sources):
+        if Path(out).resolve() == Path(source).resolve(): raise ValueError(f'{out}: results would overwrite their own source; choose another folder for them')
+
+# %% ../nbs/09_segment.ipynb #aee2df00
+@torch.no_grad()
+def _try(net, image, name):
+    "One forward pass; a `ValueError` if the network can't work with pictures of this size."
+    try: net.eval()(image[None])
+    except (RuntimeError, AssertionError, TypeError) as e:
+        raise ValueError(f'the network {name!r} does not work on pictures of {image.shape[2]}x{image.shape[1]}: {e}') from None
+
+# %% ../nbs/09_segment.ipynb #65973739
 def segment_clip(clip: str | Path, # a video file, or a folder of frames
                  out: str | Path, # folder for the results
                  masks: str | Path | None = None, # folder of annotations, only to measure J
@@ -143,9 +159,11 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
     "Train on a clip, cut out its moving object, and write masks, overlay.mp4 and result.json to `out`. Errors as one `ValueError` or `OSError`, with nothing left behind."
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ('out', 'masks')}
     loss, net = _loss_and_network(basis, network, pretrained, num_masks, seed)
+    _keep_apart(out, clip, masks)
     with output_folder(out) as hidden:
         laps = [time.perf_counter()]
-        data = VideoFrames(clip, method=method, masks=masks); laps.append(time.perf_counter())
+        data = VideoFrames(clip, method=method, masks=masks)
+        _try(net, data[0]['image'], network); laps.append(time.perf_counter())
         fit(data, net, steps=steps, seed=seed, loss=loss); laps.append(time.perf_counter())
         soft = predict_masks(net, (data[i]['image'] for i in range(len(data))))
         chosen = choose_object(soft)
@@ -155,7 +173,7 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
         (hidden/'result.json').write_text(json.dumps(report, indent=1))
     return report
 
-# %% ../nbs/09_segment.ipynb #aee2df00
+# %% ../nbs/09_segment.ipynb #481177d5
 def _report(settings, data, chosen, scores, laps):
     "What was done with what, and how long it took."
     seconds = dict(zip(('flow', 'training', 'writing'), (round(b - a, 2) for a, b in zip(laps, laps[1:]))))
@@ -165,7 +183,7 @@ def _report(settings, data, chosen, scores, laps):
     if scores: report['J'] = dict(mean=sum(scores.values()) / len(scores), frames=scores)
     return report
 
-# %% ../nbs/09_segment.ipynb #73a47895
+# %% ../nbs/09_segment.ipynb #16de5173
 @command
 def gwm_segment(clip: str, # a video file, or a folder of frames
                 out: str = 'gwm_out', # folder for masks, overlay.mp4 and result.json
@@ -184,7 +202,7 @@ def gwm_segment(clip: str, # a video file, or a folder of frames
           + (f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''))
     print(f'masks:   {Path(out)}/*.png\noverlay: {Path(out)/"overlay.mp4"}\nreport:  {Path(out)/"result.json"}')
 
-# %% ../nbs/09_segment.ipynb #16de5173
+# %% ../nbs/09_segment.ipynb #0e08da67
 def _scene_video(path, network, data, frames=36):
     "A held-out scene in motion: frame, exact flow, masks, cut-out, as a 2x2 film at twice the size."
     chosen = choose_object(predict_masks(network, [s['image'] for s in data]))
@@ -197,7 +215,7 @@ def _scene_video(path, network, data, frames=36):
             rows = torch.cat([torch.cat([image, flow_to_rgb(flow, 10.)], 2), torch.cat([masks_to_rgb(m), overlay(image, c)], 2)], 1)
             video.add(F.interpolate(rows[None], scale_factor=2, mode='nearest')[0])
 
-# %% ../nbs/09_segment.ipynb #e00bc903
+# %% ../nbs/09_segment.ipynb #641e9a4f
 def _train_and_measure(title, seed, steps, objects, num_masks):
     "One line of the demo's table: train on 256 scenes, measure on 64 others."
     start = time.perf_counter()
@@ -207,14 +225,14 @@ def _train_and_measure(title, seed, steps, objects, num_masks):
     row = dict(scenes=title, seed=seed, J=result['J'], J_best_of_two=result['J_best_of_two'], seconds=time.perf_counter() - start)
     return row, learn, held_out
 
-# %% ../nbs/09_segment.ipynb #9c13013f
+# %% ../nbs/09_segment.ipynb #86dbe0a6
 def _print_table(rows, mean):
     print(f"\n{'held-out scenes':16}{'seed':>5}{'J':>8}{'best of two':>13}{'seconds':>9}")
     for r in rows: print(f"{r['scenes']:16}{r['seed']:5}{r['J']:8.3f}{r['J_best_of_two']:13.3f}{r['seconds']:9.1f}")
     seeds = len(rows) - 1
     print(f'\none object, mean of {seeds} seed{"s" * (seeds > 1)}: J = {mean:.3f} (labels are used to measure, never to train)')
 
-# %% ../nbs/09_segment.ipynb #641e9a4f
+# %% ../nbs/09_segment.ipynb #e2c6b85b
 @command
 def gwm_demo(out: str = 'gwm_demo_out', # folder for the picture and the video
              seeds: int = 3, # trainings on one-object scenes, from seed 0 on

@@ -77,8 +77,8 @@ class Learner:
         self.device = torch.device(device) if device else default_device()
         self.network = network.to(self.device, memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr, weight_decay=weight_decay)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, lr, steps + 1, pct_start=.1)
-        self.callbacks, self.history, self.step = list(callbacks), [], 0
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, lr, steps + 1, pct_start=.1 if steps > 9 else .6)
+        self.callbacks, self.history, self.step, self.finished = list(callbacks), [], 0, False
 
     def tell(self, what):
         for callback in self.callbacks: getattr(callback, what)(self)
@@ -95,10 +95,17 @@ def _one_step(self, batch):
     torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
     self.optimiser.step(); self.optimiser.zero_grad(); self.schedule.step()
 
-# %% ../nbs/06_train.ipynb #92006408
+# %% ../nbs/06_train.ipynb #5f14487b
+def _check(self):
+    "End the training with a `ValueError` when the loss is no longer finite; looks every ten steps and at the end."
+    if self.step % 10 and self.step != self.steps: return
+    if not self.value.isfinite(): raise ValueError(f'the loss became {self.value.item()} at step {self.step}; check the data, or lower lr')
+
+# %% ../nbs/06_train.ipynb #326f7599
 def _fit(self):
     "Run all steps; returns the Learner."
     self.dice = torch.Generator().manual_seed(self.seed)
+    if self.step: raise ValueError('this Learner has been fitted; make a new one (its network can be passed on)')
     self.network.train()
     self.tell('before_fit')
     try:
@@ -106,15 +113,17 @@ def _fit(self):
             self.tell('before_step')
             self.one_step(batch)
             self.step += 1
+            self.check()
             self.tell('after_step')
-    except Stop: pass
+        self.finished = True
+    except Stop: self.finished = True
     finally: self.tell('after_fit')
     self.network.eval()
     return self
 
-Learner.one_step, Learner.fit = _one_step, _fit
+Learner.one_step, Learner.check, Learner.fit = _one_step, _check, _fit
 
-# %% ../nbs/06_train.ipynb #326f7599
+# %% ../nbs/06_train.ipynb #18d31c1e
 class History(Callback):
     "Fills `learn.history` with one dict a step: step, loss, lr."
     def before_fit(self, learn): self.losses, self.rates = [], []
@@ -126,9 +135,9 @@ class History(Callback):
         values = torch.stack(self.losses).tolist() if self.losses else []
         learn.history += [dict(step=i + 1, loss=l, lr=r) for i, (l, r) in enumerate(zip(values, self.rates))]
 
-# %% ../nbs/06_train.ipynb #18d31c1e
+# %% ../nbs/06_train.ipynb #fcbc35fc
 class Progress(Callback):
-    "A progress bar with the running loss; ends the training with a `ValueError` when the loss is no longer finite."
+    "A progress bar with the running loss."
     def __init__(self, description='training', every=10): self.description, self.every = description, every
 
     def before_fit(self, learn): self.bar, self.mean = tqdm(total=learn.steps, desc=self.description, unit=' steps'), None
@@ -137,13 +146,12 @@ class Progress(Callback):
         self.bar.update()
         if learn.step % self.every and learn.step != learn.steps: return
         value = learn.value.item()
-        if value != value or abs(value) == float('inf'): raise ValueError(f'the loss became {value} at step {learn.step}; check the data, or lower lr')
         self.mean = value if self.mean is None else .6 * self.mean + .4 * value
         self.bar.set_postfix(loss=f'{self.mean:.3f}')
 
     def after_fit(self, learn): self.bar.close()
 
-# %% ../nbs/06_train.ipynb #fcbc35fc
+# %% ../nbs/06_train.ipynb #99cc129f
 class Checkpoint(Callback):
     "Save `{network: state_dict, step}` to `path` every `every` steps and at the end. Read it with `torch.load(path, weights_only=True)`."
     def __init__(self, path: str | Path, every: int = 500): self.path, self.every = Path(path), every
@@ -156,15 +164,16 @@ class Checkpoint(Callback):
     def after_step(self, learn):
         if learn.step % self.every == 0: self.save(learn)
 
-    def after_fit(self, learn): self.save(learn)
+    def after_fit(self, learn):
+        if learn.finished: self.save(learn)
 
-# %% ../nbs/06_train.ipynb #17919773
+# %% ../nbs/06_train.ipynb #0cc79c1b
 def as_dataset(data # a data set, or the path of a clip or folder of frames
               ):
     "Samples from whatever a user points at."
     return VideoFrames(data) if isinstance(data, (str, Path)) else data
 
-# %% ../nbs/06_train.ipynb #dd52f528
+# %% ../nbs/06_train.ipynb #92720c60
 def fit(data, # a data set of samples {image, flow, ...}, or the path of a clip or folder of frames
         network: SegmentationNetwork | str | None = None, # a network, or a name for `create_network`; None: 'small'
         steps: int = 400, # optimiser steps
@@ -181,7 +190,7 @@ def fit(data, # a data set of samples {image, flow, ...}, or the path of a clip 
     bar = [Progress(progress if isinstance(progress, str) else 'training')] if progress else []
     return Learner(network, data, steps=steps, seed=seed, callbacks=[History(), *bar, *callbacks], **options).fit()
 
-# %% ../nbs/06_train.ipynb #0cc79c1b
+# %% ../nbs/06_train.ipynb #f0f13df2
 @torch.no_grad()
 def _predict(self, image: Tensor # (3,H,W) or (B,3,H,W) in [0,1]
             ) -> Tensor: # (K,h,w) or (B,K,h,w) soft masks, on the CPU
@@ -190,7 +199,7 @@ def _predict(self, image: Tensor # (3,H,W) or (B,3,H,W) in [0,1]
     masks = self.network.eval()(batch.to(self.device, memory_format=torch.channels_last)).softmax(1).cpu()
     return masks if image.ndim == 4 else masks[0]
 
-# %% ../nbs/06_train.ipynb #92720c60
+# %% ../nbs/06_train.ipynb #2206430f
 def _show_results(self, data=None, # samples to show; None: the training data
                   n: int = 3 # how many
                  ): # the matplotlib figure

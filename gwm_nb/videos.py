@@ -30,18 +30,22 @@ from .flow import estimate_flow, flow_estimators, resize_flow
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.webp', '.tif', '.tiff'}
 
 # %% ../nbs/02_videos.ipynb #f87610b6
-def _by_number(path): return [int(s) if s.isdigit() else s.lower() for s in re.split(r'(\d+)', path.stem)]
+def _by_number(path): return [int(s) if s.isdecimal() else s.lower() for s in re.split(r'(\d+)', path.stem)]
 
 # %% ../nbs/02_videos.ipynb #a4b70e2f
+def _twice(names): return next(n for n in names if names.count(n) > 1)
+
+# %% ../nbs/02_videos.ipynb #9de5278b
 def list_images(folder: str | Path # a folder of frames
                ) -> list[Path]: # its pictures in the order of the numbers in their names
-    "Pictures directly in `folder`. Raises `FileNotFoundError` or, if there are none, `ValueError`."
+    "Pictures directly in `folder`. Raises `FileNotFoundError`, or `ValueError` if there are none or two share a name."
     if not Path(folder).is_dir(): raise FileNotFoundError(f'{folder}: no such folder')
     files = [f for f in Path(folder).iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith('.')]
     if not files: raise ValueError(f'{folder}: no images in this folder')
+    if len(files) != len({f.stem for f in files}): raise ValueError(f'{folder}: several images share a name ({_twice([f.stem for f in files])}), differing in their ending only')
     return sorted(files, key=_by_number)
 
-# %% ../nbs/02_videos.ipynb #75f2e701
+# %% ../nbs/02_videos.ipynb #f13211c8
 def read_image(path: str | Path # a picture
               ) -> Tensor: # (3,h,w) uint8, RGB
     "Read a picture as 8-bit RGB. Raises `ValueError` if it can't be decoded."
@@ -49,7 +53,7 @@ def read_image(path: str | Path # a picture
     if pixels is None: raise ValueError(f'{path}: not a readable image')
     return rearrange(torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)), 'h w c -> c h w')
 
-# %% ../nbs/02_videos.ipynb #ff72c5da
+# %% ../nbs/02_videos.ipynb #c2893943
 def open_video(path: str | Path # a video file
               ): # an OpenCV capture
     "Open a video file for reading. Raises `ValueError` if it is none."
@@ -60,7 +64,7 @@ def open_video(path: str | Path # a video file
     if video.isOpened(): return video
     raise ValueError(f'{path}: not a readable video' + ('' if Path(path).stat().st_size else ' (the file is empty)'))
 
-# %% ../nbs/02_videos.ipynb #c2893943
+# %% ../nbs/02_videos.ipynb #0448921f
 def _video_frames(path):
     "(name, (3,h,w) uint8) for each frame of a video file; names are 00000, 00001, ..."
     video = open_video(path)
@@ -72,7 +76,7 @@ def _video_frames(path):
         if t == 0: raise ValueError(f'{path}: this video has no frames that can be decoded')
     finally: video.release()
 
-# %% ../nbs/02_videos.ipynb #0448921f
+# %% ../nbs/02_videos.ipynb #bc73f03b
 def read_frames(path: str | Path # a video file or a folder of frames
                ): # generator of (name, (3,h,w) uint8 RGB)
     "Frames in order. Raises `FileNotFoundError`, or `ValueError` for unreadable files and frames that differ in size."
@@ -85,14 +89,14 @@ def read_frames(path: str | Path # a video file or a folder of frames
                                                      f'{first[1][2]}x{first[1][1]}; all frames of a clip need the same size')
         yield name, image
 
-# %% ../nbs/02_videos.ipynb #f7d4d0c8
+# %% ../nbs/02_videos.ipynb #4c5062cc
 def working_size(size: tuple[int, int], # (height, width) of the clip
                  shorter: int = 128 # about how many pixels the shorter side shall have
                 ) -> tuple[int, int]: # (height, width), multiples of 16
     "The size that a network works at: the clip's proportions, its shorter side about `shorter`."
     return tuple(max(16, 16 * round(n * shorter / min(size) / 16)) for n in size)
 
-# %% ../nbs/02_videos.ipynb #4c5062cc
+# %% ../nbs/02_videos.ipynb #da0ed638
 def shrink(image: Tensor, # (3,h,w) uint8, or float in [0,1]
            size: tuple[int, int] # (height, width)
           ) -> Tensor: # (3,H,W) float in [0,1]
@@ -100,12 +104,12 @@ def shrink(image: Tensor, # (3,h,w) uint8, or float in [0,1]
     image = image.float() / 255 if image.dtype == torch.uint8 else image
     return F.interpolate(image[None], size=tuple(size), mode='bilinear', antialias=True, align_corners=False)[0]
 
-# %% ../nbs/02_videos.ipynb #09535cc0
+# %% ../nbs/02_videos.ipynb #b380a7eb
 def cache_folder() -> Path:
     "Where computed flow is kept: the environment variable GWM_CACHE, or the user's cache folder."
     return Path(os.environ.get('GWM_CACHE') or platformdirs.user_cache_path('gwm_nb'))
 
-# %% ../nbs/02_videos.ipynb #3ee8de1c
+# %% ../nbs/02_videos.ipynb #7935d67f
 def _content_key(path, settings):
     "A name that changes with the content of a clip and with the settings."
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
@@ -115,14 +119,14 @@ def _content_key(path, settings):
             while block := f.read(1 << 20): digest.update(block)
     return digest.hexdigest()
 
-# %% ../nbs/02_videos.ipynb #9b7c5d91
+# %% ../nbs/02_videos.ipynb #cfe2bc6c
 def _expected_length(path):
     "Number of frames, for the progress bar: exact for a folder, what the header claims for a video file."
     if Path(path).is_dir(): return len(list_images(path))
     claim = int(open_video(path).get(cv2.CAP_PROP_FRAME_COUNT))
     return claim if claim > 0 else None
 
-# %% ../nbs/02_videos.ipynb #cfe2bc6c
+# %% ../nbs/02_videos.ipynb #fd3ff6ac
 def _frames_and_flows(path, size, gaps, method, longest):
     "names, images (N,3,h,w) uint8 and {gap: {frame: flow (2,h,w)}} of a clip, in one pass."
     names, images, flows, recent, reach = [], [], {g: {} for g in gaps}, {}, max(abs(g) for g in gaps)
@@ -137,12 +141,12 @@ def _frames_and_flows(path, size, gaps, method, longest):
             if min(a, b) >= 0: flows[g][a] = resize_flow(estimate_flow(recent[a], recent[b], method), size).half()
     return names, torch.stack(images), flows
 
-# %% ../nbs/02_videos.ipynb #c2a90ba2
+# %% ../nbs/02_videos.ipynb #8a8b3f82
 def _fill_gaps(flows, n, gaps):
     "(G,N,2,h,w): the flow of each gap, or of the first other gap that frame t has."
     return torch.stack([torch.stack([next(flows[o][t] for o in (g, *gaps, *flows) if t in flows[o]) for t in range(n)]) for g in gaps])
 
-# %% ../nbs/02_videos.ipynb #8a8b3f82
+# %% ../nbs/02_videos.ipynb #4d34a99d
 def _cached(file, compute):
     "Arrays from `file`, or from `compute()`, which are then kept there."
     if file.is_file():
@@ -158,13 +162,13 @@ def _cached(file, compute):
     except OSError as e: print(f'flow is not kept: {file.parent}: {e.strerror}')
     return arrays
 
-# %% ../nbs/02_videos.ipynb #8dfd1ab3
+# %% ../nbs/02_videos.ipynb #ba23827f
 def read_mask(path: str | Path # an annotation: a picture, 0 is background
              ) -> Tensor: # (h,w) int64 labels: 0 background, 1 object
     "Read an annotation as background and object. Raises `ValueError` if it can't be decoded."
     return (read_image(path).amax(0) > 0).long()
 
-# %% ../nbs/02_videos.ipynb #ba23827f
+# %% ../nbs/02_videos.ipynb #14ed74fc
 def find_masks(folder: str | Path, # annotations named after the frames
                names: list[str] # the frames' names
               ) -> dict[str, Path]: # {frame name: file}
@@ -174,7 +178,7 @@ def find_masks(folder: str | Path, # annotations named after the frames
         raise ValueError(f'{folder}: none of its {len(files)} annotations is named after a frame ({names[0]}, {names[1]}, ...)')
     return found
 
-# %% ../nbs/02_videos.ipynb #7e2f1f16
+# %% ../nbs/02_videos.ipynb #93b3cc15
 class VideoFrames(Dataset):
     "A clip as samples `{image (3,h,w) in [0,1], flow, flow2 (2,h,w) in pixels, name}`, with `mask` (labels at their own size) if annotations are given."
     def __init__(self,
@@ -196,16 +200,16 @@ class VideoFrames(Dataset):
 
     def _compute(self, size, method, longest):
         names, images, flows = _frames_and_flows(self.path, size, self.gaps, method, longest)
-        reach = min(abs(g) for g in self.gaps)
-        if len(names) <= reach: raise ValueError(f'{self.path}: {len(names)} frame{"s" * (len(names) > 1)} only; flow needs at least {reach + 1}')
+        need = 2 * min(abs(g) for g in self.gaps)                   # each frame needs one at that distance, before or after
+        if len(names) < need: raise ValueError(f'{self.path}: {len(names)} frame{"s" * (len(names) > 1)} only; flow needs at least {need}')
         missing = [g for g in self.gaps if -g not in self.gaps]     # the ends of the clip fall back on what exists
         if missing: flows |= _frames_and_flows(self.path, size, [-g for g in missing], method, longest)[2]
         return dict(names=np.array(names), images=images.numpy(), flows=_fill_gaps(flows, len(names), self.gaps).numpy())
 
-# %% ../nbs/02_videos.ipynb #9b474609
+# %% ../nbs/02_videos.ipynb #2455e322
 def _len(self): return len(self.names)
 
-# %% ../nbs/02_videos.ipynb #2455e322
+# %% ../nbs/02_videos.ipynb #5d49b76b
 def _getitem(self, i):
     if not -len(self) <= i < len(self): raise IndexError(f'frame {i} of {len(self)}')
     name = self.names[i]
@@ -216,7 +220,7 @@ def _getitem(self, i):
 
 VideoFrames.__len__, VideoFrames.__getitem__ = _len, _getitem
 
-# %% ../nbs/02_videos.ipynb #3912b9f2
+# %% ../nbs/02_videos.ipynb #23f5a1fb
 def flip(sample: dict # of tensors (...,h,w): image, flow, flow2, mask; other entries stay
         ) -> dict:
     "Mirror a sample, or a batch of samples, left to right; the horizontal displacement changes its sign."
@@ -225,7 +229,7 @@ def flip(sample: dict # of tensors (...,h,w): image, flow, flow2, mask; other en
     for k in {'flow', 'flow2'} & sample.keys(): out[k] = out[k] * out[k].new_tensor([-1, 1])[:, None, None]
     return out
 
-# %% ../nbs/02_videos.ipynb #0bcb6bc0
+# %% ../nbs/02_videos.ipynb #932fd100
 class _Parser:
     "Make a parser end with one line and exit code 1 for wrong options too."
     def __init__(self, func):
@@ -235,26 +239,28 @@ class _Parser:
 
     def fail(self, message): raise SystemExit(f'{self.name}: {message} (see {self.name} --help)')
 
-# %% ../nbs/02_videos.ipynb #932fd100
+# %% ../nbs/02_videos.ipynb #285a37b7
 def command(func):
-    "Make a documented function callable from the shell: `--help`, one-line errors, exit code 1; called from Python it is as before."
+    "Make a documented function callable from the shell: `--help`, one-line errors, exit code 1. Called from Python with arguments it is as before."
     @wraps(func)
     def main(*args, **kwargs):
         if args or kwargs: return func(*args, **kwargs)
         parser = _Parser(func)
-        options = vars(parser.parser.parse_args([_with_underscores(a) for a in sys.argv[1:]]))
+        known = set(re.findall(r'--[\w-]+', parser.parser.format_help()))
+        options = vars(parser.parser.parse_args([_spelled(a, known) for a in sys.argv[1:]]))
         try: func(**{k: v for k, v in options.items() if k not in ('pdb', 'xtra')})
         except (ValueError, OSError) as e: raise SystemExit(f'{func.__name__}: {_one_line(e)}') from None
         except KeyboardInterrupt: raise SystemExit(f'{func.__name__}: interrupted') from None
     return main
 
-# %% ../nbs/02_videos.ipynb #285a37b7
-def _with_underscores(argument):
-    "`--num-masks=3` and `--num_masks=3` are the same option."
-    name, equals, value = argument.partition('=')
-    return '--' + name[2:].replace('-', '_') + equals + value if name.startswith('--') else argument
-
 # %% ../nbs/02_videos.ipynb #6563a3be
+def _spelled(argument, known):
+    "`--num-masks=3` and `--num_masks=3` are the same option; take the spelling that the parser knows."
+    name, equals, value = argument.partition('=')
+    spellings = (name, '--' + name[2:].replace('-', '_'), '--' + name[2:].replace('_', '-'))
+    return next((s for s in spellings if s in known), name) + equals + value
+
+# %% ../nbs/02_videos.ipynb #db2949ed
 def _one_line(e):
-    if isinstance(e, OSError) and e.strerror: return f'{e.filename}: {e.strerror}'
+    if isinstance(e, OSError) and e.strerror: return f'{e.filename}: {e.strerror}' if e.filename else e.strerror
     return ' '.join(str(e).split())

@@ -40,7 +40,7 @@ def run(command, *argv, cwd, **environment):
 
 
 def test_folder_of_frames(clip, tmp_path):
-    done = run("gwm_segment", clip / "frames", "--out", "out", "--masks", clip / "truth", "--steps", 3, cwd=tmp_path)
+    done = run("gwm_segment", clip / "frames", "--out", "out", "--masks", clip / "truth", "--steps", 3, "--num-masks", 3, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = [f"shot{t + 8}.png" for t in range(6)]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*names, "overlay.mp4", "result.json"])
@@ -48,7 +48,7 @@ def test_folder_of_frames(clip, tmp_path):
     assert all(m.shape == (90, 151) and set(np.unique(m)) <= {0, 255} for m in masks)
     report = json.loads((tmp_path / "out/result.json").read_text())
     assert report["frames"] == 6 and set(report["J"]["frames"]) == {Path(n).stem for n in names}
-    assert report["settings"]["steps"] == 3 and report["seconds"]["total"] > 0
+    assert report["settings"]["steps"] == 3 and report["settings"]["num_masks"] == 3 and report["seconds"]["total"] > 0
     truth = [cv2.imread(str(clip / "truth" / n), 0) > 0 for n in names]
     J = np.mean([(t & (m > 0)).sum() / max((t | (m > 0)).sum(), 1) for t, m in zip(truth, masks)])
     assert report["J"]["mean"] == pytest.approx(J, abs=1e-6)
@@ -94,13 +94,14 @@ def damaged(clip, root):
             "method": ([good, "--method", "magic"], "unknown flow method"), "option": ([good, "--setps", "3"], "unrecognized arguments"),
             "number": ([good, "--steps", "many"], "invalid int"), "zero steps": ([good, "--steps", "0"], "at least 1"), "no clip": ([], "required: clip"),
             "out is a file": ([good, "--out", "file"], "is not a folder"), "out below a file": ([good, "--out", "file/out"], "Not a directory"),
+            "out is the clip": ([good, "--out", good], "overwrite"), "out is the truth": ([good, "--masks", clip / "truth", "--out", clip / "truth"], "overwrite"),
             "out not writable": ([good, "--out", "/proc/gwm"], "/proc"), "wrong annotations": ([good, "--masks", "one2"], "no such folder"),
             "offline weights": ([good, "--pretrained", "offline"], "no pretrained weights")}
 
 
 @pytest.mark.parametrize("case", ["missing file", "zero length", "no video", "cut off", "one frame", "one frame video", "mixed sizes", "no images",
                                   "torn image", "backbone", "basis", "method", "option", "number", "zero steps", "no clip", "out is a file",
-                                  "out below a file", "out not writable", "wrong annotations", "offline weights"])
+                                  "out below a file", "out is the clip", "out is the truth", "out not writable", "wrong annotations", "offline weights"])
 def test_wrong_input_gives_one_line_and_leaves_nothing(clip, tmp_path, case, capsys, monkeypatch):
     from gwm_nb.segment import gwm_segment
     argv, message = damaged(clip, tmp_path)[case]
