@@ -126,7 +126,8 @@ def test_interrupt_leaves_nothing(clip, tmp_path):
     import signal
     import time
     process = subprocess.Popen([sys.executable, "-c", "from gwm_nb.segment import gwm_segment; gwm_segment()", str(clip / "frames"), "--out", "out",
-                                "--steps", "100000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+                                "--steps", "100000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))    # a background job ignores it
     deadline = time.monotonic() + 120
     while not (tmp_path / "out").exists() and time.monotonic() < deadline:
         time.sleep(.1)
