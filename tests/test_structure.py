@@ -46,7 +46,7 @@ def test_anatomy(notebook):
 def test_outputs_are_there_and_fit_to_print(notebook):
     outputs = [o for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])]
     text = json.dumps([{k: v for k, v in o.items() if k != "data"} | {"text/plain": o.get("data", {}).get("text/plain")} for o in outputs])
-    assert outputs and not re.search(r"Warning|Traceback|/tmp/|/home/|/root/", text)
+    assert outputs and not re.search(r"Warning|Traceback|/(tmp|home|root)/", text)
     assert any("image/png" in o.get("data", {}) for o in outputs) or notebook.stem == "index"
 
 
