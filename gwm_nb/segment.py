@@ -167,7 +167,7 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
         fit(data, net, steps=steps, seed=seed, loss=loss); laps.append(time.perf_counter())
         soft = predict_masks(net, (data[i]['image'] for i in range(len(data))))
         chosen = choose_object(soft)
-        scores = write_masks(clip, soft, chosen, hidden, data.masks); laps.append(time.perf_counter())
+        scores = write_masks(clip, soft, chosen, hidden, {n.rpartition('/')[2]: f for n, f in data.masks.items()}); laps.append(time.perf_counter())
         report = _report(settings, data, chosen, scores, laps)
         report['files'] = sorted([f.name for f in hidden.iterdir()] + ['result.json'])
         (hidden/'result.json').write_text(json.dumps(report, indent=1))

@@ -1,0 +1,66 @@
+"Benchmarks of reading and writing flow: `pytest tests/bench`. Compare lines of one run; ratios last longer than seconds."
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from gwm_nb.flow import read_flow, resize_flow, write_flo
+from gwm_nb.scenes import MovingScenes
+from gwm_nb.videos import GapSamples, make_store, read_image, shrink
+
+SIZE, N = (128, 224), 24
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    "Frames of 480x854 as JPEG, and flow of both directions as .flo files of that size."
+    root = tmp_path_factory.mktemp("bench")
+    scene = MovingScenes(1, seed=14, size=(480, 854)).scene(0)
+    (root / "clip").mkdir()
+    for gap in (1, -1):
+        (root / f"gap{gap}").mkdir()
+    for t in range(N):
+        cv2.imwrite(str(root / f"clip/{t:05d}.jpg"), (scene.frame(t) * 255).round().byte().permute(1, 2, 0).numpy()[..., ::-1])
+        for gap in (1, -1):
+            write_flo(root / f"gap{gap}/{t:05d}.flo", torch.from_numpy(np.random.default_rng(t).standard_normal((2, 480, 854), np.float32)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(clip): return make_store(clip / "store", clip / "clip", size=SIZE, gaps=(1, 2, -1, -2))
+
+
+def from_files(clip, t):
+    flows = [resize_flow(read_flow(clip / f"gap{g}/{t:05d}.flo"), SIZE) for g in (1, -1)]
+    return shrink(read_image(clip / f"clip/{t:05d}.jpg"), SIZE), *flows
+
+
+@pytest.mark.parametrize("way", ["480p files", "store"])
+def test_read_a_training_sample(benchmark, clip, store, way):
+    "A frame and two flows at 128x224."
+    samples, turn = GapSamples(store, both=True), itertools.cycle(range(1, N - 1))
+    benchmark.group = "one training sample"
+    benchmark(lambda: from_files(clip, next(turn)) if way == "480p files" else samples[next(turn)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader(benchmark, store, workers):
+    "800 samples in batches of 8; samples/s = 800 / seconds."
+    class Many(GapSamples):
+        def __len__(self): return 800
+        def __getitem__(self, i): return super().__getitem__(i % N)
+
+    loader = DataLoader(Many(store, both=True), 8, num_workers=workers, persistent_workers=workers > 0)
+    benchmark.group = "800 samples through a loader"
+    benchmark.pedantic(lambda: sum(1 for _ in loader), rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_make_store(benchmark, clip, tmp_path, workers):
+    "24 frames of 480x854, 4 gaps: 90 flows."
+    places = (tmp_path / str(i) for i in itertools.count())
+    benchmark.group = "90 DIS flows, estimated at 640 px, kept at 256x448"
+    benchmark.pedantic(lambda: make_store(next(places), clip / "clip", size=(256, 448), gaps=(1, 2, -1, -2), workers=workers), rounds=2)
