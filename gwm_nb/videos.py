@@ -772,6 +772,7 @@ def command(func):
 # %% ../nbs/02_videos.ipynb #fd24e9e1
 def _spelled(argument, known):
     "`--num-masks=3` and `--num_masks=3` are the same option; take the spelling that the parser knows."
+    if not argument.startswith('--'): return argument
     name, equals, value = argument.partition('=')
     spellings = (name, '--' + name[2:].replace('-', '_'), '--' + name[2:].replace('_', '-'))
     return next((s for s in spellings if s in known), name) + equals + value
