@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Callback', 'Stop', 'training_loader', 'default_device', 'Learner', 'History', 'Progress', 'Checkpoint', 'as_dataset',
-           'fit']
+           'fit', 'paper_optimizer', 'paper_schedule']
 
 # %% ../nbs/06_train.ipynb #547ddd77
 import os
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 from tqdm.auto import tqdm
@@ -209,3 +210,34 @@ def _show_results(self, data=None, # samples to show; None: the training data
     return show_images([p for r in rows for p in r.values()], list(rows[0]), rows=len(rows))
 
 Learner.predict, Learner.show_results = _predict, _show_results
+
+# %% ../nbs/06_train.ipynb #a4141f0b
+def _undecayed(network):
+    "Ids of the parameters without weight decay: norms, embeddings and position tables."
+    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.Embedding)
+    ids = {id(p) for m in network.modules() if isinstance(m, kinds) for p in m.parameters(recurse=False)}
+    return ids | {id(p) for n, p in network.named_parameters() if 'relative_position_bias_table' in n or 'absolute_pos_embed' in n}
+
+# %% ../nbs/06_train.ipynb #9c7eac04
+def paper_optimizer(network: nn.Module,
+                    lr: float = 1.5e-4, # 6e-5 for Swin-T
+                    weight_decay: float = .01, # of everything but norms and embeddings
+                    clip: float | None = .01 # largest norm of the whole gradient; None: any
+                   ) -> torch.optim.AdamW:
+    "AdamW with one group for each trained parameter, in order; `step` clips first."
+    spared, trained = _undecayed(network), [p for p in network.parameters() if p.requires_grad]
+    if not trained: raise ValueError('the network has no parameter that requires a gradient; unfreeze some')
+    opt = torch.optim.AdamW([dict(params=[p], weight_decay=0. if id(p) in spared else weight_decay) for p in trained], lr)
+    if clip is not None: opt.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(trained, clip) and None)
+    return opt
+
+# %% ../nbs/06_train.ipynb #f7fb8c94
+def paper_schedule(optimizer: torch.optim.Optimizer,
+                   warmup: int = 1500, # iterations from nearly 0 to the full rate
+                   total: int = 160_000, # iterations to 0; the published runs stop at 20,000
+                   power: float = .9, # of the decay
+                  start: float = 1e-6 # part of the full rate that the warm-up begins with
+                  ) -> torch.optim.lr_scheduler.LambdaLR:
+    "Linear warm-up times polynomial decay; call `step` after each of the optimiser's."
+    ramp = lambda t: 1. if t >= warmup else start + (1 - start) * t / warmup
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: ramp(t) * max(0., 1 - t / total) ** power)
