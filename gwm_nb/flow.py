@@ -11,7 +11,7 @@ __all__ = ['FLO_MAGIC', 'flow_estimators', 'DIS_PRESETS', 'RAFT_MODELS', 'flow_t
 # %% ../nbs/00_flow.ipynb #d5a503cf
 import os, socket, struct
 from functools import lru_cache
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 
 import cv2
@@ -208,7 +208,8 @@ def check_method(method: str, # a name in `flow_estimators`
                 ):
     "Refuse an unknown estimator, or an option that it does not have."
     if method not in flow_estimators: raise ValueError(f'unknown flow method {method!r}; choose one of {", ".join(flow_estimators)}')
-    accepted = list(signature(flow_estimators[method]).parameters)[2:]
+    accepted = dict(list(signature(flow_estimators[method]).parameters.items())[2:])
+    if any(p.kind == Parameter.VAR_KEYWORD for p in accepted.values()): return
     for o in options:
         if o not in accepted: raise ValueError(f'flow method {method!r} has no option {o!r}' + (f'; it has {", ".join(accepted)}' if accepted else ''))
 
@@ -221,6 +222,9 @@ def estimate_flow(image1: Tensor, # (3,h,w) or (B,3,h,w) frames in [0,1]
                  ) -> Tensor: # (2,h,w) or (B,2,h,w) displacement in pixels from `image1` to `image2`
     "Estimate the flow between frames. Raises `ValueError` for an unknown method or frames that do not fit."
     check_method(method, options)
+    if image1.ndim not in (3, 4) or image1.shape[-3] != 3 or not image1.is_floating_point():
+        raise ValueError(f'frames must be (3,h,w) or (B,3,h,w) with numbers in [0,1], not {tuple(image1.shape)} of {image1.dtype}')
+    if longest is not None and longest < 16: raise ValueError(f'longest must be at least 16, not {longest}')
     if image1.shape != image2.shape: raise ValueError(f'frames differ in size: {tuple(image1.shape)} and {tuple(image2.shape)}')
     if min(image1.shape[-2:]) < 16: raise ValueError(f'frames of {image1.shape[-1]}x{image1.shape[-2]} are too small for flow: at least 16x16')
     if image1.ndim == 3: return estimate_flow(image1[None], image2[None], method, longest, **options)[0]

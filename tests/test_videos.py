@@ -76,20 +76,33 @@ def test_any_number_of_workers_writes_the_same_bytes(data, store, tmp_path, work
     assert contents(tmp_path / "again") == contents(store.folder)
 
 
+def written(folder):
+    "How many rows of a store have a checksum."
+    try:
+        return int((np.load(folder / "checksums.npy") > 0).sum())
+    except (OSError, ValueError):
+        return 0
+
+
+def test_several_programs_at_once(data, store, tmp_path):
+    "One fills the store, the others wait and find it done."
+    code = f"from gwm_nb.videos import make_store; make_store({str(tmp_path / 's')!r}, {str(data / 'DAVIS2016')!r}, **{SETTINGS!r})"
+    programs = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(p.wait(), "Error" in p.stderr.read()) for p in programs] == [(0, False)] * 3
+    assert contents(tmp_path / "s") == contents(store.folder) and [f.name for f in tmp_path.iterdir()] == ["s"]
+
+
 def test_killed_again_and_again(data, store, tmp_path):
     "SIGKILL at growing ages, then a run to the end: the same bytes, no file left over."
-    code = f"from gwm_nb.videos import make_store; print(flush=True); make_store({str(tmp_path / 'k')!r}, {str(data / 'DAVIS2016')!r}, **{SETTINGS!r})"
+    code = f"from gwm_nb.videos import make_store; make_store({str(tmp_path / 'k')!r}, {str(data / 'DAVIS2016')!r}, **{SETTINGS!r})"
     unfinished = 0
-    for delay in (.02, .12):
+    for share in (.1, .6):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        process.stdout.readline()
-        time.sleep(delay)
+        while process.poll() is None and written(tmp_path / "k") < share * 58:
+            time.sleep(.0005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        try:
-            FlowStore(tmp_path / "k")
-        except (ValueError, FileNotFoundError):
-            unfinished += 1
+        unfinished += share * 58 <= written(tmp_path / "k") < 58
     assert unfinished
     make_store(tmp_path / "k", data / "DAVIS2016", **SETTINGS)
     assert contents(tmp_path / "k") == contents(store.folder)
@@ -141,6 +154,93 @@ def test_a_changed_frame_gets_new_flow(data, tmp_path, capsys):
     frames[5].unlink()
     with pytest.raises(ValueError, match="other clips or frames"):
         make_store(tmp_path / "s", tmp_path / "copy", **SETTINGS)
+
+
+def test_nothing_of_the_user_is_ever_removed(data, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir(), (tmp_path / "mine/film.mp4.part").write_bytes(b"half")
+    with pytest.raises(ValueError, match="neither empty nor a flow store"):
+        make_store(tmp_path / "mine", data / "DAVIS2016", **SETTINGS)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(videos.shutil, "disk_usage", lambda _: type("Usage", (), dict(free=0)))
+    with pytest.raises(OSError, match="0.0 MB are free"):
+        make_store(tmp_path / "empty", data / "DAVIS2016", **SETTINGS)
+    assert (tmp_path / "mine/film.mp4.part").read_bytes() == b"half" and list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize("value, message", [(float("nan"), "cows/00000: the flow with gap 1 has values that are no numbers"), (1e6, "beyond 65504")])
+def test_flow_that_is_no_number_is_named(data, tmp_path, value, message):
+    @register_estimator("strange")
+    def strange(image1, image2, **options): return torch.full_like(image1[:, :2], value if image1.any() else 0.)
+
+    try:
+        with pytest.raises(ValueError, match=message):
+            make_store(tmp_path / "s", data / "DAVIS2016", method="strange", anything=3, workers=1, **SETTINGS)
+    finally:
+        del flow_estimators["strange"]
+
+
+def test_a_link_is_the_data_set_it_is_named_after(data, tmp_path):
+    (tmp_path / "FBMS").symlink_to(data / "FBMS")
+    (data / "FBMS").rename(data / "fbms_version_2"), (tmp_path / "FBMS").unlink(), (tmp_path / "FBMS").symlink_to(data / "fbms_version_2")
+    try:
+        assert len(evaluation_samples("FBMS", tmp_path, size=(32, 48), clips=["tennis"])) == 3
+        assert videos._sources(str(tmp_path / "FBMS"), "data") == {"FBMS": (tmp_path / "FBMS", (3, 6, -3, -6))}
+    finally:
+        (data / "fbms_version_2").rename(data / "FBMS")
+
+
+def test_folders_that_are_not_what_they_seem(data, tmp_path):
+    import shutil
+    frames = data / "DAVIS2016/JPEGImages/480p/dog"
+    for name in ("clips/run.1", "clips/run.2", "clips/dog/frames", "clips/dog/masks"):
+        shutil.copytree(frames, tmp_path / name)
+    shutil.copy(frames / "00000.jpg", tmp_path / "clips/poster.jpg")
+    assert [c.name for c in find_clips(tmp_path / "clips")] == ["dog/frames", "run.1", "run.2"]
+    assert list(videos._sources(str(tmp_path / "clips/run.2"), "data")) == ["run.2"]
+
+
+def test_a_picture_that_lies_on_its_side(tmp_path):
+    from PIL import Image
+    (tmp_path / "c").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for t in range(2):
+        Image.fromarray(np.random.default_rng(t).integers(0, 255, (64, 96, 3), np.uint8)).save(tmp_path / f"c/{t}.jpg", exif=exif)
+    assert VideoFrames(tmp_path / "c").store.size == videos.working_size((96, 64))
+
+
+def test_a_video_that_is_cut_off_says_so(tmp_path, capsys):
+    import av
+    with av.open(str(tmp_path / "whole.avi"), "w") as out:
+        stream = out.add_stream("mjpeg", rate=25, width=96, height=64, pix_fmt="yuvj420p")
+        for t in range(30):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.random.default_rng(t).integers(0, 255, (64, 96, 3), np.uint8), format="rgb24")))
+        out.mux(stream.encode())
+    data = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[:len(data) // 2])
+    assert len(VideoFrames(tmp_path / "whole.avi")) == 30 and "cut off" not in capsys.readouterr().out
+    assert len(VideoFrames(tmp_path / "cut.avi")) < 20 and "of 30 frames can be decoded" in capsys.readouterr().out
+
+
+def test_stores_of_the_command_are_used_for_training(data, tmp_path, capsys, monkeypatch):
+    run_flow(capsys, monkeypatch, "DAVIS+FBMS", "--data", data, cwd=tmp_path)
+    stores = [FlowStore(tmp_path / f"{n}-flow") for n in ("DAVIS2016", "FBMS")]
+    assert stores[0].size == stores[1].size
+    samples = videos.training_samples("DAVIS+FBMS", data, stores=tmp_path)
+    assert len(samples) == 23 and samples.datasets[1].store.folder == tmp_path / "FBMS-flow"
+    with pytest.raises(ValueError, match="has no gap 5"):
+        GapSamples(stores[0], gaps=(1, 5))
+
+
+def test_published_files_that_change_are_read_again(data, tmp_path):
+    import shutil
+    shutil.copytree(data / "FBMS", tmp_path / "FBMS")
+    (tmp_path / "FBMS/Flows_gap3/tennis").mkdir(parents=True)
+    for value in (1., 9.):
+        for t in range(1, 7):
+            write_flo(tmp_path / f"FBMS/Flows_gap3/tennis/{t:05d}.flo", torch.full((2, 32, 48), value))
+        store = make_store(tmp_path / "s", tmp_path / "FBMS", size=(32, 48), gaps=(3,), method="files")
+        assert store.flow(0, 3).unique().tolist() == [value]
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -226,7 +326,7 @@ def test_command_makes_each_data_set_with_its_gaps(data, tmp_path, capsys, monke
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["nowhere"], "nowhere: no such clip"), (["DAVIS+KITTI"], "no such clip"), (["DAVIS+STv2", "--data", "DATA"], "no folder SegTrackv2 or STv2 for STv2"),
+    (["nowhere"], "nowhere: no such clip"), (["DAVIS+KITTI"], "unknown data set 'KITTI'"), (["DAVIS+STv2", "--data", "DATA"], "no folder SegTrackv2 or STv2 for STv2"),
     (["CLIP", "--gaps", "0"], "other than 0"), (["CLIP", "--gaps", "9"], "flow with gap 9 needs at least 10"), (["CLIP", "--gaps", "1", "1"], "different numbers"),
     (["CLIP", "--gaps", "one"], "invalid int"), (["CLIP", "--method", "magic"], "unknown flow method 'magic'"), (["CLIP", "--preset", "slow"], "unknown DIS preset 'slow'"),
     (["CLIP", "--method", "raft", "--preset", "fast"], "no option 'preset'"), (["CLIP", "--method", "raft", "--weights", "none.pth"], "none.pth: no such weights file"),
