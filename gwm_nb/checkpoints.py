@@ -37,7 +37,7 @@ def _uncached(network):
     finally: network.backbone = kept
 
 # %% ../nbs/10_checkpoints.ipynb #9cfe966a
-def save(network: nn.Module, # from `create_network` or `paper_network`
+def save(network: nn.Module, # from create_network or paper_network
          path: str | Path, # usually *.safetensors; its folder must exist
          **notes # anything that JSON can hold, kept with the weights
         ) -> Path:
@@ -102,9 +102,9 @@ def _read(path):
     except (KeyError, json.JSONDecodeError): raise ValueError(f'{path}: not written by gwm_nb, it has no description of its network') from None
 
 # %% ../nbs/10_checkpoints.ipynb #333e0b73
-def load(path: str | Path, # a file of `save`
+def load(path: str | Path, # a file of save
          backbone: nn.Module | None = None # the frozen backbone of a published network; None: as it was built, or fetched
-        ) -> nn.Module: # the network as it was saved, in evaluation mode; its `notes` are in `.notes`
+        ) -> nn.Module: # the network as it was saved, in evaluation mode; its notes are in .notes
     "Build a saved network and load its weights. Raises `FileNotFoundError`, or `ValueError` for a file or a frozen backbone that does not fit."
     state, about = _read(path)
     notes, wanted = about.pop('notes', {}), about.pop('backbone', None)
@@ -130,7 +130,7 @@ def load_published(source: str | Path | dict, # a file of the release, or what i
 
 # %% ../nbs/10_checkpoints.ipynb #c597a312
 def load_backbone(source: str | Path | dict, # a file of DINO weights (dino_vitbase8_pretrain.pth), or what it holds
-                  backbone: nn.Module # `KeyFeatures`
+                  backbone: nn.Module # KeyFeatures
                  ) -> nn.Module: # the same backbone
     "Load a frozen backbone from a file, where timm can't fetch it. Raises `ValueError` for weights that don't fit."
     where = 'the state dict' if isinstance(source, Mapping) else str(source)

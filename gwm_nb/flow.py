@@ -27,7 +27,7 @@ from torchvision.utils import flow_to_image
 
 # %% ../nbs/00_flow.ipynb #6766a88f
 def flow_to_rgb(flow: Tensor, # (2,h,w) or (B,2,h,w) displacement in pixels
-                max_norm: float | None = None # length in pixels that gets the full colour; None: the longest vector of `flow`
+                max_norm: float | None = None # length in pixels that gets the full colour; None: the longest vector of flow
                ) -> Tensor: # (3,h,w) or (B,3,h,w) in [0,1]
     "Paint `flow` with the Middlebury colour wheel: hue is direction, saturation is length."
     flow = flow.detach().float()
@@ -159,9 +159,9 @@ def resize_flow(flow: Tensor, # (2,h,w) or (B,2,h,w) displacement in pixels
     return out if flow.ndim == 4 else out[0]
 
 # %% ../nbs/00_flow.ipynb #06c5725a
-def warp(image: Tensor, # (B,C,h,w), the frame that `flow` leads to
+def warp(image: Tensor, # (B,C,h,w), the frame that flow leads to
          flow: Tensor # (B,2,h,w) displacement in pixels
-        ) -> Tensor: # (B,C,h,w); zero where `flow` leads out of the frame
+        ) -> Tensor: # (B,C,h,w); zero where flow leads out of the frame
     "Read `image` at p + flow(p), bilinearly: pulls the second frame back over the first."
     if image.shape[-2:] != flow.shape[-2:]: raise ValueError(f'image is {tuple(image.shape[-2:])}, flow {tuple(flow.shape[-2:])}: resize_flow first')
     h, w = flow.shape[-2:]
@@ -203,7 +203,7 @@ def limit_size(image: Tensor, # (B,3,h,w)
     return image if scale == 1 else F.interpolate(image, size=size, mode='bilinear', antialias=True, align_corners=False)
 
 # %% ../nbs/00_flow.ipynb #0c26aed4
-def check_method(method: str, # a name in `flow_estimators`
+def check_method(method: str, # a name in flow_estimators
                  options: dict # what shall be passed to it
                 ):
     "Refuse an unknown estimator, or an option that it does not have."
@@ -216,10 +216,10 @@ def check_method(method: str, # a name in `flow_estimators`
 # %% ../nbs/00_flow.ipynb #fc6263b7
 def estimate_flow(image1: Tensor, # (3,h,w) or (B,3,h,w) frames in [0,1]
                   image2: Tensor, # the frames they move to
-                  method: str = 'dis', # a name in `flow_estimators`
+                  method: str = 'dis', # a name in flow_estimators
                   longest: int | None = None, # estimate on frames whose longer side has at most so many pixels; None: as they are
-                  **options # passed to the estimator, e.g. `preset='fast'` for 'dis'
-                 ) -> Tensor: # (2,h,w) or (B,2,h,w) displacement in pixels from `image1` to `image2`
+                  **options # passed to the estimator, e.g. preset='fast' for 'dis'
+                 ) -> Tensor: # (2,h,w) or (B,2,h,w) displacement in pixels from image1 to image2
     "Estimate the flow between frames. Raises `ValueError` for an unknown method or frames that do not fit."
     check_method(method, options)
     if image1.ndim not in (3, 4) or image1.shape[-3] != 3 or not image1.is_floating_point():
@@ -316,9 +316,9 @@ def occlusion_mask(flow: Tensor, # (2,h,w) or (B,2,h,w) from frame 1 to frame 2
 # %% ../nbs/00_flow.ipynb #0bbb995e
 def estimate_both(image1: Tensor, # (3,h,w) or (B,3,h,w) frames in [0,1]
                   image2: Tensor, # the frames they move to
-                  method: str = 'dis', # a name in `flow_estimators`
-                  **options # as for `estimate_flow`
-                 ) -> tuple[Tensor, Tensor, Tensor]: # flow there, flow back, and occlusion mask (h,w) or (B,h,w) of `image1`
+                  method: str = 'dis', # a name in flow_estimators
+                  **options # as for estimate_flow
+                 ) -> tuple[Tensor, Tensor, Tensor]: # flow there, flow back, and occlusion mask (h,w) or (B,h,w) of image1
     "Flow in both directions, and the pixels of `image1` whose flow can't be trusted."
     there, back = estimate_flow(image1, image2, method, **options), estimate_flow(image2, image1, method, **options)
     return there, back, occlusion_mask(there, back)

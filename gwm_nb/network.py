@@ -326,7 +326,7 @@ class KeyFeatures(nn.Module):
         stride: int | None = 4, # step between patches in pixels; None: the patch size
         blocks: Collection[int] = (5, 7, 9, 11), # whose keys, counted from 0
         pretrained: bool | str | Path = False, # True: timm fetches the weights; a local file; False: random
-        position_quirk: bool = True # interpolate positions the published way; see `resize_positions`
+        position_quirk: bool = True # interpolate positions the published way; see resize_positions
     ):
         super().__init__()
         self.model = timm_weights(partial(_vit, name), name, pretrained)
@@ -535,14 +535,14 @@ def squash_or_crop(raw: Tensor, size: tuple[int, int]) -> Tensor:
     return raw[..., top:top + H, left:left + W]
 
 # %% ../nbs/04_network.ipynb #05d6c0bb
-def place(raw: Tensor, # (B,K,h,w): four pixels a patch step, after `border` more
+def place(raw: Tensor, # (B,K,h,w): four pixels a patch step, after border more
           size: tuple[int, int], # of the picture before it was padded
           stride: int = 4, patch: int = 8, # of the backbone
           border: int = 0 # raw pixels on each side that lie before the first patch step
          ) -> Tensor: # (B,K,*size)
     "Put each logit where its patch is centred; pixels outside of all patch centres take the nearest logit."
     if stride != 4: raw = F.interpolate(raw, scale_factor=stride / 4, mode='bilinear', align_corners=False)
-    shift = round(border * stride / 4 - (patch - stride) / 2)    # index in `raw` of the picture's first pixel
+    shift = round(border * stride / 4 - (patch - stride) / 2)    # index in raw of the picture's first pixel
     rows, cols = ((torch.arange(n, device=raw.device) + shift).clamp(0, m - 1) for n, m in zip(size, raw.shape[-2:]))
     return raw[..., rows, :][..., cols]
 
@@ -567,7 +567,7 @@ class PaperNetwork(nn.Module):
         backbone: KeyFeatures, # or a module with its attributes: channels, stride, patch, mean, std
         num_masks: int = 4, # K
         grow: bool = True, # the published padding of 1x1 convolutions, which checkpoints have learned with
-        squash: bool = True # the published treatment of sizes that 32 does not divide, see `squash_or_crop`; only with `grow`
+        squash: bool = True # the published treatment of sizes that 32 does not divide, see squash_or_crop; only with grow
     ):
         super().__init__()
         if num_masks < 1: raise ValueError(f'num_masks must be at least 1, not {num_masks}')
@@ -692,7 +692,7 @@ CachedBackbone.forward = _remember
 # %% ../nbs/04_network.ipynb #0b88de5a
 def cache_features(network: nn.Module, # with a frozen backbone
                    folder: str | Path, # where features are kept
-                   data=None, # samples with `image`, to compute now; None: as they come
+                   data=None, # samples with image, to compute now; None: as they come
                    flips: bool = True, # their mirror images, too
                    dtype: torch.dtype = torch.float16, # of the kept features
                    batch_size: int = 8 # pictures at once

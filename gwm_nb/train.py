@@ -68,8 +68,8 @@ class Learner:
         clip: float = .1, # largest norm of the gradient
         flips: bool = True, # mirror a batch with probability one half
         seed: int = 0, # of the order and the flips
-        device: str | torch.device | None = None, # None: `default_device()`
-        callbacks=() # `Callback` objects
+        device: str | torch.device | None = None, # None: default_device()
+        callbacks=() # Callback objects
     ):
         if len(data) == 0: raise ValueError('there is nothing to train on: the data set is empty')
         if steps < 1 or batch_size < 1: raise ValueError(f'steps and batch_size must be at least 1, not {steps} and {batch_size}')
@@ -176,13 +176,13 @@ def as_dataset(data # a data set, or the path of a clip or folder of frames
 
 # %% ../nbs/06_train.ipynb #92720c60
 def fit(data, # a data set of samples {image, flow, ...}, or the path of a clip or folder of frames
-        network: SegmentationNetwork | str | None = None, # a network, or a name for `create_network`; None: 'small'
+        network: SegmentationNetwork | str | None = None, # a network, or a name for create_network; None: 'small'
         steps: int = 400, # optimiser steps
         num_masks: int = 2, # K, if a network is built here
         seed: int = 0, # of weights, order and flips
         progress: bool | str = True, # show a progress bar; a string is its description
-        callbacks=(), # further `Callback` objects
-        **options # more options of `Learner`: batch_size, lr, loss, device, ...
+        callbacks=(), # further Callback objects
+        **options # more options of Learner: batch_size, lr, loss, device, ...
        ) -> Learner: # trained: .network, .history, .show_results()
     "Train a network to guess what moves in `data`. Raises `ValueError` or `FileNotFoundError` for data that can't be used."
     data = as_dataset(data)

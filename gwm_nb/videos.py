@@ -209,7 +209,7 @@ def _known(path):
     return next((d for n in names for d in data_sets.values() if n in d.folders), None)
 
 # %% ../nbs/02_videos.ipynb #c8ab3bb4
-def find_data_sets(names: str, # names in `data_sets` joined by +, e.g. 'DAVIS+FBMS+STv2'
+def find_data_sets(names: str, # names in data_sets joined by +, e.g. 'DAVIS+FBMS+STv2'
                    data: str | Path = 'data' # the folder that they lie in
                   ) -> dict[str, Path]: # {name: folder}
     "Folders of published data sets. Raises `ValueError` for an unknown name, `FileNotFoundError` for a missing folder."
@@ -314,7 +314,7 @@ def _sound(arrays, exists):
 class FlowStore:
     "Frames and flows of clips at one size, memory-mapped: `.size`, `.gaps`, `.clips` {name: rows}, `.names` ('clip/frame' of each row)."
     def __init__(self,
-        folder: str | Path, # where `make_store` or `gwm_flow` put it
+        folder: str | Path, # where make_store or gwm_flow put it
         verify: bool = False # compare every row with its checksum
     ):
         self.folder = Path(folder)
@@ -480,8 +480,8 @@ def _named(method, options):
     return {k: v if isinstance(v, (int, float, str, type(None))) else str(v) for k, v in named.items()}
 
 # %% ../nbs/02_videos.ipynb #c026cac9
-def plan_store(clips: list[Clip], # from `find_clips`
-               size: tuple[int, int] | None = None, # (height, width) of frames and flow; None: `working_size` of the first clip
+def plan_store(clips: list[Clip], # from find_clips
+               size: tuple[int, int] | None = None, # (height, width) of frames and flow; None: working_size of the first clip
                gaps: tuple[int, ...] = (1, -1), # flow leads from frame t to t + gap
                method: str = 'dis', # a flow estimator's name, or 'files': flow that lies beside the frames in the published layout
                longest: int = 640, # flow is estimated from frames whose longer side has at most so many pixels
@@ -594,7 +594,7 @@ def _work(about, clips, todo, writer, workers, batch, bar):
 
 # %% ../nbs/02_videos.ipynb #ca606abb
 def fill_store(folder: str | Path, # where the store is or shall be
-               about: dict, # from `plan_store`
+               about: dict, # from plan_store
                clips: list[Clip], # the clips it was planned for
                workers: int | None = None, # threads; None: one a processor for DIS, one for networks
                batch: int | None = None, # pairs estimated at once; None: 8 for networks on a GPU, else 1
@@ -618,10 +618,10 @@ def fill_store(folder: str | Path, # where the store is or shall be
 
 # %% ../nbs/02_videos.ipynb #9813bb96
 def make_store(folder: str | Path, # where the store is or shall be
-               source, # a clip, a folder of clips, a data set's folder, or a list of `Clip`s
-               workers: int | None = None, # see `fill_store`
-               batch: int | None = None, # see `fill_store`
-               **settings # size, gaps, method, longest, resample and options of the estimator: see `plan_store`
+               source, # a clip, a folder of clips, a data set's folder, or a list of Clips
+               workers: int | None = None, # see fill_store
+               batch: int | None = None, # see fill_store
+               **settings # size, gaps, method, longest, resample and options of the estimator: see plan_store
               ) -> FlowStore:
     "Make a flow store, or finish it, or do nothing if it is complete."
     clips = source if isinstance(source, list) else find_clips(source)
@@ -689,7 +689,7 @@ class VideoFrames(Dataset):
     "Frames of clips as samples `{image (3,h,w) in [0,1], flow, flow2 (2,h,w) in pixels, name}`, with `mask` (labels at their own size) if annotations are given."
     def __init__(self,
         path: str | Path, # a video file, a folder of frames, a folder of clips, a data set, or a flow store
-        size: tuple[int, int] | None = None, # (height, width) of image and flow; None: `working_size`, or the store's
+        size: tuple[int, int] | None = None, # (height, width) of image and flow; None: working_size, or the store's
         gaps: tuple[int, ...] | None = None, # flow leads from frame t to t + gap; None: (1, -1), or those of the store
         method: str = 'dis', # a flow estimator's name, or 'files'
         masks: str | Path | bool | None = None, # folder of annotations, named after the frames, or True: the data set's own; never used for training
@@ -746,7 +746,7 @@ class GapSamples(Dataset):
     def __init__(self,
         store: FlowStore | str | Path, # a flow store or its folder
         gaps: tuple[int, ...] | None = None, # to combine; None: all of the store
-        both: bool = False # give the second flow of the pair, too, as `flow2`
+        both: bool = False # give the second flow of the pair, too, as flow2
     ):
         self.store, self.both = store if isinstance(store, FlowStore) else FlowStore(store), both
         gaps = sorted(gaps or self.store.gaps, key=lambda g: (g < 0, abs(g)))
@@ -776,9 +776,9 @@ def training_samples(names: str, # data sets joined by +, e.g. 'DAVIS+FBMS+STv2'
                      method: str = 'dis', # a flow estimator's name, or 'files'
                      longest: int = 640, # flow is estimated from frames whose longer side has at most so many pixels
                      resample: str = 'antialias', # how frames are shrunk: 'antialias' or 'published'
-                     stores: str | Path | None = None, # the folder where `gwm_flow` put FOLDER-flow of each data set; None: computed and kept in the cache
+                     stores: str | Path | None = None, # the folder where gwm_flow put FOLDER-flow of each data set; None: computed and kept in the cache
                      **options # of the estimator
-                    ) -> ConcatDataset: # of `GapSamples`
+                    ) -> ConcatDataset: # of GapSamples
     "Random samples from all clips of published data sets, with each one's own gaps. Labels are not read."
     if stores is not None: return ConcatDataset([GapSamples(Path(stores)/f'{f.name}-flow', both=both) for f in find_data_sets(names, data).values()])
     settings = dict(size=size, method=method, longest=longest, resample=resample)
@@ -790,8 +790,8 @@ def evaluation_samples(name: str, # a data set; of several joined by +, the firs
                        data: str | Path = 'data', # the folder it lies in
                        size: tuple[int, int] = (128, 224), # (height, width) of image and flow
                        clips=None, # names of the clips to measure on; None: the published validation clips
-                       **settings # of `VideoFrames`: method, longest, resample, ...
-                      ) -> Subset: # of `VideoFrames`: frames that have an annotation
+                       **settings # of VideoFrames: method, longest, resample, ...
+                      ) -> Subset: # of VideoFrames: frames that have an annotation
     "Samples `{image, flow, mask, name}` of a data set's validation clips, gap 1; `mask` has the annotation's own size."
     name, folder = next(iter(find_data_sets(name, data).items()))
     frames = VideoFrames(folder, size, gaps=(1,), masks=True, clips=clips or data_sets[name].validation, **settings)
