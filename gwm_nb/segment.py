@@ -124,11 +124,11 @@ def write_masks(clip: str | Path, # a video file or a folder of frames
 # %% ../nbs/09_segment.ipynb #16b27b2b
 def _loss_and_network(basis, network, pretrained, num_masks, seed):
     "What trains and what is trained; refuses wrong settings before any work is done."
-    if pretrained not in ('', 'timm', 'offline'): raise ValueError(f"pretrained must be 'timm' or 'offline', not {pretrained!r}")
+    if pretrained not in ('', 'timm', 'offline', 'random') and not Path(pretrained).is_file(): raise ValueError(f"pretrained must be 'timm', 'offline', 'random' or a file of weights, not {pretrained!r}")
     if num_masks < 2: raise ValueError(f'num_masks must be at least 2 (object and background), not {num_masks}')
     loss = ReconstructionLoss(basis, normalise=True)
     torch.manual_seed(seed)
-    return loss, create_network(network, num_masks, {'timm': True}.get(pretrained, pretrained or False))
+    return loss, create_network(network, num_masks, {'': None, 'timm': True, 'random': False}.get(pretrained, pretrained))
 
 # %% ../nbs/09_segment.ipynb #4132127d
 def _keep_apart(out, *sources):
@@ -149,7 +149,7 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
                  out: str | Path, # folder for the results
                  masks: str | Path | None = None, # folder of annotations, only to measure J
                  network: str = 'small', # a name for `create_network`
-                 pretrained: str = '', # weights of the backbone: '', 'timm' (fetched) or 'offline' (from the extra)
+                 pretrained: str = '', # weights of the backbone: 'timm' (fetched), 'offline' (from the extra), a file, or 'random'; '': fetched, but for 'small'
                  num_masks: int = 4, # regions that a frame is divided into
                  steps: int = 300, # optimiser steps
                  basis: str = 'quadratic', # family of motions, see `gwm_nb.motion.bases`
@@ -189,7 +189,7 @@ def gwm_segment(clip: str, # a video file, or a folder of frames
                 out: str = 'gwm_out', # folder for masks, overlay.mp4 and result.json
                 masks: str = '', # folder of annotations named after the frames, only to measure J
                 network: str = 'small', # 'small', or a timm model such as efficientnet_lite0
-                pretrained: str = '', # weights of the backbone: timm (fetched) or offline (from the extra)
+                pretrained: str = '', # weights of the backbone: timm (fetched), offline (from the extra), a file, or random; default: fetched, but for small
                 num_masks: int = 4, # regions that a frame is divided into
                 steps: int = 300, # training steps
                 basis: str = 'quadratic', # translation, affine, quadratic, similarity or planar

@@ -10,7 +10,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU
 
 
 @pytest.fixture(scope="module")
-def paper(): return create_network("paper", 4)
+def paper(): return create_network("paper", 4, pretrained=False)
 
 
 @pytest.mark.parametrize("part", ["whole", "backbone", "head", "head as published"])
@@ -28,7 +28,7 @@ def test_forward(benchmark, paper, part):
 @pytest.mark.parametrize("way", ["without a cache", "cached"])
 def test_cached_training_step(benchmark, tmp_path, way):
     "Batch 1, picture of 128x224, flow of 480x854."
-    network, image, flow = create_network("paper", 4).train(), torch.rand(1, 3, 128, 224), torch.randn(1, 2, 480, 854)
+    network, image, flow = create_network("paper", 4, pretrained=False).train(), torch.rand(1, 3, 128, 224), torch.randn(1, 2, 480, 854)
     if way == "cached":
         cache_features(network, tmp_path)
     optimiser, loss = paper_optimizer(network), ReconstructionLoss(weight=.03, flow_clip=20)

@@ -39,7 +39,7 @@ def test_dis(benchmark, preset):
 
 @pytest.mark.parametrize("name", ["small", "efficientnet_lite0", "resnet18"])
 def test_training_step(benchmark, name):
-    network, loss = create_network(name), ReconstructionLoss(normalise=True)
+    network, loss = create_network(name, pretrained=False), ReconstructionLoss(normalise=True)
     image, flow = torch.rand(8, 3, 96, 160).contiguous(memory_format=torch.channels_last), torch.randn(8, 2, 96, 160)
     network.to(memory_format=torch.channels_last)
     benchmark.group = "training step, 8 pictures of 96x160"
