@@ -266,11 +266,12 @@ def _backbone(name, pretrained):
 
 # %% ../nbs/04_network.ipynb #8b44bc36
 def create_network(name: str = 'small', # 'small'; 'paper', the published network; or a timm model with feature maps: 'efficientnet_lite0', 'resnet50', 'vit_small_patch8_224.dino', ...
-                   num_masks: int = 2, # K, how many regions a picture is divided into
+                   num_masks: int | None = None, # K, how many regions a picture is divided into; None: 2, and 4 for 'paper'
                    pretrained: bool | str | Path | None = None, # True: timm fetches weights; 'offline': from the extra package; a local file; False: random; None: True, but for 'small'
                    freeze: bool | None = None # keep the backbone as it is; None: if it is pretrained ('paper' always does)
                   ) -> nn.Module: # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     "Build a segmentation network by name. Raises `ValueError` for an unknown name or weights that can't be had."
+    if num_masks is None: num_masks = 4 if name == 'paper' else 2
     if num_masks < 1: raise ValueError(f'num_masks must be at least 1, not {num_masks}')
     if pretrained is None: pretrained = name not in backbones
     if name == 'paper' and freeze is False: raise ValueError("the backbone of 'paper' is always frozen")
