@@ -10,7 +10,7 @@ __all__ = ['backbones', 'conv_block', 'SmallBackbone', 'Decoder', 'SegmentationN
            'fingerprint', 'CachedBackbone', 'cache_features']
 
 # %% ../nbs/04_network.ipynb #8e4ea561
-import errno, hashlib, json, logging, math, os, re, sys, urllib.error, urllib.request, warnings
+import errno, hashlib, json, logging, math, re, sys, urllib.error, urllib.request, warnings
 from _codecs import encode
 from argparse import Namespace
 from collections.abc import Collection, Mapping
@@ -239,7 +239,7 @@ backbones = {'small': SmallBackbone}
 # %% ../nbs/04_network.ipynb #ab979175
 def _unknown(name):
     near = get_close_matches(name, [*backbones, 'paper', *timm.list_models()], n=3, cutoff=.5)
-    return ValueError(f'unknown backbone {name!r}' + (f'; did you mean {", ".join(near)}?' if near else f"; choose 'small', 'paper' or a name of timm.list_models()"))
+    return ValueError(f'unknown backbone {name!r}' + (f'; did you mean {", ".join(near)}?' if near else "; choose 'small', 'paper' or a name of timm.list_models()"))
 
 # %% ../nbs/04_network.ipynb #3edd01cc
 def timm_weights(make, # function (**options of timm.create_model) -> a module

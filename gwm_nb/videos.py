@@ -642,7 +642,7 @@ def _kept_store(clips, options, **settings):
     folder = cache_folder()/'flow'/key
     try:
         try: return fill_store(folder, about, clips, **options)
-        except DamagedStore as e:
+        except DamagedStore:
             print(f'kept flow {key[:8]} is damaged; computing it again'); shutil.rmtree(folder)
             return fill_store(folder, about, clips, **options)
     except OSError as e:
