@@ -21,7 +21,6 @@ from typing import Callable
 
 import cv2
 import numpy as np
-from fastcore.script import Param
 from tqdm.auto import tqdm
 
 from gwm_nb.videos import command

@@ -1,5 +1,5 @@
 "Prepare the test images of CUB-200-2011 with their masks."
-from _prepare import Param, by_name, command, find, plan_pairs, prepare, read_list
+from _prepare import by_name, command, find, plan_pairs, prepare, read_list
 
 TEST_IMAGES = 5794
 ORIGIN = 'CUB_200_2011.tgz and segmentations.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011/'
@@ -27,8 +27,8 @@ def plan(members):
     return jobs, missing + [f'no image {n}' for n in names if n not in images and n not in masks]
 
 
-@command
-def cub(sources: Param('CUB_200_2011.tgz and segmentations.tgz, or the folder they were unpacked to', str, opt=False, nargs='*'),
+@command(sources=dict(nargs='*', required=False))
+def cub(sources: str, # CUB_200_2011.tgz and segmentations.tgz, or the folder they were unpacked to
         out: str = 'data', # folder for data sets
         partial: bool = False, # take what is there, even if something is missing
         download: bool = False): # fetch the archives into OUT/archives (1.2 GB)

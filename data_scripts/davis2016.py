@@ -1,5 +1,5 @@
 "Prepare DAVIS 2016: 50 sequences, every frame annotated."
-from _prepare import Job, Param, command, find, prepare
+from _prepare import Job, command, find, prepare
 
 TRAIN = ('bear bmx-bumps boat breakdance-flare bus car-turn dance-jump dog-agility drift-turn elephant flamingo hike hockey horsejump-low kite-walk lucia '
          'mallard-fly mallard-water motocross-bumps motorbike paragliding rhino rollerblade scooter-gray soccerball stroller surf swing tennis train').split()
@@ -25,10 +25,10 @@ def plan(members, resolution='480p'):
     return [Job(target, (m,)) for target, m in (jobs | lists).items()], missing
 
 
-@command
-def davis2016(sources: Param('DAVIS-data.zip, or the folder it was unpacked to', str, nargs='+'),
+@command(sources=dict(nargs='+'), resolution=dict(choices=['480p', '1080p']))
+def davis2016(sources: str, # DAVIS-data.zip, or the folder it was unpacked to
               out: str = 'data', # folder for data sets
-              resolution: Param('of frames and annotations', str, choices=['480p', '1080p']) = '480p',
+              resolution: str = '480p', # of frames and annotations
               partial: bool = False): # take what is there, even if something is missing
     "Write OUT/DAVIS2016/JPEGImages/480p/SEQ/00000.jpg and Annotations/480p/SEQ/00000.png. DAVIS-data.zip is at https://davischallenge.org/davis2016/code.html"
     prepare('DAVIS2016', sources, out, lambda members: plan(members, resolution), f'JPEGImages/{resolution}', f'Annotations/{resolution}', ORIGIN, partial)

@@ -1,5 +1,5 @@
 "Prepare DUT-OMRON: images with the mask of what stands out."
-from _prepare import PICTURE, Param, by_name, command, find, plan_pairs, prepare
+from _prepare import PICTURE, by_name, command, find, plan_pairs, prepare
 
 IMAGES = 5168
 ORIGIN = 'DUT-OMRON-image.zip and DUT-OMRON-gt-pixelwise.zip.zip of http://saliencydetection.net/dut-omron/'
@@ -10,8 +10,8 @@ def plan(members):
                       'DUT-OMRON-image', 'pixelwiseGT-new-PNG', IMAGES)
 
 
-@command
-def dut_omron(sources: Param('DUT-OMRON-image.zip and DUT-OMRON-gt-pixelwise.zip.zip, or the folder they were unpacked to', str, nargs='+'),
+@command(sources=dict(nargs='+'))
+def dut_omron(sources: str, # DUT-OMRON-image.zip and DUT-OMRON-gt-pixelwise.zip.zip, or the folder they were unpacked to
               out: str = 'data', # folder for data sets
               partial: bool = False): # take what is there, even if something is missing
     "Write OUT/DUT_OMRON/DUT-OMRON-image/NAME.jpg and OUT/DUT_OMRON/pixelwiseGT-new-PNG/NAME.png. The archives are at http://saliencydetection.net/dut-omron/"

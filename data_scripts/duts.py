@@ -1,5 +1,5 @@
 "Prepare the test set of DUTS, DUTS-TE: images with the mask of what stands out."
-from _prepare import PICTURE, Param, by_name, command, find, plan_pairs, prepare
+from _prepare import PICTURE, by_name, command, find, plan_pairs, prepare
 
 TEST_IMAGES = 5019
 ORIGIN = 'DUTS-TE.zip of http://saliencydetection.net/duts/'
@@ -11,8 +11,8 @@ def plan(members):
                       'DUTS-TE/DUTS-TE-Image', 'DUTS-TE/DUTS-TE-Mask', TEST_IMAGES)
 
 
-@command
-def duts(sources: Param('DUTS-TE.zip, or the folder it was unpacked to', str, opt=False, nargs='*'),
+@command(sources=dict(nargs='*', required=False))
+def duts(sources: str, # DUTS-TE.zip, or the folder it was unpacked to
          out: str = 'data', # folder for data sets
          partial: bool = False, # take what is there, even if something is missing
          download: bool = False): # fetch the archive into OUT/archives (140 MB)

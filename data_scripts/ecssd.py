@@ -1,5 +1,5 @@
 "Prepare ECSSD: images with the mask of what stands out."
-from _prepare import Param, by_name, command, find, plan_pairs, prepare
+from _prepare import by_name, command, find, plan_pairs, prepare
 
 IMAGES = 1000
 ORIGIN = 'images.zip and ground_truth_mask.zip of https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency/dataset.html'
@@ -13,8 +13,8 @@ def plan(members):
                       'images', 'ground_truth_mask', IMAGES)
 
 
-@command
-def ecssd(sources: Param('images.zip and ground_truth_mask.zip, or the folder they were unpacked to', str, opt=False, nargs='*'),
+@command(sources=dict(nargs='*', required=False))
+def ecssd(sources: str, # images.zip and ground_truth_mask.zip, or the folder they were unpacked to
           out: str = 'data', # folder for data sets
           partial: bool = False, # take what is there, even if something is missing
           download: bool = False): # fetch the archives into OUT/archives (70 MB)

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import cv2
 
-from _prepare import Job, Param, command, decode, encode_mask, find, prepare
+from _prepare import Job, command, decode, encode_mask, find, prepare
 
 TRAIN = ('bear01 bear02 cars2 cars3 cars6 cars7 cars8 cars9 cats02 cats04 cats05 cats07 ducks01 horses01 horses03 horses06 lion02 marple1 marple10 marple11 '
          'marple13 marple3 marple5 marple8 meerkats01 people04 people05 rabbits01 rabbits05').split()
@@ -73,8 +73,8 @@ def plan(members):
     return [j for jobs, _ in planned for j in jobs], missing + [x for _, without in planned for x in without]
 
 
-@command
-def fbms(sources: Param('FBMS_Trainingset.zip and FBMS_Testset.zip, or the folder they were unpacked to', str, nargs='+'),
+@command(sources=dict(nargs='+'))
+def fbms(sources: str, # FBMS_Trainingset.zip and FBMS_Testset.zip, or the folder they were unpacked to
          out: str = 'data', # folder for data sets
          partial: bool = False): # take what is there, even if something is missing
     """Write OUT/FBMS/JPEGImages/SEQ/00001.jpg, ... and Annotations/SEQ/00001.png for annotated frames.

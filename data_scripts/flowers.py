@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 from scipy.io import loadmat
 
-from _prepare import Param, by_name, command, decode, encode_mask, find, plan_pairs, prepare
+from _prepare import by_name, command, decode, encode_mask, find, plan_pairs, prepare
 
 TEST_IMAGES = 1020
 BLUE = 254, 0, 0        # of the background, in the order of OpenCV
@@ -32,8 +32,8 @@ def plan(members):
     return plan_pairs(named(images), named(masks), 'test_images', 'test_segmentations', TEST_IMAGES, not_blue)
 
 
-@command
-def flowers(sources: Param('102flowers.tgz, 102segmentations.tgz and setid.mat, or the folder they were unpacked to', str, opt=False, nargs='*'),
+@command(sources=dict(nargs='*', required=False))
+def flowers(sources: str, # 102flowers.tgz, 102segmentations.tgz and setid.mat, or the folder they were unpacked to
             out: str = 'data', # folder for data sets
             partial: bool = False, # take what is there, even if something is missing
             download: bool = False): # fetch the archives into OUT/archives (540 MB)

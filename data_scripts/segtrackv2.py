@@ -1,7 +1,7 @@
 "Prepare SegTrackv2: 14 sequences, every frame annotated; several objects become one foreground."
 from collections import defaultdict
 
-from _prepare import PICTURE, Job, Param, command, find, half_of_scale, prepare
+from _prepare import PICTURE, Job, command, find, half_of_scale, prepare
 
 SEQUENCES = 'bird_of_paradise birdfall bmx cheetah drift frog girl hummingbird monkey monkeydog parachute penguin soldier worm'.split()
 ORIGIN = 'SegTrackv2.zip of https://web.engr.oregonstate.edu/~lif/SegTrack2/dataset.html'
@@ -31,8 +31,8 @@ def plan(members):
     return jobs, missing
 
 
-@command
-def segtrackv2(sources: Param('SegTrackv2.zip, or the folder it was unpacked to', str, nargs='+'),
+@command(sources=dict(nargs='+'))
+def segtrackv2(sources: str, # SegTrackv2.zip, or the folder it was unpacked to
                out: str = 'data', # folder for data sets
                partial: bool = False): # take what is there, even if something is missing
     """Write OUT/SegTrackv2/JPEGImages/SEQ/NAME.png (or .bmp, .jpg, as published) and Annotations/SEQ/NAME.png.

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, signature
 from itertools import combinations
 from pathlib import Path
@@ -32,7 +32,7 @@ import platformdirs
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from fastcore.script import Param, anno_parser
+from fastcore.script import anno_parser
 from kornia.augmentation import ColorJitter, RandomGaussianBlur, RandomGrayscale
 from PIL import Image
 from torch import Tensor
@@ -815,20 +815,24 @@ def photometric(strength: float = .4 # how much brightness, contrast and saturat
 # %% ../nbs/02_videos.ipynb #31ee1252
 class _Parser:
     "Make a parser end with one line and exit code 1 for wrong options too."
-    def __init__(self, func):
+    def __init__(self, func, details):
         self.parser = anno_parser(func)
+        for action in self.parser._actions: vars(action).update(details.get(action.dest, {}))
         self.parser.error = self.fail
         self.name = self.parser.prog = func.__name__
 
     def fail(self, message): raise SystemExit(f'{self.name}: {message} (see {self.name} --help)')
 
 # %% ../nbs/02_videos.ipynb #857f8c10
-def command(func):
+def command(func=None, # a function with documented parameters
+            **details # more about a parameter, in argparse's words: gaps=dict(nargs='+')
+           ):
     "Make a documented function callable from the shell: `--help`, one-line errors, exit code 1. Called from Python with arguments it is as before."
+    if func is None: return partial(command, **details)
     @wraps(func)
     def main(*args, **kwargs):
         if args or kwargs: return func(*args, **kwargs)
-        parser = _Parser(func)
+        parser = _Parser(func, details)
         known = set(re.findall(r'--[\w-]+', parser.parser.format_help()))
         options = vars(parser.parser.parse_args([_spelled(a, known) for a in sys.argv[1:]]))
         try: func(**{k: v for k, v in options.items() if k not in ('pdb', 'xtra')})
@@ -874,9 +878,9 @@ def _announce(source, about, folder):
     print(f'{folder}: {there:,} of {flows:,} flows are there already', flush=True)
 
 # %% ../nbs/02_videos.ipynb #6b906f9a
-@command
+@command(gaps=dict(nargs='+'))
 def gwm_flow(source: str, # a clip, a folder of clips, a data set's folder, or published data sets as in DAVIS+FBMS+STv2
-             gaps: Param('flow leads from frame t to t + gap; default: the published gaps of a data set, else 1 -1 2 -2', int, nargs='+') = None,
+             gaps: int = None, # flow leads from frame t to t + gap; default: the published gaps of a data set, else 1 -1 2 -2
              method: str = 'dis', # dis, raft, raft_small, or files (.flo files in the published layout)
              size: str = None, # HEIGHTxWIDTH of frames and flow; default: the shorter side about 128
              workers: int = None, # threads; default: one a processor for dis, one for raft

@@ -57,3 +57,10 @@ def test_public_names_are_documented():
         undocumented += [f"{room}.{n.name}" for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))
                          and not n.name.startswith("_") and not ast.get_docstring(n)]
     assert not undocumented
+
+
+def test_only_what_every_fastcore_has_is_imported():
+    "Development needs fastcore 1 (for nbdev), users get fastcore 2, which has no Param: the tests alone would not notice."
+    files = [*root.glob("gwm_nb/*.py"), *root.glob("data_scripts/*.py")]
+    taken = {name.strip() for f in files for names in re.findall(r"^from fastcore[\w.]* import (.+)$", f.read_text(encoding="utf-8"), re.M) for name in names.split(",")}
+    assert taken == {"anno_parser"}
