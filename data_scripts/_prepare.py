@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from gwm_nb.videos import command
+from gwm_nb.files import command
 
 PICTURE = r'([^/]+)\.(?i:jpe?g|png|bmp)'
 LISTS = ('.txt', '.mat', '.dat')    # kept while a tar archive is listed, so that it is not unpacked once more for them

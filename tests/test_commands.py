@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from gwm_nb.show import VideoWriter
 from gwm_nb.flow import write_flo
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.segment import VideoWriter
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from gwm_nb.flow import flow_to_rgb, read_flo, resize_flow, write_flo
-from gwm_nb.evaluate import jaccard
-from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import fit_motion, reconstruct
+from gwm_nb.loss import ReconstructionLoss
+from gwm_nb.evaluate import jaccard
 
 
 @pytest.fixture(scope="module")

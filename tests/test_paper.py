@@ -13,11 +13,12 @@ import timm
 import torch
 from einops import rearrange
 
-from gwm_nb.checkpoints import aliases, load_backbone, load_published
-from gwm_nb.loss import ReconstructionLoss
-from gwm_nb.network import CachedBackbone, KeyFeatures, cache_features, create_network, paper_network, resize_positions
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.train import fit, paper_optimizer, paper_schedule
+from gwm_nb.network import create_network
+from gwm_nb.loss import ReconstructionLoss
+from gwm_nb.paper import CachedBackbone, KeyFeatures, cache_features, paper_network, paper_optimizer, paper_schedule, resize_positions
+from gwm_nb.checkpoints import aliases, load_backbone, load_published
+from gwm_nb.train import fit
 
 CASES = ("forward_128x224", "forward_96x160", "forward_pad_100x170")
 

@@ -14,9 +14,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from gwm_nb import videos
+from gwm_nb.files import find_clips, read_image, read_mask
 from gwm_nb.flow import estimate_flow, flow_estimators, read_flow, register_estimator, write_flo
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.videos import FlowStore, GapSamples, VideoFrames, evaluation_samples, find_clips, gwm_flow, make_store, read_image, read_mask, shrink
+from gwm_nb.store import FlowStore, make_store, shrink
+from gwm_nb.videos import GapSamples, VideoFrames, evaluation_samples, gwm_flow
 
 
 @pytest.fixture(scope="module")

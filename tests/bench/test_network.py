@@ -2,9 +2,9 @@
 import pytest
 import torch
 
+from gwm_nb.network import create_network
 from gwm_nb.loss import ReconstructionLoss
-from gwm_nb.network import cache_features, create_network
-from gwm_nb.train import paper_optimizer
+from gwm_nb.paper import cache_features, paper_optimizer
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

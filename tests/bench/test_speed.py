@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from gwm_nb.flow import estimate_flow
-from gwm_nb.loss import ReconstructionLoss
+from gwm_nb.scenes import MovingScenes
 from gwm_nb.motion import fit_motion, monomials, motion_grid, reconstruct
 from gwm_nb.network import create_network
-from gwm_nb.scenes import MovingScenes
+from gwm_nb.loss import ReconstructionLoss
 
 
 def loop_and_qr(masks, flow):

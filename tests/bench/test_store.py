@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from gwm_nb.files import read_image
 from gwm_nb.flow import read_flow, resize_flow, write_flo
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.videos import GapSamples, make_store, read_image, shrink
+from gwm_nb.store import make_store, shrink
+from gwm_nb.videos import GapSamples
 
 SIZE, N = (128, 224), 24
 
