@@ -7,6 +7,7 @@ __all__ = ['PHOTOS', 'load_photo', 'Motion', 'Shape', 'pixel_grid', 'Texture', '
 
 # %% ../nbs/01_scenes.ipynb #8b0d264d
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
@@ -16,14 +17,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .flow import estimate_flow
+from .flow import estimate_flow, get_estimator
 
 # %% ../nbs/01_scenes.ipynb #65c19681
-PHOTOS = {'astronaut': 'astronaut.png', 'chelsea': 'chelsea.png', 'coffee': 'coffee.png', 'rocket': 'rocket.jpg', 'motorcycle': 'motorcycle_left.png',
-          'hubble': 'hubble_deep_field.jpg', 'grass': 'grass.png', 'gravel': 'gravel.png', 'brick': 'brick.png', 'china': 'china.jpg', 'flower': 'flower.jpg'}
+PHOTOS = {'astronaut': 'astronaut.png', 'chelsea': 'chelsea.png', 'coffee': 'coffee.png', 'rocket': 'rocket.jpg',
+          'motorcycle': 'motorcycle_left.png', 'hubble': 'hubble_deep_field.jpg', 'grass': 'grass.png',
+          'gravel': 'gravel.png', 'brick': 'brick.png', 'china': 'china.jpg', 'flower': 'flower.jpg'}
 
 # %% ../nbs/01_scenes.ipynb #89bc99a2
 @lru_cache(None)
@@ -31,7 +34,8 @@ def load_photo(name: str # a key of `PHOTOS`
               ) -> Tensor: # (3,h,w) in [0,1]
     "One of the photographs that come with scikit-image and scikit-learn. Raises `ValueError` for an unknown name."
     if name not in PHOTOS: raise ValueError(f'unknown photograph {name!r}; choose from {", ".join(PHOTOS)}')
-    folder = resources.files('sklearn.datasets')/'images' if name in ('china', 'flower') else resources.files('skimage.data')
+    of_sklearn = name in ('china', 'flower')
+    folder = resources.files('sklearn.datasets')/'images' if of_sklearn else resources.files('skimage.data')
     pixels = cv2.imdecode(np.frombuffer((folder/PHOTOS[name]).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     return rearrange(torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)), 'h w c -> c h w').float() / 255
 
@@ -40,7 +44,9 @@ def load_photo(name: str # a key of `PHOTOS`
 def _shrunk(name, side):
     "The photograph with its shorter side `side` pixels long."
     photo = load_photo(name)
-    return F.interpolate(photo[None], scale_factor=side / min(photo.shape[1:]), mode='bilinear', antialias=True, align_corners=False)[0].clamp(0, 1)
+    scale = side / min(photo.shape[1:])
+    small = F.interpolate(photo[None], scale_factor=scale, mode='bilinear', antialias=True, align_corners=False)
+    return small[0].clamp(0, 1)
 
 # %% ../nbs/01_scenes.ipynb #313200de
 @dataclass
@@ -55,20 +61,20 @@ class Motion:
     def displacement(self, points, t=0):
         q = points - self.centre - t * self.velocity
         x, y = q.clamp(-self.reach, self.reach).unbind(-1)
-        return self.velocity + q @ self.linear.T + torch.stack([x * x, y * y, x * y], -1) @ self.quadratic
+        bend = torch.stack([x * x, y * y, x * y], -1) @ self.quadratic
+        return self.velocity + q @ self.linear.T + bend
 
     def forward(self, points, t=0):
         "Where points of frame t are in frame t+1."
         return points + self.displacement(points, t)
 
 # %% ../nbs/01_scenes.ipynb #20a1e112
-def _backward(self, points, t=0, rounds=24):
+@patch
+def backward(self: Motion, points, t=0, rounds=24):
     "Where points of frame t+1 were in frame t: the fixed point of p = points - d(p)."
     p = points
     for _ in range(rounds): p = points - self.displacement(p, t)
     return p
-
-Motion.backward = _backward
 
 # %% ../nbs/01_scenes.ipynb #48d13bd7
 @dataclass
@@ -83,11 +89,15 @@ class Shape:
     def __call__(self, points):
         q = points - self.centre
         phi = torch.atan2(q[..., 1], q[..., 0]) + self.angle
-        if self.corners:
-            sector = 2 * math.pi / self.corners
-            r = 1.15 * self.radius * math.cos(sector / 2) / torch.cos(phi % sector - sector / 2)
-        else: r = self.radius * (1 + sum(a * torch.cos((k + 2) * phi) for k, a in enumerate(self.waves)))
+        r = self._polygon(phi) if self.corners else self._blob(phi)
         return (r - q.norm(dim=-1) + .5).clamp(0, 1)
+
+    def _blob(self, phi):
+        return self.radius * (1 + sum(a * torch.cos((k + 2) * phi) for k, a in enumerate(self.waves)))
+
+    def _polygon(self, phi):
+        sector = 2 * math.pi / self.corners
+        return 1.15 * self.radius * math.cos(sector / 2) / torch.cos(phi % sector - sector / 2)
 
 # %% ../nbs/01_scenes.ipynb #a9cb949c
 def pixel_grid(size: tuple[int, int] # (height, width)
@@ -116,16 +126,21 @@ class Texture:
 # %% ../nbs/01_scenes.ipynb #8d09ee39
 def _draw_texture(rng, height, photo, similar, background):
     "A random texture; `similar` in [0,1] removes what tells background and objects apart."
-    low, high = (.35 + .65 * similar, .55 + .65 * similar) if background else (1., 1.6 - .4 * similar)
-    tint, shift = (.1, .05) if background else (.3 - .2 * similar, .2 - .15 * similar)
-    return Texture(photo, int(height * rng.choice([1.2, 1.5, 2.])), torch.tensor(rng.uniform(0, 2 * height, 2)),
+    if background:
+        low, high = .35 + .65 * similar, .55 + .65 * similar
+        tint, shift = .1, .05
+    else:
+        low, high = 1., 1.6 - .4 * similar
+        tint, shift = .3 - .2 * similar, .2 - .15 * similar
+    return Texture(photo, int(height * rng.choice([1.2, 1.5, 2.])),
+                   torch.tensor(rng.uniform(0, 2 * height, 2)),
                    torch.tensor(rng.uniform(low, high) * rng.uniform(1 - tint, 1 + tint, 3)).float(),
                    torch.tensor(rng.uniform(-shift, shift, 3)).float())
 
 # %% ../nbs/01_scenes.ipynb #0a0dd154
 @dataclass
 class Layer:
-    "Something with a texture, an outline (None: everywhere) and a motion; before frame `begins` it moves as `rests` does."
+    "Something with a texture, an outline (None: everywhere) and a motion; until frame `begins` it moves like `rests`."
     texture: Texture
     motion: Motion
     shape: Shape | None = None
@@ -133,32 +148,48 @@ class Layer:
     rests: Motion | None = None
 
     def __post_init__(self):       # an object that rests is carried along, and so is the centre it will turn around
-        for s in range(self.begins): self.motion = replace(self.motion, centre=self.rests.forward(self.motion.centre, s))
+        for s in range(self.begins):
+            self.motion = replace(self.motion, centre=self.rests.forward(self.motion.centre, s))
+
+    def _step(self, s):
+        "What moves this layer from frame s to s+1, and which of that motion's frames this is."
+        return (self.motion, s - self.begins) if s >= self.begins else (self.rests, s)
 
     def move(self, points, t, to):
         "Carry points (...,2) of this layer from frame `t` to frame `to`."
-        at = lambda s: (self.motion, s - self.begins) if s >= self.begins else (self.rests, s)
-        for s in range(t, to): points = (m := at(s))[0].forward(points, m[1])
-        for s in range(t - 1, to - 1, -1): points = (m := at(s))[0].backward(points, m[1])
+        for s in range(t, to):
+            motion, when = self._step(s)
+            points = motion.forward(points, when)
+        for s in range(t - 1, to - 1, -1):
+            motion, when = self._step(s)
+            points = motion.backward(points, when)
         return points
 
     def coverage(self, points, t):
         "How much of each point (...,2) of frame `t` this layer covers, in [0,1]."
-        return torch.ones(points.shape[:-1]) if self.shape is None else self.shape(self.move(points, t, 0)).float()
+        if self.shape is None: return torch.ones(points.shape[:-1])
+        return self.shape(self.move(points, t, 0)).float()
 
 # %% ../nbs/01_scenes.ipynb #51c11bad
 class Scene:
     "Layers seen through a frame of `size` (height, width)."
-    def __init__(self, layers, size): self.layers, self.size, self.grid = layers, size, pixel_grid(size)
+    def __init__(self,
+        layers: list[Layer], # from the background to the front
+        size: tuple[int, int] # (height, width) of a frame
+    ):
+        self.layers = layers
+        self.size = size
+        self.grid = pixel_grid(size)
 
     def frame(self, t: int = 0) -> Tensor: # (3,h,w) in [0,1]
         "What the camera sees in frame `t`."
         image = torch.zeros(3, *self.size)
         for layer in self.layers:
-            image = torch.lerp(image, layer.texture(layer.move(self.grid, t, 0)), layer.coverage(self.grid, t))
+            colours = layer.texture(layer.move(self.grid, t, 0))
+            image = torch.lerp(image, colours, layer.coverage(self.grid, t))
         return image
 
-    def labels(self, t: int = 0, points=None) -> Tensor: # (h,w) int64: 0 for the background, k for the k-th object
+    def labels(self, t: int = 0, points: Tensor | None = None) -> Tensor: # (h,w) int64: 0 background, k the k-th object
         "The layer seen at each pixel of frame `t`, or at `points` (...,2)."
         points = self.grid if points is None else points
         label = torch.zeros(points.shape[:-1], dtype=torch.long)
@@ -166,44 +197,49 @@ class Scene:
         return label
 
 # %% ../nbs/01_scenes.ipynb #f2122b67
-def _ends(self, t, gap):
+@patch
+def _ends(self: Scene, t, gap):
     "Where each pixel of frame `t` is in frame `t + gap`: (h,w,2)."
     label, ends = self.labels(t), self.grid.clone()
     for k, layer in enumerate(self.layers): ends[label == k] = layer.move(self.grid[label == k], t, t + gap)
     return ends
 
 # %% ../nbs/01_scenes.ipynb #2bbdbde6
-def _flow(self, t: int = 0, gap: int = 1) -> Tensor: # (2,h,w) pixels
+@patch
+def flow(self: Scene, t: int = 0, gap: int = 1) -> Tensor: # (2,h,w) pixels
     "Exact flow from frame `t` to frame `t + gap`."
-    return rearrange(_ends(self, t, gap) - self.grid, 'h w c -> c h w').float()
+    return rearrange(self._ends(t, gap) - self.grid, 'h w c -> c h w').float()
 
 # %% ../nbs/01_scenes.ipynb #5c23dbbc
-def _occluded(self, t: int = 0, gap: int = 1) -> Tensor: # (h,w) bool
+@patch
+def occluded(self: Scene, t: int = 0, gap: int = 1) -> Tensor: # (h,w) bool
     "Pixels of frame `t` that another layer covers in frame `t + gap`, or that have left the frame."
-    ends = _ends(self, t, gap)
+    ends = self._ends(t, gap)
     outside = ((ends < -.5) | (ends > torch.tensor(self.size[::-1]) - .5)).any(-1)
     return outside | (self.labels(t + gap, ends) != self.labels(t))
-
-Scene.flow, Scene.occluded = _flow, _occluded
 
 # %% ../nbs/01_scenes.ipynb #d15f3e4c
 def _draw_motion(rng, height, centre, speed, bend, carried_by=None):
     "A random motion of `speed` pixels a frame in a random direction, on top of that of `carried_by`."
-    angle, centre = rng.uniform(0, 2 * math.pi), torch.tensor(centre, dtype=torch.double)
+    angle = rng.uniform(0, 2 * math.pi)
+    centre = torch.tensor(centre, dtype=torch.double)
     velocity = speed * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.double)
     if carried_by is not None: velocity = velocity + carried_by.displacement(centre)
     zoom, turn, stretch, shear = rng.uniform(-bend, bend, 4)
     linear = torch.tensor([[zoom + stretch / 2, shear / 2 - turn], [shear / 2 + turn, zoom - stretch / 2]])
-    return Motion(velocity, linear, torch.tensor(rng.uniform(-bend / 2, bend / 2, (3, 2))) / height, centre, 2. * height)
+    quadratic = torch.tensor(rng.uniform(-bend / 2, bend / 2, (3, 2))) / height
+    return Motion(velocity, linear, quadratic, centre, reach=2. * height)
 
 # %% ../nbs/01_scenes.ipynb #bfb0a8a5
 def _draw_shape(rng, size, objects):
     "A random blob or polygon; the more objects, the smaller."
     h, w = size
     radius = rng.uniform(.19, .33) * h * (1 if objects == 1 else .75)
-    centre = torch.tensor([rng.uniform(.8 * radius, w - .8 * radius), rng.uniform(.8 * radius, h - .8 * radius)])
+    margin = .8 * radius
+    centre = torch.tensor([rng.uniform(margin, w - margin), rng.uniform(margin, h - margin)])
     waves = tuple(rng.uniform(-.15, .15, 4))
-    return Shape(centre, radius, waves, int(rng.choice([0, 0, 3, 4, 5, 6])), rng.uniform(0, 2 * math.pi))
+    corners = int(rng.choice([0, 0, 3, 4, 5, 6]))
+    return Shape(centre, radius, waves, corners, angle=rng.uniform(0, 2 * math.pi))
 
 # %% ../nbs/01_scenes.ipynb #e680653c
 class MovingScenes(Dataset):
@@ -217,13 +253,19 @@ class MovingScenes(Dataset):
         still: float = 0., # probability that an object rests in the first frames
         camera: float = 1., # factor on the camera's motion
         photos: tuple = tuple(PHOTOS), # photographs to draw from
-        flow_method: str | None = None # None: exact flow; else the name of an estimator that sees two frames
+        flow_method: str | Callable | None = None # None: exact flow; else an estimator or its name
     ):
-        if n < 1 or objects < 0: raise ValueError(f'n must be at least 1 and objects at least 0, not {n} and {objects}')
-        if not (0 <= similar <= 1 and 0 <= still <= 1): raise ValueError(f'similar and still lie in [0,1], not {similar} and {still}')
+        if n < 1 or objects < 0:
+            raise ValueError(f'n must be at least 1 and objects at least 0, not {n} and {objects}')
+        if not (0 <= similar <= 1 and 0 <= still <= 1):
+            raise ValueError(f'similar and still lie in [0,1], not {similar} and {still}')
         if min(size) < 32: raise ValueError(f'size must be at least 32x32, not {size[0]}x{size[1]}')
-        self.n, self.seed, self.size, self.objects, self.similar, self.still = n, seed, tuple(size), objects, similar, still
-        self.camera, self.photos, self.flow_method, self._made = camera, tuple(photos), flow_method, {}
+        if flow_method is not None: get_estimator(flow_method)
+        self.n, self.seed, self.size, self.objects = n, seed, tuple(size), objects
+        self.similar, self.still, self.camera = similar, still, camera
+        self.photos, self.flow_method = tuple(photos), flow_method
+        self.names = [f'scene{seed}/{i:05d}' for i in range(n)]
+        self._made = {}
 
     def __len__(self): return self.n
 
@@ -234,26 +276,35 @@ class MovingScenes(Dataset):
         return dict(self._made[i])
 
 # %% ../nbs/01_scenes.ipynb #ab8ca513
-def _scene(self, i: int) -> Scene:
+@patch
+def scene(self: MovingScenes, i: int # its number
+         ) -> Scene:
     "The `i`-th scene with all its layers, for more frames than the first."
-    rng, (h, w) = np.random.default_rng([self.seed, i]), self.size
+    h, w = self.size
+    rng = np.random.default_rng([self.seed, i])
     photo = str(rng.choice(self.photos))
     camera = _draw_motion(rng, h, (w / 2, h / 2), rng.uniform(0, 3) * self.camera * h / 96, .02 * self.camera)
-    layers = [Layer(_draw_texture(rng, h, photo, self.similar, True), camera)]
-    for _ in range(self.objects):
-        shape = _draw_shape(rng, self.size, self.objects)
-        motion = _draw_motion(rng, h, shape.centre.tolist(), rng.uniform(3, 8) * h / 96, .06, carried_by=camera)
-        begins = int(rng.integers(2, 6)) if rng.random() < self.still else 0
-        others = [p for p in self.photos if p != photo] or [photo]
-        cut_from = str(rng.choice(others)) if rng.random() >= self.similar else photo
-        layers.append(Layer(_draw_texture(rng, h, cut_from, self.similar, False), motion, shape, begins, camera))
-    return Scene(layers, self.size)
+    layers = [Layer(_draw_texture(rng, h, photo, self.similar, background=True), camera)]
+    return Scene(layers + [self._object(rng, photo, camera) for _ in range(self.objects)], self.size)
 
 # %% ../nbs/01_scenes.ipynb #753419e0
-def _sample(self, i):
+@patch
+def _object(self: MovingScenes, rng, photo, camera):
+    "A layer for a random object in front of `photo`."
+    h = self.size[0]
+    shape = _draw_shape(rng, self.size, self.objects)
+    motion = _draw_motion(rng, h, shape.centre.tolist(), rng.uniform(3, 8) * h / 96, .06, carried_by=camera)
+    begins = int(rng.integers(2, 6)) if rng.random() < self.still else 0
+    others = [p for p in self.photos if p != photo] or [photo]
+    alike = rng.random() < self.similar
+    cut_from = photo if alike else str(rng.choice(others))
+    return Layer(_draw_texture(rng, h, cut_from, self.similar, background=False), motion, shape, begins, camera)
+
+# %% ../nbs/01_scenes.ipynb #sample01
+@patch
+def _sample(self: MovingScenes, i):
     scene = self.scene(i)
     image = scene.frame(0)
-    flow = scene.flow(0) if self.flow_method is None else estimate_flow(image, scene.frame(1), self.flow_method)
-    return dict(image=image, flow=flow, mask=scene.labels(0), name=f'scene{self.seed}/{i:05d}')
-
-MovingScenes.scene, MovingScenes._sample = _scene, _sample
+    exact = self.flow_method is None
+    flow = scene.flow(0) if exact else estimate_flow(image, scene.frame(1), self.flow_method)
+    return dict(image=image, flow=flow, mask=scene.labels(0), name=self.names[i])

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from gwm_nb.flow import estimate_flow
+from gwm_nb.flow import DIS, DIS_PRESETS, estimate_flow
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.motion import fit_motion, monomials, motion_grid, reconstruct
 from gwm_nb.network import create_network
@@ -30,11 +30,11 @@ def test_fit_forward_and_backward(benchmark, fit, size):
     benchmark(lambda: (fit(logits.softmax(1), flow) - flow).square().mean().backward())
 
 
-@pytest.mark.parametrize("preset", ["ultrafast", "fast", "medium"])
+@pytest.mark.parametrize("preset", list(DIS_PRESETS))
 def test_dis(benchmark, preset):
     scene = MovingScenes(1, size=(256, 448)).scene(0)
     benchmark.group = "DIS flow of a pair at 448x256"
-    benchmark(estimate_flow, scene.frame(0), scene.frame(1), preset=preset)
+    benchmark(estimate_flow, scene.frame(0), scene.frame(1), DIS(preset))
 
 
 @pytest.mark.parametrize("name", ["small", "efficientnet_lite0", "resnet18"])
