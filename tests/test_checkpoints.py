@@ -1,0 +1,285 @@
+"Files of networks and runs: what comes back, what is refused, and what a crash leaves."
+import os
+import random
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.nn as nn
+
+from gwm_nb.network import create_network
+from gwm_nb.paper import CachedBackbone, cache_features, paper_network
+from gwm_nb.checkpoints import export_onnx, export_program, load, load_training, save
+
+
+def same(one, two):
+    "Equal to the last bit, and of the same kinds throughout."
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, dict):
+        return list(one) == list(two) and [type(k) for k in one] == [type(k) for k in two] and all(same(one[k], two[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, torch.Tensor):
+        bits = [t.detach().contiguous().flatten().view(torch.uint8) for t in (one, two)]
+        return one.dtype == two.dtype and one.shape == two.shape and torch.equal(*bits)
+    if isinstance(one, (np.ndarray, np.generic)):
+        return one.dtype == two.dtype and one.shape == two.shape and one.tobytes() == two.tobytes()
+    return one == two and str(one) == str(two) or one != one and two != two
+
+
+def round_trip(tmp_path, training):
+    save(nn.Linear(2, 2), tmp_path / "run.safetensors", training=training)
+    return load_training(tmp_path / "run.safetensors")
+
+
+# ---- the state of a run
+
+SCHEDULES = {"cycle": partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=.1, total_steps=20), "step": partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[2, 3]),
+             "function": partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda t: .9 ** t),
+             "two": lambda o: torch.optim.lr_scheduler.SequentialLR(o, [torch.optim.lr_scheduler.LinearLR(o), torch.optim.lr_scheduler.PolynomialLR(o)], [2])}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("optimiser", [torch.optim.AdamW, partial(torch.optim.SGD, lr=.1, momentum=.9), torch.optim.RMSprop])
+def test_states_of_optimisers_and_schedules(tmp_path, optimiser, schedule):
+    network = create_network("small")
+    opt = optimiser(network.parameters())
+    plan = schedule(opt)
+    for _ in range(3):
+        network(torch.rand(2, 3, 32, 32)).square().sum().backward()
+        opt.step(), plan.step()
+    found = round_trip(tmp_path, {"optimiser": opt.state_dict(), "schedule": plan.state_dict()})
+    assert same(found["optimiser"], opt.state_dict())
+    assert all(isinstance(k, int) for k in found["optimiser"]["state"])
+    assert found["schedule"].keys() == plan.state_dict().keys()
+    again = optimiser(network.parameters())
+    later = schedule(again)
+    again.load_state_dict(found["optimiser"]), later.load_state_dict(found["schedule"])
+    for _ in range(3):
+        opt.step(), again.step(), plan.step(), later.step()
+        assert plan.get_last_lr() == later.get_last_lr()
+
+
+def test_random_states(tmp_path):
+    states = {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate(),
+              "generator": np.random.default_rng(3).bit_generator.state, "own": torch.Generator().manual_seed(7).get_state()}
+    drawn = torch.rand(3), np.random.rand(3), random.random()
+    found = round_trip(tmp_path, states)
+    assert same(found, states)
+    torch.set_rng_state(found["torch"]), np.random.set_state(found["numpy"]), random.setstate(found["python"])
+    assert torch.equal(drawn[0], torch.rand(3)) and (drawn[1] == np.random.rand(3)).all() and drawn[2] == random.random()
+
+
+@pytest.mark.parametrize("value", [
+    {}, [], (), None, True, 0, -0., float("inf"), float("nan"), 2**200, "", "training/0", {"tensor": "training/0"}, {"dict": [[1, 2]]}, [()], ((),), {(1, "a"): {None: [(2,)]}},
+    {1: "int", "1": "text", True: "both"}, {"a/b": {"c": torch.ones(1)}}, torch.tensor(3), torch.zeros(0, 4), torch.tensor([True, False]), torch.rand(4, 5)[:, ::2],
+    torch.rand(3, 2).T, torch.rand(2).bfloat16(), torch.rand(2).half(), torch.tensor([float("nan"), -0.]), torch.tensor([1 + 2j]), np.arange(6, dtype=np.uint32).reshape(2, 3)[:, ::-1],
+    np.array(3.), np.float64(.1), np.int16(-4), np.bool_(True), np.zeros((2, 0)), np.arange(4, dtype=np.uint64)], ids=lambda v: str(v).replace("\n", " "))
+def test_everything_comes_back_as_what_it_was(tmp_path, value):
+    assert same(round_trip(tmp_path, {"value": value})["value"], value)
+
+
+def test_nothing_is_shared_with_the_file_or_with_others(tmp_path):
+    "One tensor under two names, and a file that is overwritten while its tensors are in use."
+    t = torch.arange(5.)
+    found = round_trip(tmp_path, {"a": t, "b": t, "slice": t[1:]})
+    found["a"][0] = 9
+    assert found["b"][0] == 0 and found["slice"][0] == 1
+    file = tmp_path / "run.safetensors"
+    with open(file, "r+b") as f:
+        f.seek(file.stat().st_size - 80), f.write(b"\xff" * 80)
+    assert found["slice"].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("bad, where", [(object(), "training['x']"), ({"y": [1, {2}]}, "training['x']['y'][1]"), (1j, "complex"), (b"bytes", "bytes"), (nn.Linear(1, 1), "Linear"),
+                                        (np.array(["text"]), "ndarray"), (torch.float32, "dtype"), (print, "function")], ids=lambda v: type(v).__name__)
+def test_what_cannot_be_saved_is_named_and_nothing_is_written(tmp_path, bad, where):
+    with pytest.raises(ValueError, match="cannot be saved") as e:
+        save(nn.Linear(2, 2), tmp_path / "run.safetensors", training={"x": bad})
+    assert where in str(e.value) and not list(tmp_path.iterdir())
+
+
+RUN = """
+import sys, torch
+from gwm_nb.network import create_network
+from gwm_nb.checkpoints import load, load_training, save
+
+def start():
+    torch.manual_seed(0)
+    network = create_network("small").train()
+    optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
+    return network, optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, 11)
+
+def go(network, optimiser, schedule, steps=5):
+    for _ in range(steps):
+        loss = network(torch.rand(2, 3, 32, 48)).log_softmax(1)[:, 0].square().mean()
+        optimiser.zero_grad(), loss.backward(), optimiser.step(), schedule.step()
+
+def keep(path, network, optimiser, schedule):
+    save(network, path, {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(), "random": torch.get_rng_state()}, step=5)
+
+def resume(path):
+    run = load_training(path)
+    network = load(path).train()
+    optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, 11)
+    optimiser.load_state_dict(run["optimiser"]), schedule.load_state_dict(run["schedule"]), torch.set_rng_state(run["random"])
+    return network, optimiser, schedule
+
+"""
+
+
+def run(code, cwd, **more):
+    return subprocess.run([sys.executable, "-c", RUN + code], cwd=cwd, capture_output=True, text=True, **more)
+
+
+def test_a_run_goes_on_in_another_process_as_if_nothing_had_happened(tmp_path):
+    for code in ("a = start(); go(*a, 10); keep('one.safetensors', *a)",
+                 "a = start(); go(*a); keep('half.safetensors', *a)",
+                 "a = resume('half.safetensors'); go(*a); keep('two.safetensors', *a)",
+                 "a = start(); a[0].load_state_dict(load('half.safetensors').state_dict()); go(*a); keep('weights.safetensors', *a)"):
+        done = run(code, tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, two, weights = (tmp_path / f"{name}.safetensors" for name in ("one", "two", "weights"))
+    assert same(load(one).state_dict(), load(two).state_dict()) and same(load_training(one), load_training(two))
+    assert not same(load(one).state_dict(), load(weights).state_dict())            # the test can fail
+    assert one.read_bytes() == two.read_bytes()
+
+
+# ---- crashes
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
+def test_a_full_disk_leaves_the_older_file(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save(create_network("small"), file, version=1)
+    before = file.read_bytes()
+    code = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+try: keep("a.safetensors", *start())
+except OSError as e: print(type(e).__name__, e.errno)
+"""
+    done = run(code, tmp_path)
+    assert done.stdout.startswith("OSError") and done.returncode == 0, done.stderr
+    assert file.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["a.safetensors"] and load(file).notes == {"version": 1}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_kill_leaves_an_older_file_or_the_new_one(tmp_path):
+    "Killed again and again in the midst of saving; whatever is there can be loaded, and is one of those that were saved."
+    code = """
+a = start()
+go(*a, 1)
+for i in range(10**6):
+    save(a[0], "a.safetensors", {"optimiser": a[1].state_dict(), "i": i}, i=i)
+    print(i, flush=True)
+"""
+    for seed in range(4):
+        process = subprocess.Popen([sys.executable, "-c", RUN + code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:
+            if int(line) >= 3 + seed:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        network, i = load(tmp_path / "a.safetensors"), load_training(tmp_path / "a.safetensors")["i"]
+        assert network.notes == {"i": i} and i >= 3 + seed
+
+
+# ---- networks
+
+def test_the_file_says_how_to_build_the_network(tmp_path):
+    for name, network in {"small": create_network("small", 3), "resnet": create_network("resnet18", pretrained=False, freeze=True)}.items():
+        save(network, tmp_path / name, J=.5, data=["a", {"b": 1}])
+        again = load(tmp_path / name)
+        assert same(dict(again.state_dict()), dict(network.state_dict())) and again.config == network.config and not again.training
+        assert again.notes == {"J": .5, "data": ["a", {"b": 1}]}
+        assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in network.parameters()]
+
+
+def test_a_network_of_ones_own(tmp_path):
+    own = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    save(own, tmp_path / "own", training={"step": 3}, J=.2)
+    with pytest.raises(ValueError, match="does not say how its network is built.*network="):
+        load(tmp_path / "own")
+    again = load(tmp_path / "own", network=nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).train())
+    assert same(dict(again.state_dict()), dict(own.state_dict())) and again.notes == {"J": .2} and not again.training
+    assert load_training(tmp_path / "own") == {"step": 3}
+    wrong = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(2))
+    before = {k: v.clone() for k, v in wrong.state_dict().items()}
+    with pytest.raises(ValueError, match="does not fit this network"):
+        load(tmp_path / "own", network=wrong)
+    assert same(dict(wrong.state_dict()), before) and not hasattr(wrong, "notes")
+
+
+def test_the_frozen_backbone_is_known_by_its_fingerprint(tmp_path):
+    torch.manual_seed(0)
+    make = partial(paper_network, 4, name="vit_tiny_patch16_224", stride=8, blocks=(0, 1))
+    ours, other = make(), make()
+    save(ours, tmp_path / "tiny")
+    assert same(dict(load(tmp_path / "tiny", backbone=ours.backbone).state_dict()), dict(ours.state_dict()))
+    for given in (dict(backbone=other.backbone), dict(network=make()), {}):
+        with pytest.raises(ValueError, match="another frozen backbone"):
+            load(tmp_path / "tiny", **given)
+    other.backbone = ours.backbone
+    assert same(dict(load(tmp_path / "tiny", network=other).state_dict()), dict(ours.state_dict()))
+
+
+def test_kept_features_stay_at_home(tmp_path):
+    frozen = cache_features(create_network("resnet18", pretrained=False, freeze=True), tmp_path / "features")
+    save(frozen, tmp_path / "frozen")
+    again, image = load(tmp_path / "frozen"), torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(again(image), frozen.eval()(image).detach(), atol=.05, rtol=0)
+    assert isinstance(frozen.backbone, CachedBackbone) and not isinstance(again.backbone, CachedBackbone)
+    plain = create_network("resnet18", pretrained=False)
+    plain.load_state_dict(frozen.state_dict())
+    frozen.load_state_dict(plain.state_dict())
+
+
+# ---- what is refused
+
+def test_files_that_are_not_ours(tmp_path):
+    file = save(create_network("small"), tmp_path / "good")
+    whole = file.read_bytes()
+    safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "other")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "pickle")
+    (tmp_path / "cut").write_bytes(whole[:-100]), (tmp_path / "empty").write_bytes(b""), (tmp_path / "page").write_bytes(b"<html>404</html>" * 9)
+    (tmp_path / "garbled").write_bytes(whole.replace(b'{\\"build', b'(\\"build'))
+    (tmp_path / "later").write_bytes(whole.replace(b"create_network", b"dreams_network"))
+    assert (tmp_path / "garbled").read_bytes() != whole != (tmp_path / "later").read_bytes()
+    for name, says in {"other": "not written by gwm_nb", "pickle": "not a whole safetensors file", "cut": "not a whole safetensors file", "empty": "not a whole safetensors file",
+                       "page": "not a whole safetensors file", "garbled": "not a whole safetensors file", "later": "this version does not know"}.items():
+        with pytest.raises(ValueError, match=says) as e:
+            load(tmp_path / name)
+        assert name in str(e.value) and "\n" not in str(e.value)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load(tmp_path / "none")
+    with pytest.raises(ValueError, match="good: holds no state of a training"):
+        load_training(tmp_path / "good")
+
+
+def test_notes_and_folders(tmp_path):
+    network = create_network("small")
+    with pytest.raises(ValueError, match="notes must be"):
+        save(network, tmp_path / "x", J=torch.tensor(.5))
+    with pytest.raises(FileNotFoundError, match="make it first"):
+        save(network, tmp_path / "nowhere" / "x")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("export", [export_program, export_onnx])
+def test_any_network_is_exported_and_left_as_it_was(tmp_path, export):
+    if export is export_onnx:
+        pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    network = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.BatchNorm2d(2)).train()
+    assert export(network, tmp_path / "net", size=(32, 48)) < 1e-4
+    before = (tmp_path / "net").read_bytes()
+    with pytest.raises(ValueError, match="differs by"):
+        export(network, tmp_path / "net", size=(32, 48), tolerance=-1)
+    assert network.training and (tmp_path / "net").read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["net"]
