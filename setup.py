@@ -21,10 +21,11 @@ setup(
     license="Apache-2.0",
     keywords=cfg["keywords"],
     classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Developers",
-                 "Intended Audience :: Science/Research", "Natural Language :: English"]
+                 "Intended Audience :: Science/Research", "Natural Language :: English", "Operating System :: OS Independent",
+                 "Topic :: Scientific/Engineering :: Image Recognition", "Typing :: Typed"]
                 + [f"Programming Language :: Python :: 3.{m}" for m in range(minor, 14)],
     packages=find_packages(include=["gwm_nb", "gwm_nb.*"]),
-    include_package_data=True,
+    package_data={cfg["lib_name"]: ["py.typed", "presets/*.toml"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
