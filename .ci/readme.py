@@ -12,11 +12,13 @@ root = Path(__file__).resolve().parent.parent
 def readme():
     "The index notebook as Markdown: hidden cells dropped, links turned towards the repository's root."
     nb = nbformat.read(root / "nbs/index.ipynb", as_version=4)
-    nb.cells = [c for c in nb.cells if c.cell_type != "raw" and not (c.cell_type == "code" and c.source.startswith("#|"))]
+    nb.cells = [c for c in nb.cells if c.cell_type == "markdown" or (c.cell_type == "code" and not c.source.startswith("#|"))]
     nb.metadata["language_info"] = {"name": "python"}
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r"\]\((images/|\d\d_\w+\.ipynb)", r"](nbs/\1", text)
-    return "<!-- made from nbs/index.ipynb by `python .ci/readme.py`; edit that -->\n\n" + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    text = re.sub(r"\]\(https://github\.com/gwm-nb/gwm_nb/(blob|tree)/main/", "](", text)
+    text = re.sub(r"\n{3,}", "\n\n", text).strip()
+    return f"<!-- made from nbs/index.ipynb by `python .ci/readme.py`; edit that -->\n\n{text}\n"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,191 @@
+"""The two steps of the site that no tool does: `mend` the processed notebooks, `check` the rendered pages.
+
+    python .ci/pages.py mend _proc       between nbdev and smalldocs
+    python .ci/pages.py check _docs      after smalldocs
+"""
+import ast
+import configparser
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+from nbdev.showdoc import showdoc_nm
+
+root = Path(__file__).resolve().parent.parent
+settings = configparser.ConfigParser()
+settings.read(root / "settings.ini", encoding="utf-8")
+settings = settings["DEFAULT"]
+HOME = settings["doc_host"] + settings["doc_baseurl"] + "/"              # where the site will stand
+REPOSITORY = settings["git_url"] + "/{}/" + settings["branch"] + "/"     # where its sources stand: blob, tree or edit
+
+
+# ---- mend
+
+EXPORTED = '#| code-summary: "Exported source"'        # how nbdev marks what was an `#| exports` cell
+
+
+def names_in(code):
+    "What a cell defines at its top, as nbdev names it (`Class.method` for a patch), and the methods of its classes."
+    tops, methods = [], []
+    for node in ast.parse(code).body:
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        name = showdoc_nm(node)
+        tops += [name] if isinstance(name, str) else list(name)
+        if isinstance(node, ast.ClassDef):
+            methods += [f"{node.name}.{m.name}" for m in node.body if isinstance(m, ast.FunctionDef)]
+    return tops, methods
+
+
+def source(cell):
+    "A cell's text, which a notebook may keep as a list of lines."
+    return "".join(cell["source"])
+
+
+def documented(cell):
+    "The name that a cell made by nbdev documents, or None."
+    found = re.search(r"^show_doc\(([\w.]+)", source(cell), re.M) if cell["cell_type"] == "code" else None
+    return found.group(1) if found else None
+
+
+def markdown_of(cell):
+    "The Markdown outputs of a cell: dictionaries whose `text/markdown` may be changed."
+    return [o["data"] for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {})]
+
+
+def heading(cell, name):
+    "What nbdev says of a name, in two: link to the source and heading, with our own address; signature and rest."
+    text = "".join(markdown_of(cell)[0]["text/markdown"])
+    above, fence, below = text.partition("```python")
+    above = above.replace('style="float:right; font-size:smaller"', ".source").replace("---\n\n", "")
+    above = re.sub(r"^(#+ .*)$", rf"\1 {{#{name.lower()} .exported}}", above, flags=re.M)
+    return above.strip(), fence + below
+
+
+def mended(cells):
+    """Put the source of every `#| exports` cell where the prose speaks of it, under one heading for each public name.
+
+    nbdev puts a signature before the source, or after it where a cell defines two names; the source begins with the
+    same lines, so only the signature's heading stays. Private names and methods get an address without a heading.
+    Returns the cells and the addresses on the page.
+    """
+    docs = {documented(c): c for c in cells if documented(c) and markdown_of(c)}
+    inside, out = set(), []
+    for cell in cells:
+        if EXPORTED in source(cell):
+            code = re.sub(r"^#\| code-(fold|summary):.*\n", "", source(cell), flags=re.M)
+            tops, methods = names_in(code)
+            titles = [heading(docs[n], n)[0] for n in tops if n in docs]
+            places = [f'<div id="{n.lower()}"></div>' for n in [*tops, *methods] if n not in docs]
+            above = "\n\n".join([*titles, "".join(places)])
+            out += [{"cell_type": "markdown", "metadata": {}, "source": above}, cell | {"source": code}]
+            inside.update(tops, methods)
+        else:
+            out.append(cell)
+    out = [c for c in out if not documented(c) or (documented(c) in docs and documented(c) not in inside)]
+    for name in docs.keys() - inside:
+        markdown_of(docs[name])[0]["text/markdown"] = "\n\n".join(heading(docs[name], name))
+    return out, {n.lower() for n in [*docs, *inside]}
+
+
+def linked(text, pages, addresses):
+    "nbdev's links to names, turned to the pages as they are called here; a method without a place leads to its class."
+    def turn(match):
+        shown, module, name = match.groups()
+        if module not in pages:
+            return match.group(0)
+        found = [n for n in (name, name.split(".")[0]) if n in addresses[module]]
+        return f"[{shown}]({pages[module]}.html#{found[0]})" if found else shown
+
+    automatic = rf"\[(`[^`\n]+`)\]\({re.escape(HOME)}(\w+)\.html#([\w.]+)\)"
+    parts = re.split(r"(^```.*?^```)", text, flags=re.M | re.S)
+    for i, part in enumerate(parts):
+        parts[i] = re.sub(automatic, r"\1" if part.startswith("```") else turn, part)
+    return "".join(parts)
+
+
+def mend(folder):
+    "Mend all notebooks in `folder`, in place."
+    notebooks = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted(Path(folder).glob("*.ipynb"))}
+    pages, addresses = {}, {}
+    for path, nb in notebooks.items():
+        room = re.sub(r"^\d+_", "", path.stem)
+        pages[room] = path.stem
+        nb["cells"], addresses[room] = mended(nb["cells"])
+    for path, nb in notebooks.items():
+        for cell in nb["cells"]:
+            if cell["cell_type"] == "raw":                          # the address that nbdev writes for Quarto
+                cell["source"] = re.sub(r"^output-file:.*\n", "", source(cell), flags=re.M)
+            if cell["cell_type"] == "markdown":
+                cell["source"] = linked(source(cell), pages, addresses)
+            for data in markdown_of(cell):
+                data["text/markdown"] = linked("".join(data["text/markdown"]), pages, addresses)
+        path.write_text(json.dumps(nb), encoding="utf-8")
+
+
+# ---- check
+
+class Page(HTMLParser):
+    "What a page offers (`ids`), what it asks for (`addresses`), and how many of its pictures say nothing (`silent`)."
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.addresses, self.silent = set(), [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids.update(v for k, v in attributes.items() if v and (k == "id" or (tag, k) == ("a", "name")))
+        self.addresses += [attributes[k] for k in ("href", "src", "poster") if attributes.get(k)]
+        self.silent += tag == "img" and not (attributes.get("alt") or "").strip()
+
+
+def dead(address, place, site, pages):
+    "Why `address`, written on the page `place`, leads nowhere; None if it leads somewhere, or out into the world."
+    for kind in ("blob", "tree", "edit"):
+        begin = REPOSITORY.format(kind)
+        if address.startswith(begin):
+            path = unquote(urlsplit(address.removeprefix(begin)).path)
+            return None if (root / path).exists() else "no such file in the repository"
+    whole = HOME if address == HOME.rstrip("/") else urljoin(HOME + place, address)
+    if not whole.startswith(HOME):
+        return None if urlsplit(address).scheme else "leads out of the site"
+    path, _, name = whole.removeprefix(HOME).partition("#")
+    path = unquote(urlsplit(path).path)
+    if not path or path.endswith("/"):
+        path += "index.html"
+    if not (site / path).is_file():
+        return "no such page or file"
+    known = path not in pages or unquote(name) in pages[path].ids
+    return None if known or not name else "no such place on that page"
+
+
+def problems(site):
+    "Everything on the pages in the folder `site` that leads nowhere or has no words, one line each."
+    site, found = Path(site), []
+    pages = {p.relative_to(site).as_posix(): Page(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
+    for place, page in pages.items():
+        for address in dict.fromkeys(page.addresses):
+            why = dead(address, place, site, pages)
+            found += [f"{place}: {address}: {why}"] if why else []
+        found += [f"{place}: a picture without alt text: write `#| fig-alt: ...` over its cell"] * page.silent
+    search = site / "search.json"
+    for entry in json.loads(search.read_text(encoding="utf-8")) if search.exists() else []:
+        why = dead(entry["href"], "index.html", site, pages)
+        found += [f"search.json: {entry['href']}: {why}"] if why else []
+    return found if pages else [f"no pages in {site}"]
+
+
+if __name__ == "__main__":
+    step, folder = sys.argv[1:]
+    if step == "mend":
+        mend(folder)
+    elif step == "check":
+        found = problems(folder)
+        print(*found, sep="\n")
+        sys.exit(1 if found else 0)
+    else:
+        sys.exit(f"no step {step}: mend or check")

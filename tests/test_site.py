@@ -1,0 +1,166 @@
+"The documentation site: source stands where the prose speaks of it, links lead somewhere, pictures say what they show."
+import ast
+import importlib.util
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+root = Path(__file__).resolve().parent.parent
+spec = importlib.util.spec_from_file_location("pages", root / ".ci/pages.py")
+pages = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pages)
+notebooks = [p.name for p in sorted((root / "nbs").glob("[0-9][0-9]_*.ipynb"))]
+
+
+# ---- the check has eyes
+
+GOOD = {
+    "a.png": "",
+    "03_motion.html": '<section id="fit_motion"></section><a href="./">home</a>',
+    "index.html": """
+        <h1 id="top">Hello</h1> <a href="#top"></a> <a href="03_motion.html#fit_motion"></a>
+        <a href="https://gwm-nb.github.io/gwm_nb"></a> <a href="https://gwm-nb.github.io/gwm_nb/03_motion.html#fit_motion"></a>
+        <a href="https://github.com/gwm-nb/gwm_nb/blob/main/README.md#L3"></a>
+        <a href="https://example.org/gone"></a> <a href="mailto:a@example.org"></a>
+        <img src="a.png" alt="a mask"> <img src="data:image/png;base64,AA" alt="flow">
+        """,
+}
+
+
+def site(folder, planted=""):
+    "A site of two pages, with something planted on the first."
+    for name, text in GOOD.items():
+        (folder / name).write_text(text + (planted if name == "index.html" else ""))
+    return folder
+
+
+def test_a_site_in_order_passes(tmp_path):
+    assert pages.problems(site(tmp_path)) == []
+
+
+@pytest.mark.parametrize("planted, why", [
+    ('<a href="motion.html">', "no such page"),
+    ('<a href="#fit_motions">', "no such place"),
+    ('<a href="03_motion.html#fit">', "no such place"),
+    ('<a href="https://gwm-nb.github.io/gwm_nb/motion.html#fit_motion">', "no such page"),
+    ('<a href="https://gwm-nb.github.io/gwm_nb/03_motion.html#fit">', "no such place"),
+    ('<a href="../elsewhere.html">', "out of the site"),
+    ('<a href="https://github.com/gwm-nb/gwm_nb/blob/main/nbs/99_gone.ipynb">', "no such file in the repository"),
+    ('<img src="gone.png" alt="a mask">', "no such page or file"),
+    ('<img src="a.png">', "without alt text"),
+    ('<img src="a.png" alt=" ">', "without alt text"),
+    ('<link href="gone.css" rel="stylesheet">', "no such page or file"),
+])
+def test_a_planted_fault_is_found(tmp_path, planted, why):
+    found = pages.problems(site(tmp_path, planted))
+    assert len(found) == 1 and "index.html" in found[0] and why in found[0]
+
+
+def test_dead_search_results_are_found_and_so_is_an_empty_site(tmp_path):
+    assert pages.problems(tmp_path) == [f"no pages in {tmp_path}"]
+    results = [{"href": "03_motion.html#fit_motion"}, {"href": "03_motion.html#fit"}]
+    (site(tmp_path) / "search.json").write_text(json.dumps(results))
+    assert pages.problems(tmp_path) == ["search.json: 03_motion.html#fit: no such place on that page"]
+
+
+# ---- source stands where the prose speaks of it
+
+def shown(name, docstring="Does it."):
+    "A cell as nbdev makes it for a documented name."
+    file = "https://github.com/gwm-nb/gwm_nb/blob/main/gwm_nb/motion.py#L1"
+    link = "[`fit_motion`](https://gwm-nb.github.io/gwm_nb/motion.html#fit_motion)"
+    text = f"""---
+
+[source]({file}){{target="_blank" style="float:right; font-size:smaller"}}
+
+### {name}
+
+```python
+def {name}(
+    x, # from {link}
+)
+```
+
+*{docstring}*"""
+    return {"cell_type": "code", "metadata": {}, "source": f"#| echo: false\n#| output: asis\nshow_doc({name})",
+            "outputs": [{"output_type": "display_data", "data": {"text/markdown": text}}]}
+
+
+def exported(code):
+    return {"cell_type": "code", "metadata": {}, "outputs": [], "source": f'#| code-fold: show\n#| code-summary: "Exported source"\n{code}'}
+
+
+def markdown(text):
+    return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def test_source_stands_once_under_its_names():
+    code = "def a(x): return _c(x)\n\nclass B:\n    def go(self): pass\n\ndef _c(x): return x"
+    cells, addresses = pages.mended([markdown("prose"), shown("a"), exported(code), shown("B"), shown("kept")])
+    assert [c["cell_type"] for c in cells] == ["markdown", "markdown", "code", "code"]
+    above, source, kept = (pages.source(c) for c in cells[1:])
+    assert source == code and "show_doc(kept)" in kept
+    said = pages.markdown_of(cells[3])[0]["text/markdown"]
+    assert "### kept {#kept .exported}" in said and "```python\ndef kept(" in said and "*Does it.*" in said
+    assert re.findall(r"^### .*$", above, re.M) == ["### a {#a .exported}", "### B {#b .exported}"]
+    assert "```" not in above and above.count("[source](") == 2
+    assert re.findall(r'id="([\w.]+)"', above) == ["_c", "b.go"] and addresses == {"a", "b", "b.go", "_c", "kept"}
+
+
+def test_private_helpers_are_seen_and_have_an_address_but_no_heading():
+    cells, addresses = pages.mended([exported("@patch\ndef _step(self: Learner): return 1")])
+    assert [pages.source(c) for c in cells] == ['<div id="learner._step"></div>', "@patch\ndef _step(self: Learner): return 1"]
+    assert addresses == {"learner._step"}
+
+
+def test_links_to_names_lead_to_the_page_as_it_is_called():
+    def link(name, to):
+        return f"[`{name}`](https://gwm-nb.github.io/gwm_nb/{to})"
+    def turn(text):
+        return pages.linked(text, {"motion": "03_motion"}, {"motion": {"fit_motion", "basis"}})
+    assert turn(link("fit_motion", "motion.html#fit_motion")) == "[`fit_motion`](03_motion.html#fit_motion)"
+    assert turn(link("Basis.powers", "motion.html#basis.powers")) == "[`Basis.powers`](03_motion.html#basis)"
+    assert turn(link("_hidden", "motion.html#_hidden")) == "`_hidden`"
+    assert turn(link("x", "gone.html#x")) == link("x", "gone.html#x")                      # the check will find it
+    assert turn("```python\nx, # " + link("fit_motion", "motion.html#fit_motion") + "\n```") == "```python\nx, # `fit_motion`\n```"
+
+
+def test_mend_works_on_a_folder_of_notebooks(tmp_path):
+    raw = {"cell_type": "raw", "metadata": {}, "source": ["---\n", "output-file: motion.html\n", "title: Motion\n", "---\n"]}
+    cells = [raw, shown("fit_motion"), exported("def fit_motion(x): return x"), shown("kept"),
+             markdown("[`fit_motion`](https://gwm-nb.github.io/gwm_nb/motion.html#fit_motion)")]
+    (tmp_path / "03_motion.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}}))
+    pages.mend(tmp_path)
+    text = (tmp_path / "03_motion.ipynb").read_text()
+    assert "output-file" not in text and "gwm_nb/motion.html" not in text
+    assert text.count("03_motion.html#fit_motion") == 1                                  # in the prose; the signature has none
+
+
+# ---- the maps
+
+def test_the_sidebar_lists_every_notebook_in_its_kind_of_room():
+    sidebar = yaml.safe_load((root / "nbs/_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
+    assert sidebar[0] == "index.ipynb" and sum((s["contents"] for s in sidebar[1:]), []) == notebooks
+    assert [{n[0] for n in s["contents"]} for s in sidebar[1:]] == [{"0"}, {"1"}, {"2"}]
+
+
+def test_the_map_of_the_readme_lists_every_notebook():
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \[\w+\]\(nbs/(\w+\.ipynb)\)", text, re.M) == notebooks
+
+
+def test_the_links_of_the_readme_lead_to_files():
+    page = pages.Page(MarkdownIt("commonmark").enable("table").render((root / "README.md").read_text(encoding="utf-8")))
+    local = [a for a in page.addresses if not re.match(r"\w+:", a)]
+    assert len(local) > len(notebooks) and [a for a in local if not (root / a).exists()] == [] and not page.silent
+
+
+def test_what_the_readme_imports_is_there():
+    blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.S)
+    taken = [(n.module, a.name) for b in blocks for n in ast.walk(ast.parse(b)) if isinstance(n, ast.ImportFrom) for a in n.names]
+    assert len(taken) >= 6 and [t for t in taken if not hasattr(import_module(t[0]), t[1])] == []
