@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from gwm_nb.files import command
+from gwm_nb.files import command, write_whole      # `command` is for the scripts, which take it from here
 
 PICTURE = r'([^/]+)\.(?i:jpe?g|png|bmp)'
-LISTS = ('.txt', '.mat', '.dat')    # kept while a tar archive is listed, so that it is not unpacked once more for them
+LISTS = ('.txt', '.mat', '.dat', '.csv')    # kept while a tar archive is listed, so that it is not unpacked once more for them
 LARGEST_LIST = 4 << 20
 
 
@@ -185,15 +185,9 @@ def by_name(found): # (match with the name as first group, member)
 # ---- writing
 
 def write_file(path, data):
-    "Write a file whole or not at all."
-    part = path.with_name(f'.{path.name}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as e: raise OSError(e.errno, e.strerror, str(path)) from e      # a full disk does not say where
-    finally:
-        with suppress(OSError): part.unlink()
+    "Write a file whole or not at all, and make its folder."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data)
 
 
 def digest(path, kind):

@@ -9,8 +9,10 @@ __all__ = ['jaccard', 'border_ratio', 'choose_object', 'object_mask', 'evaluate'
 from collections import defaultdict
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset, Subset
 
 from .show import show_images
 from .network import predict_masks
@@ -20,26 +22,37 @@ from .loss import explanation
 def jaccard(mask: Tensor, # (...,h,w) bool
             truth: Tensor # (...,h,w) bool
            ) -> Tensor: # (...) in [0,1]; 1 where both are empty
-    "Jaccard index: |mask and truth| / |mask or truth| of each picture."
-    both, either = (mask & truth).sum((-2, -1)), (mask | truth).sum((-2, -1))
+    "Jaccard index |mask and truth| / |mask or truth| of each picture (Perazzi et al., CVPR 2016)."
+    both = (mask & truth).sum((-2, -1))
+    either = (mask | truth).sum((-2, -1))
     return torch.where(either > 0, both / either.clamp_min(1), 1.)
 
 # %% ../nbs/07_evaluate.ipynb #5b789927
 def border_ratio(masks: Tensor # (N,K,h,w) soft masks of N frames
                 ) -> Tensor: # (K,): above 1 for masks that favour the border of the frame
     "Mean of each mask along the frame's border, divided by its mean over the frame."
-    border = torch.cat([masks[..., 0, :], masks[..., -1, :], masks[..., :, 0], masks[..., :, -1]], -1)
-    return border.mean((0, -1)) / masks.mean((0, -2, -1)).clamp_min(1e-6)
+    sides = [masks[..., 0, :], masks[..., -1, :], masks[..., :, 0], masks[..., :, -1]]
+    border = torch.cat(sides, -1).mean((0, -1))
+    return border / masks.mean((0, -2, -1)).clamp_min(1e-6)
 
 # %% ../nbs/07_evaluate.ipynb #26e502e3
 def choose_object(masks: Tensor # (N,K,h,w) soft masks of the frames of one sequence
                  ) -> Tensor: # (K,) bool: which masks are object
     "Decide without labels which masks are object and which background, by how much they favour the frame's border."
-    ratio, used = border_ratio(masks), masks.mean((0, -2, -1)) > .005
-    background = (ratio > 1) | ~used                 # a mask that is hardly used decides nothing
-    background[torch.where(used, ratio, -1).argmax()] = True
-    if len(ratio) > 1: background[torch.where(used, ratio, torch.inf).argmin()] = False
+    used = masks.mean((0, -2, -1)) > .005            # a mask that is hardly used decides nothing
+    if used.sum() < 2: return ~used                  # one mask for all: background, and what little is left is object
+    ratio = border_ratio(masks)
+    background = (ratio > 1) | ~used
+    order = used.nonzero()[:, 0][ratio[used].argsort(stable=True)]
+    background[order[-1]] = True
+    background[order[0]] = False
     return ~background
+
+# %% ../nbs/07_evaluate.ipynb #5b0b44c7
+def _resized(masks, size):
+    "Masks (N,C,h,w) at another size, bilinearly, while they are still soft."
+    if tuple(size) == masks.shape[-2:]: return masks
+    return F.interpolate(masks, tuple(size), mode='bilinear', align_corners=False)
 
 # %% ../nbs/07_evaluate.ipynb #faa372db
 def object_mask(masks: Tensor, # (N,K,h,w) soft masks
@@ -48,25 +61,50 @@ def object_mask(masks: Tensor, # (N,K,h,w) soft masks
                ) -> Tensor: # (N,h,w) bool
     "The chosen masks added up, resized bilinearly, thresholded at 0.5."
     soft = masks[:, chosen].sum(1, keepdim=True)
-    if size is not None and tuple(size) != soft.shape[-2:]: soft = F.interpolate(soft, tuple(size), mode='bilinear', align_corners=False)
-    return soft[:, 0] > .5
+    return _resized(soft, masks.shape[-2:] if size is None else size)[:, 0] > .5
+
+# %% ../nbs/07_evaluate.ipynb #3ea72216
+def _name(data, i):
+    "The name of sample `i`; the sample itself is loaded only where nothing else knows it."
+    if hasattr(data, 'names'): return data.names[i]
+    if isinstance(data, Subset): return _name(data.dataset, data.indices[i])
+    return data[i]['name']
+
+# %% ../nbs/07_evaluate.ipynb #df740320
+def _by_sequence(data):
+    "{sequence: numbers of its samples}; the sequence is what stands before the last / of a name."
+    rows = defaultdict(list)
+    for i in range(len(data)): rows[_name(data, i).rpartition('/')[0]].append(i)
+    return rows
 
 # %% ../nbs/07_evaluate.ipynb #3c163850
-def _scores(masks, truths, chosen):
-    "J of each annotated frame: label-free, best of two, and for each mask by itself (K columns)."
-    J, best, each = [], [], []
-    for m, truth in zip(masks, truths):
-        t, mask = truth > 0, object_mask(m[None], chosen, truth.shape)[0]
-        J.append(jaccard(mask, t)); best.append(max(jaccard(mask, t), jaccard(~mask, t)))
-        one = F.interpolate(m[None], t.shape, mode='bilinear', align_corners=False)[0] if m.shape[-2:] != t.shape else m
-        each.append(jaccard(one > .5, t))
-    return torch.stack(J), torch.stack(best), torch.stack(each)
+def _scores(masks, truth, chosen):
+    "J of one frame (3,): label-free, best of two, best single mask. `masks` (K,h,w), `truth` (H,W) bool."
+    mask = object_mask(masks[None], chosen, truth.shape)[0]
+    J = jaccard(mask, truth)
+    each = jaccard(_resized(masks[None], truth.shape)[0] > .5, truth)
+    return torch.stack([J, torch.maximum(J, jaccard(~mask, truth)), each.max()])
+
+# %% ../nbs/07_evaluate.ipynb #e5978746
+def _measure_sequence(network, data, rows):
+    "{frame: (number of the sample, its scores)} of the annotated frames of one sequence. Each sample is loaded once."
+    truths = {}
+
+    def images():
+        for place, i in enumerate(rows):
+            sample = data[i]
+            if 'mask' in sample: truths[place] = sample['name'].rpartition('/')[2], sample['mask'] > 0
+            yield sample['image']
+
+    masks = predict_masks(network, images())
+    chosen = choose_object(masks)
+    return {frame: (rows[place], _scores(masks[place], truth, chosen)) for place, (frame, truth) in truths.items()}
 
 # %% ../nbs/07_evaluate.ipynb #baffc01c
-def evaluate(network, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
-             data # data set of samples with `image`, `mask` and `name`, or the list of such samples
+def evaluate(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
+             data: Dataset | list # samples with `image`, `name` and, where annotated, `mask` (H,W)
             ) -> dict: # J and its relatives, see below
-    """Measure a network. Returns means over sequences of the means over frames:
+    """Measure a network, sequence by sequence. Returns means over sequences of the means over frames:
 
     - `J`: the object is chosen without labels (`choose_object`, once a sequence);
     - `J_best_of_two`: the better of object and background in each frame (the published protocol; looks at labels);
@@ -74,31 +112,33 @@ def evaluate(network, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     - `frames`, and `sequences`: {name: {frame: J}}.
 
     Raises `ValueError` if no sample has a mask."""
-    groups = defaultdict(list)
-    for i in range(len(data)): groups[data[i]['name'].rpartition('/')[0]].append(data[i])
-    if not any('mask' in s for g in groups.values() for s in g): raise ValueError('there is nothing to measure: no sample has a mask')
-    totals, sequences = [], {}
-    for name, samples in groups.items():
-        masks = predict_masks(network, (s['image'] for s in samples))
-        known = [i for i, s in enumerate(samples) if 'mask' in s]
-        if not known: continue
-        J, best, each = _scores(masks[known], [samples[i]['mask'] for i in known], choose_object(masks))
-        totals.append(torch.stack([J.mean(), best.mean(), each.amax(1).mean()]))
-        sequences[name] = {samples[i]['name'].rpartition('/')[2]: j for i, j in zip(known, J.tolist())}
-    means = torch.stack(totals).mean(0).tolist()
-    return dict(zip(('J', 'J_best_of_two', 'J_best_mask'), means)) | dict(frames=sum(map(len, sequences.values())), sequences=sequences)
+    means, sequences = [], {}
+    for name, rows in _by_sequence(data).items():
+        frames = _measure_sequence(network, data, rows)
+        if not frames: continue
+        scores = torch.stack([score for _, score in frames.values()])
+        means.append(scores.mean(0))
+        sequences[name] = dict(zip(frames, scores[:, 0].tolist()))
+    if not means: raise ValueError('there is nothing to measure: no sample has a mask')
+    totals = dict(zip(('J', 'J_best_of_two', 'J_best_mask'), torch.stack(means).mean(0).tolist()))
+    return totals | dict(frames=sum(map(len, sequences.values())), sequences=sequences)
 
 # %% ../nbs/07_evaluate.ipynb #ef5dd1fb
-def show_ranked(network, data, # as in `evaluate`
+def show_ranked(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
+                data: Dataset | list, # samples with `image`, `flow`, `name` and, where annotated, `mask` (H,W)
                 ranks=(0., .5, 1.), # which frames: 0 the worst, 0.5 the median, 1 the best
                 basis: str = 'quadratic' # motions for the reconstruction
                ): # the matplotlib figure
-    "Frame, flow, masks, explained flow and truth of frames picked by their J."
-    samples = {s['name'].rpartition('/')[::2]: s for s in (data[i] for i in range(len(data))) if 'mask' in s}
-    ranked = sorted((j, (seq, frame)) for seq, frames in evaluate(network, data)['sequences'].items() for frame, j in frames.items())
+    "Frame, flow, masks, explained flow and truth of frames picked by their J. Raises `ValueError` as `evaluate` does."
+    measured = []
+    for rows in _by_sequence(data).values(): measured += _measure_sequence(network, data, rows).values()
+    if not measured: raise ValueError('there is nothing to rank: no sample has a mask')
+    ranked = sorted((score[0].item(), row) for row, score in measured)
     pictures, titles = [], []
-    for r in ranks:
-        j, name = ranked[round(r * (len(ranked) - 1))]
-        row = explanation(samples[name], predict_masks(network, [samples[name]['image']])[0])
-        pictures += row.values(); titles += [f'J {j:.2f}', *list(row)[1:]]
+    for rank in ranks:
+        J, row = ranked[round(rank * (len(ranked) - 1))]
+        sample = data[row]
+        shown = explanation(sample, predict_masks(network, sample['image']), basis)
+        pictures += shown.values()
+        titles += [f'J {J:.2f}', *list(shown)[1:]]
     return show_images(pictures, titles, rows=len(ranks), width=2.2)

@@ -7,18 +7,22 @@ __all__ = ['write_masks', 'segment_clip', 'gwm_segment', 'gwm_demo']
 
 # %% ../nbs/09_segment.ipynb #36960b8b
 import json, time
+from collections.abc import Callable
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import _write_png, clip_rate, command, output_folder, read_frames, read_mask
+from .files import clip_rate, command, output_folder, read_frames, read_mask, write_mask
 from .show import VideoWriter, masks_to_rgb, overlay
-from .flow import flow_to_rgb
+from .flow import estimator_settings, flow_to_rgb
 from .scenes import MovingScenes
+from .store import FlowSettings
 from .videos import VideoFrames
 from .network import create_network, predict_masks
 from .loss import ReconstructionLoss
@@ -30,7 +34,8 @@ def _score(mask, file):
     "J of a mask (h,w) against an annotation file of the same size."
     truth = read_mask(file) > 0
     if truth.shape == mask.shape: return jaccard(mask, truth).item()
-    raise ValueError(f'{file}: the annotation is {truth.shape[1]}x{truth.shape[0]}, its frame {mask.shape[1]}x{mask.shape[0]}')
+    (h, w), (height, width) = truth.shape, mask.shape
+    raise ValueError(f'{file}: the annotation is {w}x{h}, its frame {width}x{height}')
 
 # %% ../nbs/09_segment.ipynb #577cc320
 def write_masks(clip: str | Path, # a video file or a folder of frames
@@ -39,76 +44,96 @@ def write_masks(clip: str | Path, # a video file or a folder of frames
                 out: Path, # an existing folder
                 truths: dict | None = None # {frame name: annotation file}, to measure J on the way
                ) -> dict: # {frame name: J} of the annotated frames
-    "Write one mask a frame at the clip's own size, and overlay.mp4. Raises `ValueError` if an annotation has another size."
-    scores = {}
+    """Write one mask a frame at the clip's own size, and overlay.mp4.
+    Raises `ValueError` if an annotation has another size."""
+    scores, truths = {}, truths or {}
+    frames = tqdm(read_frames(clip), total=len(masks), desc='writing', unit=' frames')
     with VideoWriter(out/'overlay.mp4', clip_rate(clip)) as video:
-        for (name, image), m in zip(tqdm(read_frames(clip), total=len(masks), desc='writing', unit=' frames'), masks):
-            mask = object_mask(m[None], chosen, image.shape[-2:])[0]
-            _write_png(out/f'{name}.png', mask)
+        for (name, image), soft in zip(frames, masks):
+            mask = object_mask(soft[None], chosen, image.shape[-2:])[0]
+            write_mask(out/f'{name}.png', mask)
             video.add(overlay(image.float() / 255, mask))
-            if truths and name in truths: scores[name] = _score(mask, truths[name])
+            if name in truths: scores[name] = _score(mask, truths[name])
     return scores
 
 # %% ../nbs/09_segment.ipynb #16b27b2b
-def _loss_and_network(basis, network, pretrained, num_masks, seed):
-    "What trains and what is trained; refuses wrong settings before any work is done."
-    if pretrained not in ('', 'timm', 'offline', 'random') and not Path(pretrained).is_file(): raise ValueError(f"pretrained must be 'timm', 'offline', 'random' or a file of weights, not {pretrained!r}")
+def _fresh_network(name, pretrained, num_masks, seed):
+    "The network that will be trained. Raises `ValueError` for settings that can't be used."
+    meaning = {'': None, 'timm': True, 'offline': 'offline', 'random': False}
+    if pretrained not in meaning and not Path(pretrained).is_file():
+        raise ValueError(f"pretrained must be 'timm', 'offline', 'random' or a file of weights, not {pretrained!r}")
     if num_masks < 2: raise ValueError(f'num_masks must be at least 2 (object and background), not {num_masks}')
-    loss = ReconstructionLoss(basis, normalise=True)
     torch.manual_seed(seed)
-    return loss, create_network(network, num_masks, {'': None, 'timm': True, 'random': False}.get(pretrained, pretrained))
+    return create_network(name, num_masks, meaning.get(pretrained, pretrained))
 
 # %% ../nbs/09_segment.ipynb #4132127d
 def _keep_apart(out, *sources):
     "Refuse to write results over the clip or its annotations."
     for source in filter(None, sources):
-        if Path(out).resolve() == Path(source).resolve(): raise ValueError(f'{out}: results would overwrite their own source; choose another folder for them')
+        if Path(out).resolve() == Path(source).resolve():
+            raise ValueError(f'{out}: results would overwrite their own source; choose another folder for them')
 
 # %% ../nbs/09_segment.ipynb #aee2df00
 @torch.no_grad()
-def _try(net, image, name):
+def _try(network, image, name):
     "One forward pass; a `ValueError` if the network can't work with pictures of this size."
-    try: net.eval()(image[None])
+    try: network.eval()(image[None])
     except (RuntimeError, AssertionError, TypeError) as e:
-        raise ValueError(f'the network {name!r} does not work on pictures of {image.shape[2]}x{image.shape[1]}: {e}') from None
+        size = f'{image.shape[2]}x{image.shape[1]}'
+        raise ValueError(f'the network {name!r} does not work on pictures of {size}: {e}') from None
+
+# %% ../nbs/09_segment.ipynb #c3e62322
+@contextmanager
+def _timed(seconds, part):
+    "Notes how long a part took in the dict `seconds`."
+    start = time.perf_counter()
+    yield
+    seconds[part] = round(time.perf_counter() - start, 2)
+
+# %% ../nbs/09_segment.ipynb #481177d5
+def _report(settings, chosen, frames, scores, seconds):
+    "What was done with what, and how long it took."
+    report = dict(settings=settings, frames=frames, object_masks=chosen.nonzero()[:, 0].tolist(),
+                  seconds=seconds | dict(total=round(sum(seconds.values()), 2)),
+                  versions={package: version(package) for package in ('gwm_nb', 'torch', 'timm')})
+    if scores: report['J'] = dict(mean=sum(scores.values()) / len(scores), frames=scores)
+    return report
 
 # %% ../nbs/09_segment.ipynb #65973739
 def segment_clip(clip: str | Path, # a video file, or a folder of frames
                  out: str | Path, # folder for the results
                  masks: str | Path | None = None, # folder of annotations, only to measure J
                  network: str = 'small', # a name for `create_network`
-                 pretrained: str = '', # weights of the backbone: 'timm' (fetched), 'offline' (from the extra), a file, or 'random'; '': fetched, but for 'small'
+                 pretrained: str | Path = '', # 'timm', 'offline', 'random' or a file; '': 'timm', but for 'small'
                  num_masks: int = 4, # regions that a frame is divided into
                  steps: int = 300, # optimiser steps
                  basis: str = 'quadratic', # family of motions, see `gwm_nb.motion.bases`
-                 method: str = 'dis', # flow estimator
+                 method: str | Callable = 'dis', # a flow estimator or its name
                  seed: int = 0 # of everything random
                 ) -> dict: # the report that is also written to result.json
-    "Train on a clip, cut out its moving object, and write masks, overlay.mp4 and result.json to `out`. Errors as one `ValueError` or `OSError`, with nothing left behind."
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ('out', 'masks')}
-    loss, net = _loss_and_network(basis, network, pretrained, num_masks, seed)
+    """Train on a clip, cut out its moving object, and write masks, overlay.mp4 and result.json to `out`.
+    Raises `ValueError` or `OSError` for whatever can't be used, with nothing left behind."""
+    estimator = method if isinstance(method, str) else estimator_settings(method)
+    settings = dict(clip=str(clip), network=network, pretrained=str(pretrained), num_masks=num_masks,
+                    steps=steps, basis=basis, method=estimator, seed=seed)
+    loss = ReconstructionLoss(basis, normalise=True)
+    net = _fresh_network(network, pretrained, num_masks, seed)
+    flow = FlowSettings(method=method)
     _keep_apart(out, clip, masks)
+    seconds = {}
     with output_folder(out) as hidden:
-        laps = [time.perf_counter()]
-        data = VideoFrames(clip, method=method, masks=masks)
-        _try(net, data[0]['image'], network); laps.append(time.perf_counter())
-        fit(data, net, steps=steps, seed=seed, loss=loss); laps.append(time.perf_counter())
-        soft = predict_masks(net, (data[i]['image'] for i in range(len(data))))
-        chosen = choose_object(soft)
-        scores = write_masks(clip, soft, chosen, hidden, {n.rpartition('/')[2]: f for n, f in data.masks.items()}); laps.append(time.perf_counter())
-        report = _report(settings, data, chosen, scores, laps)
+        with _timed(seconds, 'flow'):
+            data = VideoFrames(clip, flow, masks)
+            _try(net, data[0]['image'], network)
+        with _timed(seconds, 'training'): fit(data, net, steps=steps, seed=seed, loss=loss)
+        with _timed(seconds, 'writing'):
+            soft = predict_masks(net, (data[i]['image'] for i in range(len(data))))
+            chosen = choose_object(soft)
+            truths = {name.rpartition('/')[2]: file for name, file in data.masks.items()}
+            scores = write_masks(clip, soft, chosen, hidden, truths)
+        report = _report(settings, chosen, len(data), scores, seconds)
         report['files'] = sorted([f.name for f in hidden.iterdir()] + ['result.json'])
         (hidden/'result.json').write_text(json.dumps(report, indent=1))
-    return report
-
-# %% ../nbs/09_segment.ipynb #481177d5
-def _report(settings, data, chosen, scores, laps):
-    "What was done with what, and how long it took."
-    seconds = dict(zip(('flow', 'training', 'writing'), (round(b - a, 2) for a, b in zip(laps, laps[1:]))))
-    report = dict(settings=settings, frames=len(data), object_masks=chosen.nonzero()[:, 0].tolist(),
-                  seconds=seconds | dict(total=round(laps[-1] - laps[0], 2)),
-                  versions={p: version(p) for p in ('gwm_nb', 'torch', 'timm')})
-    if scores: report['J'] = dict(mean=sum(scores.values()) / len(scores), frames=scores)
     return report
 
 # %% ../nbs/09_segment.ipynb #16de5173
@@ -117,7 +142,7 @@ def gwm_segment(clip: str, # a video file, or a folder of frames
                 out: str = 'gwm_out', # folder for masks, overlay.mp4 and result.json
                 masks: str = '', # folder of annotations named after the frames, only to measure J
                 network: str = 'small', # 'small', or a timm model such as efficientnet_lite0
-                pretrained: str = '', # weights of the backbone: timm (fetched), offline (from the extra), a file, or random; default: fetched, but for small
+                pretrained: str = '', # weights: timm (fetched), offline, random or a file; default: timm, not for small
                 num_masks: int = 4, # regions that a frame is divided into
                 steps: int = 300, # training steps
                 basis: str = 'quadratic', # translation, affine, quadratic, similarity or planar
@@ -126,39 +151,55 @@ def gwm_segment(clip: str, # a video file, or a folder of frames
     "Cut the moving object out of a clip: trains on the clip itself, without labels."
     report = segment_clip(clip, out, masks or None, network, pretrained, num_masks, steps, basis, method, seed)
     seconds, J = report['seconds'], report.get('J')
-    print(f"{report['frames']} frames in {seconds['total']:.0f} s (flow {seconds['flow']:.0f}, training {seconds['training']:.0f}, writing {seconds['writing']:.0f})"
-          + (f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''))
-    print(f'masks:   {Path(out)}/*.png\noverlay: {Path(out)/"overlay.mp4"}\nreport:  {Path(out)/"result.json"}')
-
-# %% ../nbs/09_segment.ipynb #0e08da67
-def _scene_video(path, network, data, frames=36):
-    "A held-out scene in motion: frame, exact flow, masks, cut-out, as a 2x2 film at twice the size."
-    chosen = choose_object(predict_masks(network, [s['image'] for s in data]))
-    scene = next(s for s in map(data.scene, range(len(data))) if all((s.labels(t) > 0).float().mean() > .05 for t in range(0, frames, 7)))
-    images = [scene.frame(t) for t in range(frames)]
-    masks = predict_masks(network, images)
-    cut, flows = object_mask(masks, chosen), [scene.flow(t) for t in range(frames)]
-    with VideoWriter(path, fps=8) as video:
-        for image, m, c, flow in zip(images, masks, cut, flows):
-            rows = torch.cat([torch.cat([image, flow_to_rgb(flow, 10.)], 2), torch.cat([masks_to_rgb(m), overlay(image, c)], 2)], 1)
-            video.add(F.interpolate(rows[None], scale_factor=2, mode='nearest')[0])
+    parts = ', '.join(f'{part} {seconds[part]:.0f}' for part in ('flow', 'training', 'writing'))
+    measured = f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''
+    print(f"{report['frames']} frames in {seconds['total']:.0f} s ({parts}){measured}")
+    print(f'masks:   {Path(out)}/*.png')
+    print(f'overlay: {Path(out)/"overlay.mp4"}')
+    print(f'report:  {Path(out)/"result.json"}')
 
 # %% ../nbs/09_segment.ipynb #641e9a4f
 def _train_and_measure(title, seed, steps, objects, num_masks):
-    "One line of the demo's table: train on 256 scenes, measure on 64 others."
+    "Train on 256 scenes, measure on 64 others; returns the table's line, the network, and the 64 scenes."
     start = time.perf_counter()
-    learn = fit(MovingScenes(256, seed=seed, objects=objects), steps=steps, num_masks=num_masks, seed=seed, progress=f'{title}, seed {seed}')
+    train = MovingScenes(256, seed=seed, objects=objects)
     held_out = MovingScenes(64, seed=1000 + seed, objects=objects)
+    learn = fit(train, steps=steps, num_masks=num_masks, seed=seed, progress=f'{title}, seed {seed}')
     result = evaluate(learn.network, held_out)
-    row = dict(scenes=title, seed=seed, J=result['J'], J_best_of_two=result['J_best_of_two'], seconds=time.perf_counter() - start)
-    return row, learn, held_out
+    seconds = time.perf_counter() - start
+    row = dict(scenes=title, seed=seed, J=result['J'], J_best_of_two=result['J_best_of_two'], seconds=seconds)
+    return row, learn.network, held_out
 
 # %% ../nbs/09_segment.ipynb #86dbe0a6
-def _print_table(rows, mean):
+def _print_table(rows, mean, seeds):
     print(f"\n{'held-out scenes':16}{'seed':>5}{'J':>8}{'best of two':>13}{'seconds':>9}")
     for r in rows: print(f"{r['scenes']:16}{r['seed']:5}{r['J']:8.3f}{r['J_best_of_two']:13.3f}{r['seconds']:9.1f}")
-    seeds = len(rows) - 1
-    print(f'\none object, mean of {seeds} seed{"s" * (seeds > 1)}: J = {mean:.3f} (labels are used to measure, never to train)')
+    trainings = '1 seed' if seeds == 1 else f'{seeds} seeds'
+    print(f'\none object, mean of {trainings}: J = {mean:.3f} (labels are used to measure, never to train)')
+
+# %% ../nbs/09_segment.ipynb #1e4f739a
+def _scene_in_view(scenes, frames):
+    "The first of the scenes whose object is well to be seen all the time; else the last."
+    for i in range(len(scenes)):
+        scene = scenes.scene(i)
+        shares = [(scene.labels(t) > 0).float().mean() for t in range(0, frames, 7)]
+        if min(shares) > .05: break
+    return scene
+
+# %% ../nbs/09_segment.ipynb #0e08da67
+def _scene_video(path, network, held_out, frames=36):
+    "A held-out scene in motion: frame, exact flow, masks, cut-out, as a 2x2 film at twice the size."
+    chosen = choose_object(predict_masks(network, (s['image'] for s in held_out)))
+    scene = _scene_in_view(held_out, frames)
+    images = [scene.frame(t) for t in range(frames)]
+    masks = predict_masks(network, images)
+    cut = object_mask(masks, chosen)
+    with VideoWriter(path, fps=8) as video:
+        for t, image in enumerate(images):
+            above = torch.cat([image, flow_to_rgb(scene.flow(t), 10.)], 2)
+            below = torch.cat([masks_to_rgb(masks[t]), overlay(image, cut[t])], 2)
+            film = torch.cat([above, below], 1)
+            video.add(F.interpolate(film[None], scale_factor=2, mode='nearest')[0])
 
 # %% ../nbs/09_segment.ipynb #e2c6b85b
 @command
@@ -168,13 +209,15 @@ def gwm_demo(out: str = 'gwm_demo_out', # folder for the picture and the video
     "Train from nothing on moving scenes, without labels, and show what was learned. Two to three minutes on two cores."
     if seeds < 1 or steps < 1: raise ValueError(f'seeds and steps must be at least 1, not {seeds} and {steps}')
     with output_folder(out) as hidden:
-        runs = [_train_and_measure('one object', s, steps, 1, 2) for s in range(seeds)]
-        several = _train_and_measure('three objects', 0, steps, 3, 4)[0]
-        _, learn, held_out = runs[0]
-        show_ranked(learn.network, held_out, (0, .25, .5, 1)).savefig(hidden/'results.png', dpi=110)
-        _scene_video(hidden/'overlay.mp4', learn.network, held_out)
-        rows = [r for r, *_ in runs] + [several]
-        mean = sum(r['J'] for r in rows[:-1]) / seeds
-        (hidden/'result.json').write_text(json.dumps(dict(rows=rows, mean_J=mean, files=['results.png', 'overlay.mp4', 'result.json']), indent=1))
-    _print_table(rows, mean)
-    print(f'picture: {Path(out)/"results.png"}\nvideo:   {Path(out)/"overlay.mp4"}')
+        runs = [_train_and_measure('one object', seed, steps, 1, 2) for seed in range(seeds)]
+        runs.append(_train_and_measure('three objects', 0, steps, 3, 4))
+        rows = [row for row, *_ in runs]
+        mean = sum(row['J'] for row in rows[:seeds]) / seeds
+        _, network, held_out = runs[0]
+        show_ranked(network, held_out, (0, .25, .5, 1)).savefig(hidden/'results.png', dpi=110)
+        _scene_video(hidden/'overlay.mp4', network, held_out)
+        report = dict(rows=rows, mean_J=mean, files=['results.png', 'overlay.mp4', 'result.json'])
+        (hidden/'result.json').write_text(json.dumps(report, indent=1))
+    _print_table(rows, mean, seeds)
+    print(f'picture: {Path(out)/"results.png"}')
+    print(f'video:   {Path(out)/"overlay.mp4"}')

@@ -6,6 +6,7 @@
 __all__ = ['show_images', 'masks_to_rgb', 'overlay', 'VideoWriter']
 
 # %% ../nbs/20_show.ipynb #e0a7da7f
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,24 +15,28 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
+from kornia.morphology import dilation
 from torch import Tensor
 
+from .files import whole_file
+
 # %% ../nbs/20_show.ipynb #0cd4a386
-def show_images(images, # sequence of (3,h,w) tensors in [0,1] or (h,w) maps
-                titles=(), # one title per picture
+def show_images(images: list[Tensor], # (3,h,w) pictures in [0,1] or (h,w) maps
+                titles: list[str] = (), # one title per picture
                 rows: int = 1, # number of rows
                 width: float = 2.6, # width of one picture in inches
                 cmap: str = 'magma', # colours for (h,w) maps
                 vmax: float | None = None # the value of a map drawn brightest; None: each map's own largest
-               ): # the matplotlib figure
+               ) -> plt.Figure:
     "Draw `images` side by side."
     cols = -(-len(images) // rows)
     height = width * images[0].shape[-2] / images[0].shape[-1] + .3
     fig, axes = plt.subplots(rows, cols, figsize=(cols * width, rows * height), squeeze=False, layout='constrained')
     for ax in axes.flat: ax.set_axis_off()
-    for i, (ax, im) in enumerate(zip(axes.flat, images)):
-        im = im.detach().cpu().float()
-        ax.imshow(im.permute(1, 2, 0).clamp(0, 1) if im.ndim == 3 else im, cmap=cmap, vmin=None if vmax is None else 0, vmax=vmax)
+    vmin = None if vmax is None else 0
+    for i, (ax, image) in enumerate(zip(axes.flat, images)):
+        image = image.detach().cpu().float()
+        ax.imshow(image.permute(1, 2, 0).clamp(0, 1) if image.ndim == 3 else image, cmap=cmap, vmin=vmin, vmax=vmax)
         if i < len(titles): ax.set_title(titles[i], fontsize=9)
     return fig
 
@@ -45,37 +50,52 @@ def masks_to_rgb(masks: Tensor # (K,h,w) soft masks that sum to 1
 # %% ../nbs/20_show.ipynb #fd71625f
 def overlay(image: Tensor, # (3,h,w) in [0,1]
             mask: Tensor, # (h,w) bool
-            colour=(1., .85, 0.) # of the outline
+            colour: tuple[float, float, float] = (1., .85, 0.) # of the outline
            ) -> Tensor: # (3,h,w) in [0,1]
     "The object in its colours with an outline, the rest grey and darker."
-    m = mask[None].float()
     width = max(1, min(image.shape[-2:]) // 160)
-    outline = F.max_pool2d(m, 2 * width + 1, 1, width) > m
+    line = torch.ones(1, 2 * width + 1, device=mask.device)
+    grown = dilation(dilation(mask[None, None].float(), line), line.T)[0, 0] > 0
     faded = image.mean(0, keepdim=True).expand_as(image) * .45
-    return torch.where(outline, torch.tensor(colour)[:, None, None], torch.where(mask, image, faded))
+    outline = torch.tensor(colour, device=image.device)[:, None, None]
+    return torch.where(mask, image, torch.where(grown, outline, faded))
 
 # %% ../nbs/20_show.ipynb #809290fa
 class VideoWriter:
-    "Write frames (3,h,w) in [0,1] as an H.264 .mp4 that browsers play. Use as a context."
-    def __init__(self, path: str | Path, # the .mp4 file
-                 fps: float = 24. # frames a second
-                ):
-        self.path, self.fps, self.stream = str(path), fps, None
+    "Write frames (3,h,w) in [0,1] as an H.264 .mp4 that browsers play: whole, or not at all. Use as a context."
+    def __init__(self,
+        path: str | Path, # the .mp4 file
+        fps: float = 24. # frames a second
+    ):
+        self.path, self.fps, self.stream = Path(path), Fraction(fps).limit_denominator(1001), None
 
-    def __enter__(self): self.file = av.open(self.path, 'w', options=dict(movflags='faststart')); return self
+    def __enter__(self):
+        with ExitStack() as stack:
+            part = stack.enter_context(whole_file(self.path))
+            self.file = stack.enter_context(av.open(str(part), 'w', options=dict(movflags='faststart')))
+            self.parts = stack.pop_all()
+        return self
 
     def __exit__(self, *exception):
-        if self.stream is not None and exception[0] is None: self.file.mux(self.stream.encode())
-        self.file.close()
+        if self.stream is not None: self.parts.push(self._finish)
+        return self.parts.__exit__(*exception)
 
-# %% ../nbs/20_show.ipynb #2072b6de
-def _add(self, frame: Tensor): # (3,h,w) in [0,1]
-    "Append a frame; the first one decides the size."
-    frame = F.pad(frame[None], (0, frame.shape[2] % 2, 0, frame.shape[1] % 2), mode='replicate')[0]
-    if self.stream is None:
-        self.stream = self.file.add_stream('libx264', rate=Fraction(self.fps).limit_denominator(1000), options=dict(crf='20', preset='veryfast'))
-        self.stream.pix_fmt, self.stream.height, self.stream.width = 'yuv420p', *frame.shape[1:]
-    pixels = rearrange((frame.clamp(0, 1) * 255).round().byte(), 'c h w -> h w c').contiguous().numpy()
-    self.file.mux(self.stream.encode(av.VideoFrame.from_ndarray(pixels, format='rgb24')))
+    def _finish(self, kind, error, trace):
+        if error is None: self.file.mux(self.stream.encode())      # the frames that the encoder still holds
 
-VideoWriter.add = _add
+    def _begin(self, height, width):
+        self.stream = self.file.add_stream('libx264', rate=self.fps, options=dict(crf='20', preset='veryfast'))
+        self.stream.pix_fmt, self.stream.height, self.stream.width = 'yuv420p', height, width
+        tags = dict(colorspace=1, color_primaries=1, color_trc=1, color_range=1)      # BT.709, limited
+        for name, value in tags.items(): setattr(self.stream.codec_context, name, value)
+
+    def add(self, frame: Tensor): # (3,h,w) in [0,1]
+        "Append a frame; the first one decides the size. Raises `ValueError` if a later one has another."
+        frame = F.pad(frame[None].float(), (0, frame.shape[2] % 2, 0, frame.shape[1] % 2), mode='replicate')[0]
+        if self.stream is None: self._begin(*frame.shape[1:])
+        size, wanted = tuple(frame.shape[1:]), (self.stream.height, self.stream.width)
+        if size != wanted: raise ValueError(f'{self.path}: a frame of {size} after others of {wanted}')
+        pixels = rearrange((frame.clamp(0, 1) * 255).round().byte().cpu(), 'c h w -> h w c').contiguous().numpy()
+        picture = av.VideoFrame.from_ndarray(pixels, format='rgb24')
+        picture = picture.reformat(format='yuv420p', dst_colorspace='itu709', dst_color_range='MPEG')
+        self.file.mux(self.stream.encode(picture))

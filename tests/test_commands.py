@@ -88,7 +88,7 @@ def damaged(clip, root):
         video.add(torch.rand(3, 64, 64))
     good = clip / "frames"
     return {"missing file": (["nowhere.mp4"], "no such clip"), "zero length": (["zero.mp4"], "empty"), "no video": (["text.mp4"], "not a readable video"),
-            "cut off": (["cut.mp4"], "not a readable video"), "one frame": (["one"], "1 frame only"), "one frame video": (["single.mp4"], "1 frame only"),
+            "cut off": (["cut.mp4"], "not a readable video"), "one frame": (["one"], "1 frame"), "one frame video": (["single.mp4"], "1 frame"),
             "mixed sizes": (["mixed"], "60x40"), "no images": (["empty"], "no images"), "torn image": (["torn"], "not a readable image"),
             "backbone": ([good, "--network", "resnot18"], "unknown backbone"), "basis": ([good, "--basis", "cubic"], "unknown motion basis"),
             "method": ([good, "--method", "magic"], "unknown flow method"), "option": ([good, "--setps", "3"], "unrecognized arguments"),

@@ -185,18 +185,35 @@ def salient(images, masks, archives, n=3):
     return {archives[0]: pictures, archives[1]: truth} if len(archives) > 1 else {archives[0]: pictures | truth}
 
 
+def via(rows, exported=True):
+    "A table as the VGG Image Annotator writes it, or as it lies beside the prepared frames, of (frame, box, motion)."
+    if not exported:
+        return ("x,file_list,spatial_coordinates,metadata\n" + "".join(f"{i},/{f}.jpg,\"{box}\",{{'1': '{m}'}}\n" for i, (f, box, m) in enumerate(rows))).encode()
+    text = "# Exported using VGG Image Annotator\n# SHAPE_ID = {\"RECTANGLE\":2}\n# CSV_HEADER = metadata_id,file_list,flags,temporal_coordinates,spatial_coordinates,metadata\n"
+    return (text + "".join(f'"1_{i}","[""/{f}.jpg""]",0,"[]","{box}","{{""1"":""{m}""}}"\n' for i, (f, box, m) in enumerate(rows))).encode()
+
+
+BOXES = [("crab/00000", [2, 0, 0, 8, 6], 0), ("crab/00006", [2, 6, 3, 8, 6], 0), ("fossa/00003", [2, 4, 3, 4, 3], 2), ("fossa/00001", [2, 4, 3, 8, 6], 1),
+         ("zebra/00000", [2, 0, 0, 4, 4], 0), ("fossa/00004", [], 0)]
+
+
+def moca():
+    files = {f"MoCA/JPEGImages/{s}/{t:05d}.jpg": picture(".jpg", 10 * t) for s, n in (("crab", 8), ("fossa", 4), ("zebra", 1)) for t in range(n)}
+    return {"MoCA.zip": files | {"MoCA/Annotations/annotations.csv": via(BOXES)}}
+
+
 MINIATURES = {"davis2016": lambda: {"DAVIS-data.zip": davis()}, "fbms": lambda: {"FBMS_Trainingset.zip": fbms_train(), "FBMS_Testset.zip": fbms_test()},
-              "segtrackv2": lambda: {"SegTrackv2.zip": segtrack()}, "cub": cub, "flowers": flowers,
+              "segtrackv2": lambda: {"SegTrackv2.zip": segtrack()}, "moca": moca, "cub": cub, "flowers": flowers,
               "duts": lambda: salient("DUTS-TE/DUTS-TE-Image", "DUTS-TE/DUTS-TE-Mask", ["DUTS-TE.zip"]),
               "dut_omron": lambda: salient("DUT-OMRON-image", "pixelwiseGT-new-PNG", ["DUT-OMRON-image.zip", "DUT-OMRON-gt-pixelwise.zip.zip"]),
               "ecssd": lambda: salient("images", "ground_truth_mask", ["images.zip", "ground_truth_mask.zip"])}
 COUNTS = {"davis2016": dict(TRAIN=["bear"], VAL=["dog"], FRAMES=4), "fbms": dict(TRAIN=["bear01"], TEST=["cars1", "marple2", "marple7", "marple4", "tennis"]),
-          "segtrackv2": dict(SEQUENCES=["cheetah", "girl", "worm"]), "cub": dict(TEST_IMAGES=2), "flowers": dict(TEST_IMAGES=2), "duts": dict(TEST_IMAGES=3),
+          "segtrackv2": dict(SEQUENCES=["cheetah", "girl", "worm"]), "moca": dict(SEQUENCES=["crab", "fossa"], FRAMES=5), "cub": dict(TEST_IMAGES=2), "flowers": dict(TEST_IMAGES=2), "duts": dict(TEST_IMAGES=3),
           "dut_omron": dict(IMAGES=3), "ecssd": dict(IMAGES=3)}
-FOLDERS = {"davis2016": "DAVIS2016", "fbms": "FBMS", "segtrackv2": "SegTrackv2", "cub": "CUB_200_2011", "flowers": "Flowers", "duts": "DUTS",
+FOLDERS = {"davis2016": "DAVIS2016", "fbms": "FBMS", "segtrackv2": "SegTrackv2", "moca": "MoCA", "cub": "CUB_200_2011", "flowers": "Flowers", "duts": "DUTS",
            "dut_omron": "DUT_OMRON", "ecssd": "ECSSD"}
 SUMMARIES = {"davis2016": "2 sequences, 4 frames, 4 annotations", "fbms": "6 sequences, 19 frames, 12 annotations",
-             "segtrackv2": "3 sequences, 6 frames, 6 annotations", "cub": "2 images, 2 masks", "flowers": "2 images, 2 masks",
+             "segtrackv2": "3 sequences, 6 frames, 6 annotations", "moca": "2 sequences, 5 frames, 5 annotations", "cub": "2 images, 2 masks", "flowers": "2 images, 2 masks",
              "duts": "3 images, 3 masks", "dut_omron": "3 images, 3 masks", "ecssd": "3 images, 3 masks"}
 
 
@@ -227,7 +244,7 @@ def small(script, monkeypatch):
 # ---- what is written
 
 def test_every_script_has_a_miniature():
-    assert NAMES == sorted(MINIATURES) == sorted(COUNTS) == sorted(FOLDERS) == sorted(SUMMARIES) and len(NAMES) == 8
+    assert NAMES == sorted(MINIATURES) == sorted(COUNTS) == sorted(FOLDERS) == sorted(SUMMARIES) and len(NAMES) == 9
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -355,6 +372,72 @@ def test_segtrack_lists_its_sequences(script):
     assert len(set(script("segtrackv2").SEQUENCES)) == 14
 
 
+def box_of(path):
+    "left, top, right, bottom of what is white in a written mask of 0 and 255."
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert set(np.unique(pixels)) == {0, 255} and pixels.shape == (720, 1280)
+    y, x = pixels.nonzero()
+    return [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def test_moca_takes_every_third_frame_and_boxes_between_those_that_are_annotated(run, small, tmp_path):
+    small("moca")
+    run("moca", *archives("moca", tmp_path))
+    out = run.work / "data/MoCA"
+    names = {p.relative_to(out).as_posix() for p in out.rglob("*.*") if p.name != "prepared.json"}
+    assert names == {f"JPEGImages/{s}/{t:05d}.jpg" for s, n in (("crab", 3), ("fossa", 2)) for t in range(n)} | {
+        f"Annotations/{s}/{t:05d}.png" for s, n in (("crab", 3), ("fossa", 2)) for t in range(n)}
+    image = cv2.imread(str(out / "JPEGImages/crab/00001.jpg"))
+    assert image.shape == (720, 1280, 3) and abs(image.mean() - 30) < 2                       # frame 3
+    assert [box_of(out / f"Annotations/crab/{t:05d}.png") for t in (0, 2)] == [[0, 0, 640, 360], [480, 180, 1120, 540]]
+    assert box_of(out / "Annotations/crab/00001.png") == [240, 60, 880, 420]                  # x 3, y 1.5, cut to whole pixels as published
+    assert box_of(out / "Annotations/fossa/00000.png") == [320, 180, 960, 540]                # before the first annotated frame: as there
+    assert box_of(out / "Annotations/fossa/00001.png") == [320, 180, 640, 360]
+
+
+def test_moca_stops_at_frame_300(script):
+    module, frames = script("moca"), dict.fromkeys(range(400))
+    jobs, missing = module.plan_sequence("crab", frames, {0: (0, 0, 1, 1), 399: (0, 0, 1, 1)})
+    assert len(jobs) == 200 and jobs[-1].target == "Annotations/crab/00099.png" and not missing
+    assert module.plan_sequence("crab", {}, {3: (0, 0, 1, 1)}) == ([], ["no frame crab/00000", "no frame crab/00003"])
+
+
+@pytest.mark.parametrize("sequence, rows, columns", [("bear", (0, 720), (0, 1280)), ("meerkat", (37, 720), (89, 1280)), ("lichen_katydid", (0, 672), (0, 962)),
+                                                     ("seal_2", (95, 720), (0, 1280)), ("shrimp", (0, 720), (0, 1027)),
+                                                     ("peacock_flounder_1", (92, 632), (0, 1280)), ("egyptian_nightjar", (0, 650), (318, 1280))])
+def test_moca_leaves_out_logos_and_bars(sequence, rows, columns, script):
+    taken = script("moca").window(sequence, 720, 1280)
+    assert [s.indices(n)[:2] for s, n in zip(taken, (720, 1280))] == [rows, columns]
+
+
+def test_moca_cuts_frame_and_box_alike(script):
+    "An animal that fills its box fills it still after the logo is cut away."
+    module = script("moca")
+    pixels = np.zeros((720, 1280, 3), np.uint8)
+    pixels[300:500, 400:900] = 255
+    member = script("_prepare").Member("f.png", 0, lambda: cv2.imencode(".png", pixels)[1].tobytes())
+    image = cv2.imdecode(np.frombuffer(module.frame(member, "meerkat"), np.uint8), cv2.IMREAD_GRAYSCALE)
+    box = cv2.imdecode(np.frombuffer(module.filled_box(member, "meerkat", (400, 300, 500, 200)), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert ((image > 127) != (box > 127)).mean() < .001
+
+
+def test_moca_reads_both_tables_and_names_wrong_lines(script):
+    read = lambda data: script("moca").read_boxes(script("_prepare").Member("annotations.csv", 0, lambda: data))
+    assert read(via(BOXES)) == read(via(BOXES, exported=False)) == {
+        "crab": {0: [0, 0, 8, 6], 6: [6, 3, 8, 6]}, "fossa": {3: [4, 3, 4, 3], 1: [4, 3, 8, 6]}, "zebra": {0: [0, 0, 4, 4]}}
+    for bad in ([("crab/00000", "[2,1,1]", 0)], [("crab/00000", "[2,a,1,1,1]", 0)], [("crab", "[2,1,1,1,1]", 0)]):
+        with pytest.raises(ValueError, match="annotations.csv: line 4 is not a frame with its box"):
+            read(via(bad))
+    with pytest.raises(ValueError, match="no columns file_list and spatial_coordinates"):
+        read(b"frame,box\n1,2\n")
+
+
+def test_moca_lists_its_sequences(script):
+    module = script("moca")
+    cut = " ".join(module.LOGOS.values()).split() + list(module.BARS)
+    assert len(set(module.SEQUENCES)) == len(module.SEQUENCES) == 88 and len(set(cut)) == len(cut) and set(cut) <= set(module.SEQUENCES)
+
+
 def test_cub_takes_the_test_images_of_the_list(run, small, tmp_path):
     small("cub")
     run("cub", *archives("cub", tmp_path))
@@ -461,7 +544,7 @@ def test_full_disk_leaves_no_half_file(run, small, script, monkeypatch, tmp_path
         m.setattr(Path, "write_bytes", full)
         line = run("ecssd", *sources)
     assert "No space left on device" in line and "data/ECSSD/images/0001.jpg" in line
-    assert [n for n in written(run.work)] == ["data/ECSSD/images/0000.jpg"] and not list(run.work.rglob("*.part"))
+    assert [n for n in written(run.work)] == ["data/ECSSD/images/0000.jpg"] and not list(run.work.rglob("*.part*"))
     assert SUMMARIES["ecssd"] in run("ecssd", *sources)
 
 
@@ -557,6 +640,9 @@ def test_wrong_input_gives_one_line_and_writes_nothing(case, run, tmp_path):
     ("fbms", "Trainingset", "FBMS is not complete: no sequence bear01; "),
     ("segtrackv2", "GroundTruth/girl/", "SegTrackv2 is not complete: no annotations of girl; "),
     ("segtrackv2", "GroundTruth/worm/worm_00010.png", "SegTrackv2 is not complete: no annotation of worm/worm_00010; "),
+    ("moca", "JPEGImages/crab/00003.jpg", "MoCA is not complete: 4 frames instead of 5, no frame crab/00003; "),
+    ("moca", "JPEGImages/fossa/", "MoCA is not complete: 3 frames instead of 5, no sequence fossa; "),
+    ("moca", "annotations.csv", "annotations.csv is missing; needed: "),
     ("cub", "Wren_0001_3.", "1 images instead of 2, no image 002.Wren/Wren_0001_3; "),
     ("cub", "segmentations/002.Wren", "1 images instead of 2, no mask of Wren_0001_3; "),
     ("flowers", "segmim/segmim_00003.jpg", "1 images instead of 2, no mask of image_00003; "),
@@ -578,7 +664,7 @@ def test_damage_inside_an_archive_is_named(run, small, tmp_path):
     where = data.index(b"IDAT") + 8
     masks.write_bytes(data[:where] + bytes([data[where] ^ 255]) + data[where + 1:])
     line = run("ecssd", images, masks)
-    assert "ground_truth_mask.zip: this archive is damaged" in line and not list(run.work.rglob("*.part"))
+    assert "ground_truth_mask.zip: this archive is damaged" in line and not list(run.work.rglob("*.part*"))
     with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for i in range(3):
             archive.writestr(f"ground_truth_mask/000{i}.png", bytes(5000))
@@ -689,11 +775,12 @@ def test_the_process(tmp_path):
 
 
 def test_the_library_reads_what_is_written(run, small, tmp_path):
-    from gwm_nb.videos import find_masks, list_images, read_mask
-    for name in ("davis2016", "fbms", "segtrackv2"):
+    from gwm_nb.files import list_images, read_mask
+    from gwm_nb.videos import find_masks
+    for name in ("davis2016", "fbms", "segtrackv2", "moca"):
         small(name)
         run(name, *archives(name, tmp_path / name))
-    for sequence in ("DAVIS2016/JPEGImages/480p/dog", "FBMS/JPEGImages/tennis", "SegTrackv2/JPEGImages/worm"):
+    for sequence in ("DAVIS2016/JPEGImages/480p/dog", "FBMS/JPEGImages/tennis", "SegTrackv2/JPEGImages/worm", "MoCA/JPEGImages/crab"):
         frames = list_images(run.work / "data" / sequence)
         masks = find_masks(run.work / "data" / sequence.replace("JPEGImages", "Annotations"), [f.stem for f in frames])
         assert masks and set(masks) <= {f.stem for f in frames} and all(0 < read_mask(m).float().mean() < 1 for m in masks.values())

@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 from gwm_nb.files import read_image
 from gwm_nb.flow import read_flow, resize_flow, write_flo
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.store import make_store, shrink
+from gwm_nb.store import FlowSettings, FlowStore, make_store, shrink
 from gwm_nb.videos import GapSamples
 
-SIZE, N = (128, 224), 24
+SIZE, GAPS, N = (128, 224), (1, 2, -1, -2), 24
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store(clip): return make_store(clip / "store", clip / "clip", size=SIZE, gaps=(1, 2, -1, -2))
+def store(clip): return make_store(clip / "store", clip / "clip", FlowSettings(SIZE, GAPS))
 
 
 def from_files(clip, t):
@@ -60,9 +60,17 @@ def test_loader(benchmark, store, workers):
     benchmark.pedantic(lambda: sum(1 for _ in loader), rounds=3, warmup_rounds=1)
 
 
+@pytest.mark.parametrize("verify", [False, True])
+def test_open(benchmark, store, verify):
+    "114 chunks: found by their names, or read."
+    benchmark.group = "opening a store of 24 frames and 90 flows"
+    benchmark(lambda: FlowStore(store.folder, verify))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_make_store(benchmark, clip, tmp_path, workers):
     "24 frames of 480x854, 4 gaps: 90 flows."
     places = (tmp_path / str(i) for i in itertools.count())
     benchmark.group = "90 DIS flows, estimated at 640 px, kept at 256x448"
-    benchmark.pedantic(lambda: make_store(next(places), clip / "clip", size=(256, 448), gaps=(1, 2, -1, -2), workers=workers), rounds=2)
+    settings = FlowSettings((256, 448), GAPS)
+    benchmark.pedantic(lambda: make_store(next(places), clip / "clip", settings, workers), rounds=2)
