@@ -207,7 +207,7 @@ def test_an_estimator_as_object_is_reported_in_words(clip, tmp_path):
     report = segment_clip(clip, tmp_path / "out", method=DIS("fast"), steps=1)
     written = json.loads((tmp_path / "out/result.json").read_text())
     assert written == report and "fast" in json.dumps(written["settings"]["method"])
-    assert set(written["seconds"]) == {"flow", "training", "writing", "total"}
+    assert {"flow", "training", "writing", "total"} <= set(written["seconds"])
 
 
 @pytest.mark.parametrize("options, message", [(dict(num_masks=1), "at least 2"), (dict(pretrained="imagenet"), "not 'imagenet'"),
