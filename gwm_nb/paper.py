@@ -420,6 +420,7 @@ def paper_network(
 def fingerprint(module: nn.Module # a backbone
                ) -> str: # changes with its weights, and with stride and blocks if it has them
     "A name for a backbone, from the beginning of each of its parameters and buffers."
+    module = getattr(module, 'backbone', module)            # a CachedBackbone stands for the one inside
     about = {k: str(getattr(module, k)) for k in ('strides', 'blocks', 'position_quirk') if hasattr(module, k)}
     digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=8)
     for v in module.state_dict().values():

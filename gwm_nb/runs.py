@@ -6,13 +6,13 @@
 __all__ = ['KEYS', 'LEAST', 'SHARES', 'read_log', 'measurements', 'Log', 'plot_loss', 'EMA', 'averaged', 'validation_loss',
            'Measure', 'measured', 'constant', 'lower_is_better', 'best_of', 'Best', 'KeepLast', 'EarlyStop', 'Unfreeze',
            'Pictures', 'require_tracker', 'Trackers', 'Data', 'Network', 'Optim', 'Loss', 'Train', 'Logging', 'Config',
-           'nearest', 'change', 'change_by_file', 'change_by_text', 'check', 'presets', 'make_config', 'to_toml',
-           'Drawn', 'Shrunk', 'refuse_labels', 'sets_there', 'training_data', 'validation_data', 'best_file',
+           'nearest', 'nearest_key', 'change', 'change_by_file', 'change_by_text', 'check', 'presets', 'make_config',
+           'to_toml', 'Drawn', 'Shrunk', 'refuse_labels', 'sets_there', 'training_data', 'validation_data', 'best_file',
            'load_run', 'take_weights', 'recompute', 'build_network', 'Compile', 'keep_features', 'make_optimiser',
            'make_schedule', 'make_learner', 'refuse_few', 'start_folder', 'summary', 'run', 'run_folder', 'resume_run',
            'describe', 'gwm_train', 'adapt']
 
-# %% ../nbs/15_runs.ipynb #97d70aeb
+# %% ../nbs/15_runs.ipynb #49440fc5
 import difflib
 import json
 import os
@@ -58,7 +58,7 @@ from .checkpoints import load, load_published, save
 from .train import Callback, Checkpoint, Flips, History, Learner, Photometric, Progress, Stop, adamw, fit, one_cycle
 from .evaluate import evaluate
 
-# %% ../nbs/15_runs.ipynb #a96b29c4
+# %% ../nbs/15_runs.ipynb #b7cab77a
 def read_log(path: str | Path # a .jsonl file
             ) -> list[dict]: # its lines in order
     "Lines of a log; half a line at its end, left by a kill, is left out. No file is an empty log."
@@ -66,7 +66,7 @@ def read_log(path: str | Path # a .jsonl file
     whole = Path(path).read_text(encoding='utf-8').split('\n')[:-1]
     return [json.loads(line) for line in whole]
 
-# %% ../nbs/15_runs.ipynb #570be45c
+# %% ../nbs/15_runs.ipynb #49900561
 def measurements(learn: Learner
                 ) -> list[dict]: # as {'step': 250, 'validation loss': 0.1}, oldest first
     "What the callbacks of a Learner have measured so far."
@@ -75,7 +75,7 @@ def measurements(learn: Learner
         for result in getattr(callback, 'results', []): found.setdefault(result['step'], {}).update(result)
     return [found[step] for step in sorted(found)]
 
-# %% ../nbs/15_runs.ipynb #db4482dc
+# %% ../nbs/15_runs.ipynb #706193b5
 class Log(Callback):
     "A line of JSON every `every` steps and at the last: step, loss, lr, seconds, and what was measured at that step."
     def __init__(self, path: str | Path, # a .jsonl file
@@ -111,7 +111,7 @@ class Log(Callback):
 
     def load_state(self, state): self.seconds = state
 
-# %% ../nbs/15_runs.ipynb #3183fcbf
+# %% ../nbs/15_runs.ipynb #eec8be47
 def plot_loss(source: Learner | str | Path # a Learner that has been fitted, or the path of a log
              ): # the matplotlib figure
     "Loss, its running mean, measured losses, and the learning rate over the steps."
@@ -132,7 +132,7 @@ def plot_loss(source: Learner | str | Path # a Learner that has been fitted, or 
     ax.legend()
     return fig
 
-# %% ../nbs/15_runs.ipynb #0276c60c
+# %% ../nbs/15_runs.ipynb #e68780af
 def _plot_measured(ax, lines):
     "Add the losses that were measured now and then."
     names = sorted({name for line in lines for name in line if name.endswith(' loss')})
@@ -140,7 +140,7 @@ def _plot_measured(ax, lines):
         points = [(line['step'], line[name]) for line in lines if name in line]
         ax.plot(*zip(*points), 'o-', ms=3, color=f'C{i + 2}', label=name)
 
-# %% ../nbs/15_runs.ipynb #0e2a707d
+# %% ../nbs/15_runs.ipynb #e00372d2
 class EMA(Callback):
     "Keeps an exponential moving average of the weights that are trained; `averaged` puts it into the network."
     def __init__(self, decay: float = .99): # how much of the average stays at each step
@@ -167,7 +167,7 @@ class EMA(Callback):
 
     def load_state(self, state): self.kept = state
 
-# %% ../nbs/15_runs.ipynb #261a1a6d
+# %% ../nbs/15_runs.ipynb #5718fc5d
 @contextmanager
 def averaged(learn: Learner
             ) -> Iterator[nn.Module]: # its network
@@ -178,7 +178,7 @@ def averaged(learn: Learner
     finally:
         for ema in emas: ema.exchange()
 
-# %% ../nbs/15_runs.ipynb #45912f59
+# %% ../nbs/15_runs.ipynb #ac25f621
 def validation_loss(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
                     data: Dataset | list, # samples {image, flow, ...} that are not trained on
                     loss: Callable | None = None, # (logits, flow) -> scalar; None: ReconstructionLoss(normalise=True)
@@ -194,7 +194,7 @@ def validation_loss(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,
         total += loss(masks.clamp_min(1e-12).log(), flow).item() * len(samples)
     return total / len(data)
 
-# %% ../nbs/15_runs.ipynb #79d594a6
+# %% ../nbs/15_runs.ipynb #7528f001
 class Measure(Callback):
     "Every `every` steps and at the last, ask `function(network)`, averaged if it is; the answers are in `.results`."
     def __init__(self, every: int, # steps
@@ -215,27 +215,27 @@ class Measure(Callback):
 
     def load_state(self, state): self.results = state
 
-# %% ../nbs/15_runs.ipynb #eb905733
+# %% ../nbs/15_runs.ipynb #f207d0d2
 def measured(learn: Learner,
              name: str # as in 'validation loss'
             ) -> list[tuple[int, float]]: # (step, value), oldest first
     "One of the measured quantities over the steps."
     return [(m['step'], m[name]) for m in measurements(learn) if name in m]
 
-# %% ../nbs/15_runs.ipynb #a05de55f
+# %% ../nbs/15_runs.ipynb #d7ca092e
 def constant(optimiser: torch.optim.Optimizer,
              steps: int # of the training; does not matter
             ) -> LRScheduler:
     "The learning rate stays what it is."
     return ConstantLR(optimiser, 1., 1)
 
-# %% ../nbs/15_runs.ipynb #fa14ff8b
+# %% ../nbs/15_runs.ipynb #855bcdea
 def lower_is_better(name: str # of a measured quantity
                    ) -> bool:
     "Losses want to be low, everything else high."
     return name.endswith('loss')
 
-# %% ../nbs/15_runs.ipynb #0a7243e7
+# %% ../nbs/15_runs.ipynb #e528b2b6
 def best_of(points: list[tuple[int, float]], # (step, value), oldest first; at least one
             name: str # of the quantity
            ) -> tuple[int, float]: # the best; of equals the first
@@ -243,7 +243,7 @@ def best_of(points: list[tuple[int, float]], # (step, value), oldest first; at l
     sign = 1 if lower_is_better(name) else -1
     return min(points, key=lambda point: sign * point[1])
 
-# %% ../nbs/15_runs.ipynb #a4f12c2a
+# %% ../nbs/15_runs.ipynb #4bbfc95a
 class Best(Callback):
     "Keeps the network that measured best in `path`, with averaged weights if there are any; `load` opens it."
     def __init__(self, path: str | Path, # usually best.safetensors; its folder must exist
@@ -263,7 +263,7 @@ class Best(Callback):
         how = dict(step=step, chosen_by=self.by, value=value, looks_at_labels=not lower_is_better(self.by))
         with averaged(learn) as network: save(network, self.path, **how, **self.notes)
 
-# %% ../nbs/15_runs.ipynb #82dc71d8
+# %% ../nbs/15_runs.ipynb #60ed30e3
 class KeepLast(Checkpoint):
     "A checkpoint every `every` steps as step-000250.safetensors in a folder; all but the last `n` are removed."
     def __init__(self, folder: str | Path, # must exist
@@ -282,7 +282,7 @@ class KeepLast(Checkpoint):
 
     def after_fit(self, learn): pass
 
-# %% ../nbs/15_runs.ipynb #940d4988
+# %% ../nbs/15_runs.ipynb #6062905f
 class EarlyStop(Callback):
     "Ends the training when the last `patience` measurements brought nothing better."
     def __init__(self, patience: int = 5, # measurements
@@ -293,7 +293,7 @@ class EarlyStop(Callback):
         points = measured(learn, self.by)
         if points and len(points) - 1 - points.index(best_of(points, self.by)) >= self.patience: raise Stop
 
-# %% ../nbs/15_runs.ipynb #f4663fce
+# %% ../nbs/15_runs.ipynb #16fc665e
 class Unfreeze(Callback):
     "Holds parameters still until a step: `{1000: 'backbone.*'}`. A name that fits several patterns moves at the first."
     def __init__(self, stages: dict): # {step: pattern of parameter names, as of files}
@@ -318,7 +318,7 @@ class Unfreeze(Callback):
     def after_step(self, learn):
         if learn.step in self.stages: self.hold(learn)
 
-# %% ../nbs/15_runs.ipynb #260f85df
+# %% ../nbs/15_runs.ipynb #7c0ec948
 class Pictures(Callback):
     "Every `every` steps and at the last, a picture of a few samples and their masks in a folder."
     def __init__(self, folder: str | Path, # made if it is not there
@@ -335,7 +335,7 @@ class Pictures(Callback):
         fig.savefig(self.folder/f'step-{learn.step:06d}.png', dpi=80)
         plt.close(fig)
 
-# %% ../nbs/15_runs.ipynb #4f7e8cdf
+# %% ../nbs/15_runs.ipynb #c99234d8
 def require_tracker(name: str # 'tensorboard' or 'wandb'
                    ):
     "Raises `ValueError` for a tracker that we don't know or that is not installed."
@@ -344,7 +344,7 @@ def require_tracker(name: str # 'tensorboard' or 'wandb'
     try: import_module(name)
     except ImportError: raise ValueError(f'{name} is not installed: pip install {name}') from None
 
-# %% ../nbs/15_runs.ipynb #b2da36c5
+# %% ../nbs/15_runs.ipynb #75961799
 class Trackers(Log):
     "Tells TensorBoard or Weights & Biases what `Log` writes into a file."
     def __init__(self, name: str, # 'tensorboard' or 'wandb'
@@ -366,7 +366,7 @@ class Trackers(Log):
     def after_fit(self, learn):
         if learn.accelerator.is_main_process: self.tracker.finish()
 
-# %% ../nbs/15_runs.ipynb #d2aa8b7d
+# %% ../nbs/15_runs.ipynb #61cfa44b
 @dataclass
 class Data:
     "What is trained on, and what is measured on."
@@ -388,7 +388,7 @@ class Data:
     flips: float = .5 # probability that a batch is mirrored
     photometric: float = 0. # strength of random changes of light and colour
 
-# %% ../nbs/15_runs.ipynb #91c77432
+# %% ../nbs/15_runs.ipynb #9f7059c3
 @dataclass
 class Network:
     "What is trained."
@@ -401,7 +401,7 @@ class Network:
     compile: bool = False # torch.compile
     recompute: bool = False # compute activations again instead of keeping them
 
-# %% ../nbs/15_runs.ipynb #01beb124
+# %% ../nbs/15_runs.ipynb #aefaff77
 @dataclass
 class Optim:
     "How the weights move."
@@ -414,7 +414,7 @@ class Optim:
     total: int = 160_000 # steps of the schedule 'paper' down to 0
     power: float = .9 # of the decay of the schedule 'paper'
 
-# %% ../nbs/15_runs.ipynb #c7d9ba4a
+# %% ../nbs/15_runs.ipynb #597017f1
 @dataclass
 class Loss:
     "How masks are judged; see `ReconstructionLoss`."
@@ -425,7 +425,7 @@ class Loss:
     flow_clip: float = 20. # pixels; 0: not at all
     normalise: bool = True
 
-# %% ../nbs/15_runs.ipynb #585b5500
+# %% ../nbs/15_runs.ipynb #dca597a4
 @dataclass
 class Train:
     "For how long, and on what."
@@ -437,7 +437,7 @@ class Train:
     ema: float = 0. # decay of the averaged weights; 0: none
     patience: int = 0 # stop after so many measurements without a better one; 0: never
 
-# %% ../nbs/15_runs.ipynb #c59c498b
+# %% ../nbs/15_runs.ipynb #205993f6
 @dataclass
 class Logging:
     "What is written down, and when. 0 is never."
@@ -452,7 +452,7 @@ class Logging:
     pictures: int = 0 # steps between two pictures
     trackers: list[str] = field(default_factory=list) # 'tensorboard', 'wandb'
 
-# %% ../nbs/15_runs.ipynb #c1945c93
+# %% ../nbs/15_runs.ipynb #b98a1db0
 @dataclass
 class Config:
     "All settings of a training."
@@ -463,10 +463,10 @@ class Config:
     train: Train = field(default_factory=Train)
     log: Logging = field(default_factory=Logging)
 
-# %% ../nbs/15_runs.ipynb #e9c87872
+# %% ../nbs/15_runs.ipynb #87dc382b
 KEYS = {f'{section.name}.{key.name}': key.type for section in fields(Config) for key in fields(section.type)}
 
-# %% ../nbs/15_runs.ipynb #550e5632
+# %% ../nbs/15_runs.ipynb #a8f234d3
 def _fits(value, kind):
     "Whether a value, as TOML knows it, is of a kind."
     origin, inner = get_origin(kind), get_args(kind)
@@ -483,7 +483,7 @@ def _said(kind):
              list[int]: 'a list of whole numbers', list[str]: 'a list of texts', dict[str, str]: 'a table of texts'}
     return words[kind]
 
-# %% ../nbs/15_runs.ipynb #c0949723
+# %% ../nbs/15_runs.ipynb #bd0e5b96
 def nearest(word: str,
             known # texts
            ) -> str: # what to add to an error
@@ -491,7 +491,18 @@ def nearest(word: str,
     close = difflib.get_close_matches(word, known, 1)
     return f'did you mean {close[0]!r}?' if close else f'choose from {", ".join(known)}'
 
-# %% ../nbs/15_runs.ipynb #1aac10f1
+def nearest_key(key: str # that there is none of
+               ) -> str: # what to add to an error
+    "The setting that was probably meant: of the same name, of the same section, or any."
+    section, dot, name = key.rpartition('.')
+    same_name = [k for k in KEYS if k.endswith(f'.{name}')]
+    if same_name: return f'did you mean {same_name[0]!r}?'
+    same_section = [k for k in KEYS if k.startswith(f'{section}.')]
+    if same_section: return nearest(key, same_section)
+    close = difflib.get_close_matches(key, KEYS, 1)
+    return f'did you mean {close[0]!r}?' if close else f'sections are {", ".join(f.name for f in fields(Config))}'
+
+# %% ../nbs/15_runs.ipynb #4f07c26a
 def change(config: Config, # is changed
            key: str, # as in 'optim.lr'
            value, # as TOML knows it
@@ -500,8 +511,7 @@ def change(config: Config, # is changed
     "Set one value. Raises `ValueError` for an unknown key, with the nearest that there is, or a value of another kind."
     section, _, name = key.partition('.')
     if key not in KEYS:
-        same = [k for k in KEYS if k.startswith(f'{section}.')]
-        raise ValueError(f'{where}: there is no setting {key!r}; {nearest(key, same or list(KEYS))}')
+        raise ValueError(f'{where}: there is no setting {key!r}; {nearest_key(key)}')
     kind = KEYS[key]
     if not _fits(value, kind):
         choices = get_args(kind) if get_origin(kind) is Literal else []
@@ -510,7 +520,7 @@ def change(config: Config, # is changed
         raise ValueError(f'{where}: {key} must be {_said(kind)}, not {value!r}{hint}')
     setattr(getattr(config, section), name, float(value) if kind is float else value)
 
-# %% ../nbs/15_runs.ipynb #c47c44c7
+# %% ../nbs/15_runs.ipynb #d69218ab
 def _flat(table, prefix=''):
     "('section.key', value) of nested tables; a table that is the value of a key stays one."
     for name, value in table.items():
@@ -518,7 +528,7 @@ def _flat(table, prefix=''):
         if isinstance(value, dict) and value and key not in KEYS: yield from _flat(value, f'{key}.')
         else: yield key, value
 
-# %% ../nbs/15_runs.ipynb #02a314c7
+# %% ../nbs/15_runs.ipynb #f3722742
 def change_by_file(config: Config, # is changed
                    path # a TOML file
                   ):
@@ -529,7 +539,7 @@ def change_by_file(config: Config, # is changed
         raise ValueError(f'{path}: not a TOML file: {e}') from None
     for key, value in _flat(table): change(config, key, value, str(path))
 
-# %% ../nbs/15_runs.ipynb #51e164e1
+# %% ../nbs/15_runs.ipynb #5124c832
 def change_by_text(config: Config, # is changed
                    text: str # as in 'optim.lr=1e-4'
                   ):
@@ -543,7 +553,7 @@ def change_by_text(config: Config, # is changed
         except tomllib.TOMLDecodeError: value = value.split(',') if kind == list[str] else value
     change(config, key.strip(), value, '--set')
 
-# %% ../nbs/15_runs.ipynb #096c08ba
+# %% ../nbs/15_runs.ipynb #d58588c4
 LEAST = {'data.batch': 1, 'train.steps': 1, 'train.accumulate': 1, 'log.every': 1, 'log.keep': 1, 'data.scenes': 1}
 SHARES = ('data.flips', 'data.photometric', 'train.ema')
 
@@ -559,7 +569,7 @@ def _check_numbers(config):
     for key in ('data.size', 'data.flow_size'):
         if len(values[key]) not in (0, 2): raise ValueError(f'{key} must be [height, width], not {values[key]}')
 
-# %% ../nbs/15_runs.ipynb #2b5477a5
+# %% ../nbs/15_runs.ipynb #b9103b1a
 def check(config: Config):
     "Raises `ValueError` for settings that don't go together."
     _check_numbers(config)
@@ -575,14 +585,14 @@ def check(config: Config):
         raise ValueError('train.patience counts measurements, and log.measure is 0')
     for name in config.log.trackers: require_tracker(name)
 
-# %% ../nbs/15_runs.ipynb #bc3f7e12
+# %% ../nbs/15_runs.ipynb #95469dea
 def presets() -> dict: # {name: its file}
     "The settings that come with the package."
     folder = resources.files('gwm_nb')/'presets'
     files = {f.name.removesuffix('.toml'): f for f in folder.iterdir() if f.name.endswith('.toml')}
     return {name: files[name] for name in sorted(files)}
 
-# %% ../nbs/15_runs.ipynb #1a38abd5
+# %% ../nbs/15_runs.ipynb #9a55102a
 def make_config(preset: str = '', # one of `presets`; '': the defaults
                 file: str | Path | None = None, # a TOML file that changes it
                 changes=() # texts like 'optim.lr=1e-4', which change that
@@ -597,7 +607,7 @@ def make_config(preset: str = '', # one of `presets`; '': the defaults
     check(config)
     return config
 
-# %% ../nbs/15_runs.ipynb #76873d5b
+# %% ../nbs/15_runs.ipynb #7f122256
 def _toml(value):
     "A value in TOML."
     if isinstance(value, dict): return '{' + ', '.join(f'{json.dumps(k)} = {_toml(v)}' for k, v in value.items()) + '}'
@@ -609,7 +619,7 @@ def to_toml(config: Config) -> str:
     sections = [[f'[{name}]', *(f'{k} = {_toml(v)}' for k, v in part.items())] for name, part in asdict(config).items()]
     return '\n\n'.join('\n'.join(lines) for lines in sections) + '\n'
 
-# %% ../nbs/15_runs.ipynb #fe9c99eb
+# %% ../nbs/15_runs.ipynb #8cf0d05e
 class Drawn(Dataset):
     "Random samples by number: the same number draws the same sample, in whatever process, and leaves other dice alone."
     def __init__(self, data: Dataset): # whose samples are drawn with torch's random state
@@ -623,7 +633,7 @@ class Drawn(Dataset):
         try: return self.data[torch.randint(len(self.data), ()).item()]
         finally: torch.set_rng_state(before)
 
-# %% ../nbs/15_runs.ipynb #5bf55713
+# %% ../nbs/15_runs.ipynb #8d5d9385
 class Shrunk(Dataset):
     "Samples whose frames have another size than their flow."
     def __init__(self, data: Dataset, # samples with image
@@ -638,7 +648,7 @@ class Shrunk(Dataset):
         sample = self.data[i]
         return sample | dict(image=shrink(sample['image'], self.size, self.resample))
 
-# %% ../nbs/15_runs.ipynb #20b3011f
+# %% ../nbs/15_runs.ipynb #b2c0bb67
 def _flow_settings(data):
     "How the flow of a training is made."
     size = tuple(data.flow_size or data.size) or None
@@ -649,7 +659,7 @@ def _shrunk(samples, data):
     if data.size in ([], data.flow_size or data.size): return samples
     return Shrunk(samples, tuple(data.size), data.resample)
 
-# %% ../nbs/15_runs.ipynb #e0287f83
+# %% ../nbs/15_runs.ipynb #ec640868
 def refuse_labels(path: str | Path # where frames should be
                  ):
     "Raises `ValueError` if this seems to be a folder of labels: by its name, or because its pictures have few colours."
@@ -665,20 +675,20 @@ def refuse_labels(path: str | Path # where frames should be
             raise ValueError(f'{clip.path}: these pictures have no more than 16 colours, they seem to be labels; '
                              'give the frames')
 
-# %% ../nbs/15_runs.ipynb #04ae2224
+# %% ../nbs/15_runs.ipynb #a9951ef5
 def _pictures(path):
     "Some pictures of a folder, from its beginning to its end; none of a video."
     files = list_images(path) if path.is_dir() else []
     for i in range(min(5, len(files))): yield read_image(files[i * len(files) // 5])
 
-# %% ../nbs/15_runs.ipynb #7ce0cfd4
+# %% ../nbs/15_runs.ipynb #3a35aab8
 def _is_main(): return os.environ.get('RANK', '0') == '0'
 
 def _say(*text):
     "Print, in the first process only."
     if _is_main(): print(*text, flush=True)
 
-# %% ../nbs/15_runs.ipynb #ecdbfaef
+# %% ../nbs/15_runs.ipynb #a38573ef
 def sets_there(data: Data,
                say=lambda text: None # is told what is missing
               ) -> dict[str, Path]: # {name: folder}
@@ -693,7 +703,7 @@ def sets_there(data: Data,
     if not found: raise FileNotFoundError(f'{data.path}: none of {data.source.replace("+", ", ")} is there')
     return found
 
-# %% ../nbs/15_runs.ipynb #cfe299d5
+# %% ../nbs/15_runs.ipynb #ed7fe458
 def _gap_samples(name, folder, data):
     "Random samples of one data set, without the clips that are held out."
     settings = replace(_flow_settings(data), gaps=data_sets[name].gaps)
@@ -711,7 +721,7 @@ def _trained_clips(data):
     find_clips(data.path, data.held_out)      # a wrong name is said
     return [c.name for c in find_clips(data.path) if c.name not in data.held_out]
 
-# %% ../nbs/15_runs.ipynb #a4e3dc99
+# %% ../nbs/15_runs.ipynb #6afecb3d
 def training_data(config: Config
                  ) -> Dataset: # samples {image, flow, name}
     "What a training is trained on; its flow is made now, if it is not there."
@@ -726,7 +736,7 @@ def training_data(config: Config
         samples = Drawn(ConcatDataset([_gap_samples(name, folder, data) for name, folder in sets.items()]))
     return _shrunk(samples, data)
 
-# %% ../nbs/15_runs.ipynb #280b3d87
+# %% ../nbs/15_runs.ipynb #74278bd0
 def _validation_clips(name, folder, data):
     "Names of the clips to measure on: those held out, or the published ones that are there."
     there = [c.name for c in find_clips(folder)]
@@ -736,7 +746,7 @@ def _validation_clips(name, folder, data):
     if found: return found
     raise ValueError(f'{folder}: none of the published validation clips is there; name some: --set data.held_out=CLIP')
 
-# %% ../nbs/15_runs.ipynb #af3ccbf9
+# %% ../nbs/15_runs.ipynb #d0991750
 def validation_data(config: Config
                    ) -> Dataset: # samples {image, flow, name}, with mask if labels are looked at
     "What a training is measured on."
@@ -751,7 +761,7 @@ def validation_data(config: Config
     n = min(data.validation or len(rows), len(rows))
     return Subset(_shrunk(frames, data), [rows[i * len(rows) // n] for i in range(n)])
 
-# %% ../nbs/15_runs.ipynb #206adede
+# %% ../nbs/15_runs.ipynb #4f5a90f7
 def best_file(path: str | Path # a run's folder, or a file
              ) -> Path:
     "The file that a run's network is in: the best, else the final, else the last one."
@@ -761,14 +771,14 @@ def best_file(path: str | Path # a run's folder, or a file
         if file.exists(): return file
     raise FileNotFoundError(f'{path}: there is no network in this folder (best, final or last.safetensors)')
 
-# %% ../nbs/15_runs.ipynb #e648061a
+# %% ../nbs/15_runs.ipynb #09c8c126
 def load_run(path: str | Path, # a run's folder, or a file of `save`
              **options # of `load`
             ) -> nn.Module: # in evaluation mode
     "The network of a run, ready to be used."
     return load(best_file(path), **options)
 
-# %% ../nbs/15_runs.ipynb #7a89eebf
+# %% ../nbs/15_runs.ipynb #366980d0
 def take_weights(network: nn.Module, # is changed
                  path: str | Path # a run's folder, a file of ours (.safetensors), or a published checkpoint
                 ) -> nn.Module: # the same network
@@ -777,7 +787,7 @@ def take_weights(network: nn.Module, # is changed
     if file.suffix == '.safetensors': return load(file, network=network)
     return load_published(file, network)
 
-# %% ../nbs/15_runs.ipynb #198fa351
+# %% ../nbs/15_runs.ipynb #ac892b4b
 def recompute(network: nn.Module # is changed
              ) -> nn.Module: # the same network
     "Let each part of a network be computed again in the backward pass instead of being kept."
@@ -790,7 +800,7 @@ def recompute(network: nn.Module # is changed
     if hasattr(timm_model, 'set_grad_checkpointing'): timm_model.set_grad_checkpointing(True)
     return network
 
-# %% ../nbs/15_runs.ipynb #4bcf8760
+# %% ../nbs/15_runs.ipynb #d9c65e9e
 def build_network(config: Config
                  ) -> nn.Module: # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     "The network of a training, with the weights that it begins with."
@@ -806,12 +816,12 @@ def build_network(config: Config
     if n.unfreeze: network.has_unused_parameters = True      # several processes have to know
     return network
 
-# %% ../nbs/15_runs.ipynb #5f7ac944
+# %% ../nbs/15_runs.ipynb #a4a65830
 class Compile(Callback):
     "Let torch.compile make a faster program of the network, for training only."
     def before_fit(self, learn): learn.model = torch.compile(learn.model)
 
-# %% ../nbs/15_runs.ipynb #b81d5f34
+# %% ../nbs/15_runs.ipynb #31264f6e
 class _Pictures(Dataset):
     "The frames of training data, each once, in the size that the network sees; this process's share of them."
     def __init__(self, data, size, resample):
@@ -827,7 +837,7 @@ class _Pictures(Dataset):
         image = store.image(row).float() / 255
         return dict(image=shrink(image, self.size, self.resample) if self.size != store.size else image)
 
-# %% ../nbs/15_runs.ipynb #9ea9a479
+# %% ../nbs/15_runs.ipynb #dade0ae7
 def keep_features(network: nn.Module, # with a frozen backbone; is changed
                   data: Dataset, # from training_data
                   config: Config
@@ -842,7 +852,7 @@ def keep_features(network: nn.Module, # with a frozen backbone; is changed
         frames = _Pictures(inner, tuple(config.data.size) or first.size, config.data.resample)
     return cache_features(network, folder, frames, flips=config.data.flips > 0)
 
-# %% ../nbs/15_runs.ipynb #2651a25a
+# %% ../nbs/15_runs.ipynb #33911534
 def _watchers(config, validation, out, notes):
     "Callbacks that measure and keep."
     log, loss, found = config.log, _loss(config), []
@@ -862,7 +872,7 @@ def _protocols(network, data):
     "J by every protocol."
     return {k: v for k, v in evaluate(network, data).items() if isinstance(v, float)}
 
-# %% ../nbs/15_runs.ipynb #14b23a57
+# %% ../nbs/15_runs.ipynb #109b30d7
 def _callbacks(config, validation, out, notes):
     "All callbacks of a training in order."
     data, found = config.data, []
@@ -876,7 +886,7 @@ def _callbacks(config, validation, out, notes):
 
 def _loss(config): return ReconstructionLoss(**asdict(config.loss) | dict(flow_clip=config.loss.flow_clip or None))
 
-# %% ../nbs/15_runs.ipynb #01d351b0
+# %% ../nbs/15_runs.ipynb #a1e45bc8
 def make_optimiser(config: Config
                   ) -> Callable: # network -> torch optimiser
     "How weights move, from `optim.name`, `optim.lr` and `optim.weight_decay`."
@@ -890,7 +900,7 @@ def make_schedule(config: Config
     if o.schedule == 'paper': return lambda optimiser, steps: paper_schedule(optimiser, o.warmup, o.total, o.power)
     return dict(one_cycle=one_cycle, constant=constant)[o.schedule]
 
-# %% ../nbs/15_runs.ipynb #9eee55c7
+# %% ../nbs/15_runs.ipynb #b05e88c0
 def make_learner(config: Config,
                  out: str | Path, # an existing folder for the log and checkpoints
                  notes: dict | None = None # kept with the weights
@@ -909,7 +919,7 @@ def make_learner(config: Config,
     torch.manual_seed(train.seed + learn.accelerator.process_index)      # dropout and light differ between processes
     return learn
 
-# %% ../nbs/15_runs.ipynb #e82d98c3
+# %% ../nbs/15_runs.ipynb #bcb27bf7
 def _frames(data):
     "How many frames there are to draw samples from."
     if isinstance(data, (Shrunk, Drawn)): return _frames(data.data)
@@ -925,7 +935,7 @@ def refuse_few(n: int, # samples
     if n >= batch: return
     raise ValueError(f'{where}: {n} samples are fewer than a batch of {batch}; give more, or --set data.batch={n}')
 
-# %% ../nbs/15_runs.ipynb #d854fe84
+# %% ../nbs/15_runs.ipynb #4dbf5e92
 def start_folder(config: Config,
                  out: str | Path, # is made
                  said: str = '' # the command line
@@ -943,14 +953,14 @@ def start_folder(config: Config,
 
 def _versions(): return ', '.join(f'{name} {version(name)}' for name in ('gwm_nb', 'torch', 'timm', 'accelerate'))
 
-# %% ../nbs/15_runs.ipynb #08e1d891
+# %% ../nbs/15_runs.ipynb #23f114ff
 def _notes(folder):
     "What the checkpoints of a run say about it, from its config.toml."
     lines = (folder/'config.toml').read_text(encoding='utf-8').splitlines()
     said, versions = (line.removeprefix('# ') for line in lines[:2])
     return dict(config=asdict(make_config(file=folder/'config.toml')), command=said, versions=versions)
 
-# %% ../nbs/15_runs.ipynb #9590614c
+# %% ../nbs/15_runs.ipynb #b8c9ec30
 def _train(config, folder, notes, checkpoint=None):
     "Train in a run's folder, from the beginning or from a checkpoint."
     with locked(folder/'run', wait=False) if _is_main() else nullcontext():
@@ -963,7 +973,7 @@ def _train(config, folder, notes, checkpoint=None):
         if learn.accelerator.is_main_process: _finish(learn, folder, notes)
     return learn
 
-# %% ../nbs/15_runs.ipynb #38cf922c
+# %% ../nbs/15_runs.ipynb #b6cd8d87
 def _finish(learn, folder, notes):
     "The final network, and a picture of the loss."
     with averaged(learn) as network: save(network, folder/'final.safetensors', step=learn.step, **notes)
@@ -971,7 +981,7 @@ def _finish(learn, folder, notes):
     figure.savefig(folder/'loss.png', dpi=110)
     plt.close(figure)
 
-# %% ../nbs/15_runs.ipynb #82a026c3
+# %% ../nbs/15_runs.ipynb #75c67ccf
 def summary(learn: Learner, # that has been fitted
             folder: str | Path # of its run
            ) -> str: # some lines
@@ -988,14 +998,14 @@ def summary(learn: Learner, # that has been fitted
 
 def _warning(name): return '' if lower_is_better(name) else ' (looks at labels)'
 
-# %% ../nbs/15_runs.ipynb #5c3c043d
+# %% ../nbs/15_runs.ipynb #fa1f565f
 def _withdraw(out):
     "Leave nothing behind if nothing has been trained."
     if (out/'log.jsonl').exists(): return
     (out/'config.toml').unlink(missing_ok=True)
     if not any(out.iterdir()): out.rmdir()
 
-# %% ../nbs/15_runs.ipynb #57b7c4ae
+# %% ../nbs/15_runs.ipynb #1b59f6cc
 def run(config: Config, # from make_config
         out: str | Path, # a new folder
         said: str = '' # the command line, to be written down
@@ -1009,13 +1019,13 @@ def run(config: Config, # from make_config
         if _is_main(): _withdraw(out)
         raise
 
-# %% ../nbs/15_runs.ipynb #7ac9dba5
+# %% ../nbs/15_runs.ipynb #bf853644
 def run_folder(path: str | Path # a run's folder, or one of its checkpoints
               ) -> Path: # the folder
     "The folder of a run."
     return Path(path).parent if Path(path).suffix == '.safetensors' else Path(path)
 
-# %% ../nbs/15_runs.ipynb #04e12253
+# %% ../nbs/15_runs.ipynb #deca24ed
 def resume_run(path: str | Path # a run's folder, or one of its checkpoints
               ) -> Learner: # trained
     "Go on with a run that was interrupted, from its last whole checkpoint, or from the beginning if there is none yet."
@@ -1029,7 +1039,7 @@ def resume_run(path: str | Path # a run's folder, or one of its checkpoints
     config = make_config(file=folder/'config.toml')
     return _train(config, folder, _notes(folder), last if last.is_file() else None)
 
-# %% ../nbs/15_runs.ipynb #0af4496f
+# %% ../nbs/15_runs.ipynb #4e4c554f
 def _clip_sources(config):
     "{name: (folder, flow settings)} of what a training is trained on."
     data, settings = config.data, _flow_settings(config.data)
@@ -1049,7 +1059,7 @@ def _describe_data(config):
         lines.append(f'{name}: {folder}: {plan_summary(plan)}')
     return total, [*lines, f'samples: {total:,} frames']
 
-# %% ../nbs/15_runs.ipynb #cfb39586
+# %% ../nbs/15_runs.ipynb #153b5f58
 def _describe_network(config, frames):
     "Lines about what is trained, and the bytes that features and checkpoints take."
     n = config.network
@@ -1073,7 +1083,7 @@ def _feature_bytes(network, config):
     maps = network.backbone(network.padded(image) if hasattr(network, 'padded') else image)
     return sum(2 * m.numel() for m in maps)
 
-# %% ../nbs/15_runs.ipynb #ba62e63b
+# %% ../nbs/15_runs.ipynb #5ca18552
 def describe(config: Config
             ) -> str: # some lines
     "What a training would do. Nothing is computed or written."
@@ -1086,14 +1096,14 @@ def describe(config: Config
     measuring = f'measured: {how}; best by {log.best}{_warning(log.best)}' if log.measure else 'measured: nothing'
     return '\n'.join([*about_data, *_describe_network(config, frames), training, measuring])
 
-# %% ../nbs/15_runs.ipynb #a64120e9
+# %% ../nbs/15_runs.ipynb #4e2e3005
 def _new_config(preset, data, config, changes, init_from):
     "The settings that a command line asks for."
     shorthand = [f'data.path={data}'] if data else []
     shorthand += [f'network.init_from={init_from}'] if init_from else []
     return make_config(preset, config or None, [*shorthand, *changes])
 
-# %% ../nbs/15_runs.ipynb #3739b3ad
+# %% ../nbs/15_runs.ipynb #439106be
 @command(set=dict(nargs='+', metavar='KEY=VALUE'))
 def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_nb/presets
               data: str = '', # the clip, or the folder that the data sets lie in
@@ -1116,7 +1126,7 @@ def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_
     if dry_run: _say(describe(settings))
     else: _say(summary(run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:])), out))
 
-# %% ../nbs/15_runs.ipynb #f2727f9d
+# %% ../nbs/15_runs.ipynb #44abc857
 def adapt(network: nn.Module, # trained; stays as it is
           clip, # a path, or samples {image, flow, ...}
           steps: int = 100, # as published

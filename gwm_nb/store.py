@@ -56,7 +56,7 @@ def shrink(image: Tensor, # (3,h,w) uint8, or float in [0,1]
     image = image.float() / 255 if image.dtype == torch.uint8 else image
     return F.interpolate(image[None], size=tuple(size), align_corners=False, **_resampling(resample))[0].clamp(0, 1)
 
-# %% ../nbs/22_store.ipynb #a9f80425
+# %% ../nbs/22_store.ipynb #0c455767
 @dataclass(frozen=True)
 class FlowSettings:
     "How flow is made and kept. Raises `ValueError` for settings that can't be used."
@@ -172,7 +172,7 @@ def _seal(plan): return hashlib.blake2b(json.dumps(plan, sort_keys=True).encode(
 
 def _attributes(plan): return plan | dict(checksum=_seal(plan))
 
-# %% ../nbs/22_store.ipynb #c63c8558
+# %% ../nbs/22_store.ipynb #48fe293b
 def _read_plan(folder):
     "The description of the store in `folder`, or an error that says why this is none."
     if not folder.is_dir(): raise FileNotFoundError(f'{folder}: no such flow store')
@@ -189,7 +189,7 @@ def _read_plan(folder):
         raise ValueError(f'{folder}: a flow store of version {plan["version"]}; this program reads version 2')
     return plan
 
-# %% ../nbs/22_store.ipynb #2c4f2e08
+# %% ../nbs/22_store.ipynb #ca55860e
 def is_store(path: str | Path # a folder, perhaps
             ) -> bool:
     "Whether this is the folder of a flow store, of this version or an older one."
@@ -258,7 +258,7 @@ class FlowStore:
         if gap in self.gaps: return bool(self.exists[row, 1 + self.gaps.index(gap)])
         raise ValueError(f'{self.folder}: this flow store has no gap {gap}; it has {", ".join(map(str, self.gaps))}')
 
-# %% ../nbs/22_store.ipynb #1a8701ac
+# %% ../nbs/22_store.ipynb #1c2f668d
 @patch
 def _read(self: FlowStore, name, row):
     "A row of an array as a tensor, or a `DamagedStore`."
@@ -270,7 +270,7 @@ def _read(self: FlowStore, name, row):
         raise DamagedStore(f'{file}: damaged flow store, {state}; making the store again mends it')
     return torch.from_numpy(values)
 
-# %% ../nbs/22_store.ipynb #7b9c69e7
+# %% ../nbs/22_store.ipynb #3dd8b927
 @patch
 def image(self: FlowStore,
           row: int # which frame, see `.names`
@@ -278,7 +278,7 @@ def image(self: FlowStore,
     "A frame at the store's size."
     return self._read('images', row)
 
-# %% ../nbs/22_store.ipynb #594a3dc3
+# %% ../nbs/22_store.ipynb #88fe0f94
 @patch
 def flow(self: FlowStore,
          row: int, # of which frame
@@ -295,7 +295,7 @@ def _room(plan, rows):
     blocks = [-(-size // 4096) * 4096 for size in sizes]
     return int((rows.sum(0) * blocks).sum())
 
-# %% ../nbs/22_store.ipynb #7694c3d6
+# %% ../nbs/22_store.ipynb #8803859e
 def plan_summary(plan: dict # from plan_store
                 ) -> str: # one line
     "What a store will hold and how much room that takes, in words."
@@ -337,7 +337,7 @@ def _forget(folder, plan, names):
         for file in files: file.unlink(missing_ok=True)
     zarr.open_group(folder, mode='r+').attrs.put(_attributes(plan))
 
-# %% ../nbs/22_store.ipynb #453db178
+# %% ../nbs/22_store.ipynb #aa0ad062
 def flows_there(folder: str | Path, # of a store, perhaps
                 plan: dict # from plan_store
                ) -> tuple[int, int] | None: # how many flows are there, of how many; None: no store of this plan
@@ -408,7 +408,7 @@ def _jobs(clip, rows, settings, files, todo, arrays):
             if files: yield column, rows[first], files[g][first]
             else: yield column, rows[first], recent[first], recent[other]
 
-# %% ../nbs/22_store.ipynb #8242cd62
+# %% ../nbs/22_store.ipynb #6899811d
 def _all_jobs(clips, plan, settings, todo, arrays):
     "Jobs of all clips in which something is `todo`."
     for clip, rows, known in zip(clips, _rows(plan).values(), plan['clips']):
@@ -457,7 +457,7 @@ def _finished(folder, plan):
     try: return not _changed(folder, plan) and FlowStore(folder, verify=True) is not None
     except (OSError, ValueError): return False
 
-# %% ../nbs/22_store.ipynb #693c4b07
+# %% ../nbs/22_store.ipynb #8ef5959d
 @contextmanager
 def _full_disk(folder):
     "A disk that gets full on the way is said of the store, not of nothing."

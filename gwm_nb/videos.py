@@ -75,7 +75,7 @@ class VideoFrames(Dataset):
         if sample['name'] in self.masks: sample['mask'] = read_mask(self.masks[sample['name']])
         return sample
 
-# %% ../nbs/02_videos.ipynb #53cf5c22
+# %% ../nbs/02_videos.ipynb #e57e1250
 def _own_store(clips, settings):
     "The store in the cache, with flow of both directions, and the gaps to read from it."
     gaps = settings.gaps

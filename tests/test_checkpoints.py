@@ -283,3 +283,12 @@ def test_any_network_is_exported_and_left_as_it_was(tmp_path, export):
     with pytest.raises(ValueError, match="differs by"):
         export(network, tmp_path / "net", size=(32, 48), tolerance=-1)
     assert network.training and (tmp_path / "net").read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["net"]
+
+
+def test_a_network_saved_while_its_features_were_kept_needs_no_cache(tmp_path):
+    network = paper_network(2, name="vit_tiny_patch16_224", stride=8, blocks=(0, 1))
+    backbone = network.backbone
+    save(cache_features(network, tmp_path / "features"), tmp_path / "net.safetensors")
+    picture = torch.rand(1, 3, 32, 48)
+    again = load(tmp_path / "net.safetensors", backbone=backbone)
+    torch.testing.assert_close(again(picture), network.eval()(picture), atol=1e-2, rtol=1e-2)       # kept in half precision
