@@ -12,12 +12,11 @@ __all__ = ['KEYS', 'LEAST', 'SHARES', 'read_log', 'measurements', 'Log', 'plot_l
            'make_schedule', 'make_learner', 'refuse_few', 'start_folder', 'summary', 'run', 'run_folder', 'resume_run',
            'describe', 'gwm_train', 'adapt']
 
-# %% ../nbs/15_runs.ipynb #49440fc5
+# %% ../nbs/15_runs.ipynb #0a94d26f
 import difflib
 import json
 import os
 import shlex
-import shutil
 import sys
 import time
 import tomllib
@@ -38,16 +37,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from .files import (TRUTH_FOLDERS, cache_folder, command, find_clips, list_images, locked, read_image, readable_size,
-                          write_whole)
-from .show import masks_to_rgb, show_images
-from .flow import flow_to_rgb
+from .files import (TRUTH_FOLDERS, cache_folder, command, find_clips, list_images, locked, read_image,
+                          readable_size, write_whole)
 from .scenes import MovingScenes
 from .store import FlowSettings, FlowStore, kept_store, plan_store, plan_summary, shrink
 from .videos import GapSamples, VideoFrames, data_sets, find_data_sets
@@ -55,10 +51,11 @@ from .network import create_network, predict_masks
 from .loss import ReconstructionLoss
 from .paper import ConvNorm, cache_features, fingerprint, paper_optimizer, paper_schedule
 from .checkpoints import load, load_published, save
-from .train import Callback, Checkpoint, Flips, History, Learner, Photometric, Progress, Stop, adamw, fit, one_cycle
+from .train import (Callback, Checkpoint, Flips, History, Learner, Photometric, Progress, Stop, adamw, fit,
+                          one_cycle)
 from .evaluate import evaluate
 
-# %% ../nbs/15_runs.ipynb #b7cab77a
+# %% ../nbs/15_runs.ipynb #f3b1ed03
 def read_log(path: str | Path # a .jsonl file
             ) -> list[dict]: # its lines in order
     "Lines of a log; half a line at its end, left by a kill, is left out. No file is an empty log."
@@ -66,8 +63,8 @@ def read_log(path: str | Path # a .jsonl file
     whole = Path(path).read_text(encoding='utf-8').split('\n')[:-1]
     return [json.loads(line) for line in whole]
 
-# %% ../nbs/15_runs.ipynb #49900561
-def measurements(learn: Learner
+# %% ../nbs/15_runs.ipynb #fa2e3628
+def measurements(learn: Learner # during or after its fit
                 ) -> list[dict]: # as {'step': 250, 'validation loss': 0.1}, oldest first
     "What the callbacks of a Learner have measured so far."
     found = {}
@@ -75,7 +72,7 @@ def measurements(learn: Learner
         for result in getattr(callback, 'results', []): found.setdefault(result['step'], {}).update(result)
     return [found[step] for step in sorted(found)]
 
-# %% ../nbs/15_runs.ipynb #706193b5
+# %% ../nbs/15_runs.ipynb #accada2f
 class Log(Callback):
     "A line of JSON every `every` steps and at the last: step, loss, lr, seconds, and what was measured at that step."
     def __init__(self, path: str | Path, # a .jsonl file
@@ -111,7 +108,7 @@ class Log(Callback):
 
     def load_state(self, state): self.seconds = state
 
-# %% ../nbs/15_runs.ipynb #eec8be47
+# %% ../nbs/15_runs.ipynb #f4efc8cb
 def plot_loss(source: Learner | str | Path # a Learner that has been fitted, or the path of a log
              ): # the matplotlib figure
     "Loss, its running mean, measured losses, and the learning rate over the steps."
@@ -132,7 +129,7 @@ def plot_loss(source: Learner | str | Path # a Learner that has been fitted, or 
     ax.legend()
     return fig
 
-# %% ../nbs/15_runs.ipynb #e68780af
+# %% ../nbs/15_runs.ipynb #8fb93b1f
 def _plot_measured(ax, lines):
     "Add the losses that were measured now and then."
     names = sorted({name for line in lines for name in line if name.endswith(' loss')})
@@ -140,7 +137,7 @@ def _plot_measured(ax, lines):
         points = [(line['step'], line[name]) for line in lines if name in line]
         ax.plot(*zip(*points), 'o-', ms=3, color=f'C{i + 2}', label=name)
 
-# %% ../nbs/15_runs.ipynb #e00372d2
+# %% ../nbs/15_runs.ipynb #d12e2d8e
 class EMA(Callback):
     "Keeps an exponential moving average of the weights that are trained; `averaged` puts it into the network."
     def __init__(self, decay: float = .99): # how much of the average stays at each step
@@ -167,9 +164,9 @@ class EMA(Callback):
 
     def load_state(self, state): self.kept = state
 
-# %% ../nbs/15_runs.ipynb #5718fc5d
+# %% ../nbs/15_runs.ipynb #df355f97
 @contextmanager
-def averaged(learn: Learner
+def averaged(learn: Learner # during or after its fit
             ) -> Iterator[nn.Module]: # its network
     "Within: the network has its averaged weights, if an `EMA` is among the callbacks."
     emas = [c for c in learn.callbacks if isinstance(c, EMA) and c.kept is not None]
@@ -178,7 +175,7 @@ def averaged(learn: Learner
     finally:
         for ema in emas: ema.exchange()
 
-# %% ../nbs/15_runs.ipynb #ac25f621
+# %% ../nbs/15_runs.ipynb #a2b5ae50
 def validation_loss(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
                     data: Dataset | list, # samples {image, flow, ...} that are not trained on
                     loss: Callable | None = None, # (logits, flow) -> scalar; None: ReconstructionLoss(normalise=True)
@@ -194,7 +191,7 @@ def validation_loss(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,
         total += loss(masks.clamp_min(1e-12).log(), flow).item() * len(samples)
     return total / len(data)
 
-# %% ../nbs/15_runs.ipynb #7528f001
+# %% ../nbs/15_runs.ipynb #49090e77
 class Measure(Callback):
     "Every `every` steps and at the last, ask `function(network)`, averaged if it is; the answers are in `.results`."
     def __init__(self, every: int, # steps
@@ -215,27 +212,27 @@ class Measure(Callback):
 
     def load_state(self, state): self.results = state
 
-# %% ../nbs/15_runs.ipynb #f207d0d2
-def measured(learn: Learner,
+# %% ../nbs/15_runs.ipynb #72aa4bfb
+def measured(learn: Learner, # during or after its fit
              name: str # as in 'validation loss'
             ) -> list[tuple[int, float]]: # (step, value), oldest first
     "One of the measured quantities over the steps."
     return [(m['step'], m[name]) for m in measurements(learn) if name in m]
 
-# %% ../nbs/15_runs.ipynb #d7ca092e
-def constant(optimiser: torch.optim.Optimizer,
+# %% ../nbs/15_runs.ipynb #13ff275c
+def constant(optimiser: torch.optim.Optimizer, # its learning rates stay
              steps: int # of the training; does not matter
             ) -> LRScheduler:
-    "The learning rate stays what it is."
+    "A schedule that changes nothing."
     return ConstantLR(optimiser, 1., 1)
 
-# %% ../nbs/15_runs.ipynb #855bcdea
+# %% ../nbs/15_runs.ipynb #ae8b3318
 def lower_is_better(name: str # of a measured quantity
                    ) -> bool:
     "Losses want to be low, everything else high."
     return name.endswith('loss')
 
-# %% ../nbs/15_runs.ipynb #e528b2b6
+# %% ../nbs/15_runs.ipynb #d0f93007
 def best_of(points: list[tuple[int, float]], # (step, value), oldest first; at least one
             name: str # of the quantity
            ) -> tuple[int, float]: # the best; of equals the first
@@ -243,7 +240,7 @@ def best_of(points: list[tuple[int, float]], # (step, value), oldest first; at l
     sign = 1 if lower_is_better(name) else -1
     return min(points, key=lambda point: sign * point[1])
 
-# %% ../nbs/15_runs.ipynb #4bbfc95a
+# %% ../nbs/15_runs.ipynb #a92fb93c
 class Best(Callback):
     "Keeps the network that measured best in `path`, with averaged weights if there are any; `load` opens it."
     def __init__(self, path: str | Path, # usually best.safetensors; its folder must exist
@@ -263,7 +260,7 @@ class Best(Callback):
         how = dict(step=step, chosen_by=self.by, value=value, looks_at_labels=not lower_is_better(self.by))
         with averaged(learn) as network: save(network, self.path, **how, **self.notes)
 
-# %% ../nbs/15_runs.ipynb #60ed30e3
+# %% ../nbs/15_runs.ipynb #b23ee815
 class KeepLast(Checkpoint):
     "A checkpoint every `every` steps as step-000250.safetensors in a folder; all but the last `n` are removed."
     def __init__(self, folder: str | Path, # must exist
@@ -282,7 +279,7 @@ class KeepLast(Checkpoint):
 
     def after_fit(self, learn): pass
 
-# %% ../nbs/15_runs.ipynb #6062905f
+# %% ../nbs/15_runs.ipynb #760372ba
 class EarlyStop(Callback):
     "Ends the training when the last `patience` measurements brought nothing better."
     def __init__(self, patience: int = 5, # measurements
@@ -293,7 +290,7 @@ class EarlyStop(Callback):
         points = measured(learn, self.by)
         if points and len(points) - 1 - points.index(best_of(points, self.by)) >= self.patience: raise Stop
 
-# %% ../nbs/15_runs.ipynb #16fc665e
+# %% ../nbs/15_runs.ipynb #000880d6
 class Unfreeze(Callback):
     "Holds parameters still until a step: `{1000: 'backbone.*'}`. A name that fits several patterns moves at the first."
     def __init__(self, stages: dict): # {step: pattern of parameter names, as of files}
@@ -318,10 +315,10 @@ class Unfreeze(Callback):
     def after_step(self, learn):
         if learn.step in self.stages: self.hold(learn)
 
-# %% ../nbs/15_runs.ipynb #7c0ec948
+# %% ../nbs/15_runs.ipynb #820bb1ec
 class Pictures(Callback):
     "Every `every` steps and at the last, a picture of a few samples and their masks in a folder."
-    def __init__(self, folder: str | Path, # made if it is not there
+    def __init__(self, folder: str | Path, # made if need be
                  every: int, # steps
                  data=None, # samples to show; None: the training data
                  n: int = 3): # how many
@@ -335,7 +332,7 @@ class Pictures(Callback):
         fig.savefig(self.folder/f'step-{learn.step:06d}.png', dpi=80)
         plt.close(fig)
 
-# %% ../nbs/15_runs.ipynb #c99234d8
+# %% ../nbs/15_runs.ipynb #81ea6733
 def require_tracker(name: str # 'tensorboard' or 'wandb'
                    ):
     "Raises `ValueError` for a tracker that we don't know or that is not installed."
@@ -344,7 +341,7 @@ def require_tracker(name: str # 'tensorboard' or 'wandb'
     try: import_module(name)
     except ImportError: raise ValueError(f'{name} is not installed: pip install {name}') from None
 
-# %% ../nbs/15_runs.ipynb #75961799
+# %% ../nbs/15_runs.ipynb #6e78dcc9
 class Trackers(Log):
     "Tells TensorBoard or Weights & Biases what `Log` writes into a file."
     def __init__(self, name: str, # 'tensorboard' or 'wandb'
@@ -366,7 +363,7 @@ class Trackers(Log):
     def after_fit(self, learn):
         if learn.accelerator.is_main_process: self.tracker.finish()
 
-# %% ../nbs/15_runs.ipynb #61cfa44b
+# %% ../nbs/15_runs.ipynb #2f5590e0
 @dataclass
 class Data:
     "What is trained on, and what is measured on."
@@ -388,7 +385,7 @@ class Data:
     flips: float = .5 # probability that a batch is mirrored
     photometric: float = 0. # strength of random changes of light and colour
 
-# %% ../nbs/15_runs.ipynb #9f7059c3
+# %% ../nbs/15_runs.ipynb #aa0b3460
 @dataclass
 class Network:
     "What is trained."
@@ -401,7 +398,7 @@ class Network:
     compile: bool = False # torch.compile
     recompute: bool = False # compute activations again instead of keeping them
 
-# %% ../nbs/15_runs.ipynb #aefaff77
+# %% ../nbs/15_runs.ipynb #65f1612c
 @dataclass
 class Optim:
     "How the weights move."
@@ -414,7 +411,7 @@ class Optim:
     total: int = 160_000 # steps of the schedule 'paper' down to 0
     power: float = .9 # of the decay of the schedule 'paper'
 
-# %% ../nbs/15_runs.ipynb #597017f1
+# %% ../nbs/15_runs.ipynb #4ab5fc53
 @dataclass
 class Loss:
     "How masks are judged; see `ReconstructionLoss`."
@@ -425,7 +422,7 @@ class Loss:
     flow_clip: float = 20. # pixels; 0: not at all
     normalise: bool = True
 
-# %% ../nbs/15_runs.ipynb #dca597a4
+# %% ../nbs/15_runs.ipynb #bfa6f0df
 @dataclass
 class Train:
     "For how long, and on what."
@@ -437,7 +434,7 @@ class Train:
     ema: float = 0. # decay of the averaged weights; 0: none
     patience: int = 0 # stop after so many measurements without a better one; 0: never
 
-# %% ../nbs/15_runs.ipynb #205993f6
+# %% ../nbs/15_runs.ipynb #58a7b508
 @dataclass
 class Logging:
     "What is written down, and when. 0 is never."
@@ -452,7 +449,7 @@ class Logging:
     pictures: int = 0 # steps between two pictures
     trackers: list[str] = field(default_factory=list) # 'tensorboard', 'wandb'
 
-# %% ../nbs/15_runs.ipynb #b98a1db0
+# %% ../nbs/15_runs.ipynb #400018a0
 @dataclass
 class Config:
     "All settings of a training."
@@ -463,10 +460,10 @@ class Config:
     train: Train = field(default_factory=Train)
     log: Logging = field(default_factory=Logging)
 
-# %% ../nbs/15_runs.ipynb #87dc382b
+# %% ../nbs/15_runs.ipynb #1f8446cc
 KEYS = {f'{section.name}.{key.name}': key.type for section in fields(Config) for key in fields(section.type)}
 
-# %% ../nbs/15_runs.ipynb #a8f234d3
+# %% ../nbs/15_runs.ipynb #c4325175
 def _fits(value, kind):
     "Whether a value, as TOML knows it, is of a kind."
     origin, inner = get_origin(kind), get_args(kind)
@@ -476,6 +473,7 @@ def _fits(value, kind):
     if kind is float: return type(value) in (int, float)
     return type(value) is kind
 
+# %% ../nbs/15_runs.ipynb #66664fb4
 def _said(kind):
     "A kind in words."
     if get_origin(kind) is Literal: return ' or '.join(map(repr, get_args(kind)))
@@ -483,14 +481,15 @@ def _said(kind):
              list[int]: 'a list of whole numbers', list[str]: 'a list of texts', dict[str, str]: 'a table of texts'}
     return words[kind]
 
-# %% ../nbs/15_runs.ipynb #bd0e5b96
-def nearest(word: str,
+# %% ../nbs/15_runs.ipynb #8d739b9c
+def nearest(word: str, # that is not known
             known # texts
            ) -> str: # what to add to an error
     "The known text that was probably meant, or all of them."
     close = difflib.get_close_matches(word, known, 1)
     return f'did you mean {close[0]!r}?' if close else f'choose from {", ".join(known)}'
 
+# %% ../nbs/15_runs.ipynb #1b78b7db
 def nearest_key(key: str # that there is none of
                ) -> str: # what to add to an error
     "The setting that was probably meant: of the same name, of the same section, or any."
@@ -502,7 +501,7 @@ def nearest_key(key: str # that there is none of
     close = difflib.get_close_matches(key, KEYS, 1)
     return f'did you mean {close[0]!r}?' if close else f'sections are {", ".join(f.name for f in fields(Config))}'
 
-# %% ../nbs/15_runs.ipynb #4f07c26a
+# %% ../nbs/15_runs.ipynb #e9332ddc
 def change(config: Config, # is changed
            key: str, # as in 'optim.lr'
            value, # as TOML knows it
@@ -520,7 +519,7 @@ def change(config: Config, # is changed
         raise ValueError(f'{where}: {key} must be {_said(kind)}, not {value!r}{hint}')
     setattr(getattr(config, section), name, float(value) if kind is float else value)
 
-# %% ../nbs/15_runs.ipynb #d69218ab
+# %% ../nbs/15_runs.ipynb #dc2f4dce
 def _flat(table, prefix=''):
     "('section.key', value) of nested tables; a table that is the value of a key stays one."
     for name, value in table.items():
@@ -528,7 +527,7 @@ def _flat(table, prefix=''):
         if isinstance(value, dict) and value and key not in KEYS: yield from _flat(value, f'{key}.')
         else: yield key, value
 
-# %% ../nbs/15_runs.ipynb #f3722742
+# %% ../nbs/15_runs.ipynb #b54c0ac9
 def change_by_file(config: Config, # is changed
                    path # a TOML file
                   ):
@@ -539,7 +538,7 @@ def change_by_file(config: Config, # is changed
         raise ValueError(f'{path}: not a TOML file: {e}') from None
     for key, value in _flat(table): change(config, key, value, str(path))
 
-# %% ../nbs/15_runs.ipynb #5124c832
+# %% ../nbs/15_runs.ipynb #056474dd
 def change_by_text(config: Config, # is changed
                    text: str # as in 'optim.lr=1e-4'
                   ):
@@ -553,7 +552,7 @@ def change_by_text(config: Config, # is changed
         except tomllib.TOMLDecodeError: value = value.split(',') if kind == list[str] else value
     change(config, key.strip(), value, '--set')
 
-# %% ../nbs/15_runs.ipynb #d58588c4
+# %% ../nbs/15_runs.ipynb #55fb49d1
 LEAST = {'data.batch': 1, 'train.steps': 1, 'train.accumulate': 1, 'log.every': 1, 'log.keep': 1, 'data.scenes': 1}
 SHARES = ('data.flips', 'data.photometric', 'train.ema')
 
@@ -569,8 +568,9 @@ def _check_numbers(config):
     for key in ('data.size', 'data.flow_size'):
         if len(values[key]) not in (0, 2): raise ValueError(f'{key} must be [height, width], not {values[key]}')
 
-# %% ../nbs/15_runs.ipynb #b9103b1a
-def check(config: Config):
+# %% ../nbs/15_runs.ipynb #0ad0d4e8
+def check(config: Config # from make_config
+         ):
     "Raises `ValueError` for settings that don't go together."
     _check_numbers(config)
     if config.network.features and config.data.photometric:
@@ -585,14 +585,14 @@ def check(config: Config):
         raise ValueError('train.patience counts measurements, and log.measure is 0')
     for name in config.log.trackers: require_tracker(name)
 
-# %% ../nbs/15_runs.ipynb #95469dea
+# %% ../nbs/15_runs.ipynb #4a5502ac
 def presets() -> dict: # {name: its file}
     "The settings that come with the package."
     folder = resources.files('gwm_nb')/'presets'
     files = {f.name.removesuffix('.toml'): f for f in folder.iterdir() if f.name.endswith('.toml')}
     return {name: files[name] for name in sorted(files)}
 
-# %% ../nbs/15_runs.ipynb #9a55102a
+# %% ../nbs/15_runs.ipynb #12aec9b4
 def make_config(preset: str = '', # one of `presets`; '': the defaults
                 file: str | Path | None = None, # a TOML file that changes it
                 changes=() # texts like 'optim.lr=1e-4', which change that
@@ -607,19 +607,21 @@ def make_config(preset: str = '', # one of `presets`; '': the defaults
     check(config)
     return config
 
-# %% ../nbs/15_runs.ipynb #7f122256
+# %% ../nbs/15_runs.ipynb #a6edb148
 def _toml(value):
     "A value in TOML."
     if isinstance(value, dict): return '{' + ', '.join(f'{json.dumps(k)} = {_toml(v)}' for k, v in value.items()) + '}'
     if isinstance(value, list): return '[' + ', '.join(map(_toml, value)) + ']'
     return json.dumps(value, ensure_ascii=False)
 
-def to_toml(config: Config) -> str:
+# %% ../nbs/15_runs.ipynb #16a8e693
+def to_toml(config: Config # from make_config
+           ) -> str:
     "All settings as the text of a TOML file."
     sections = [[f'[{name}]', *(f'{k} = {_toml(v)}' for k, v in part.items())] for name, part in asdict(config).items()]
     return '\n\n'.join('\n'.join(lines) for lines in sections) + '\n'
 
-# %% ../nbs/15_runs.ipynb #8cf0d05e
+# %% ../nbs/15_runs.ipynb #3c5df6a3
 class Drawn(Dataset):
     "Random samples by number: the same number draws the same sample, in whatever process, and leaves other dice alone."
     def __init__(self, data: Dataset): # whose samples are drawn with torch's random state
@@ -633,7 +635,7 @@ class Drawn(Dataset):
         try: return self.data[torch.randint(len(self.data), ()).item()]
         finally: torch.set_rng_state(before)
 
-# %% ../nbs/15_runs.ipynb #8d5d9385
+# %% ../nbs/15_runs.ipynb #08ec196d
 class Shrunk(Dataset):
     "Samples whose frames have another size than their flow."
     def __init__(self, data: Dataset, # samples with image
@@ -648,18 +650,19 @@ class Shrunk(Dataset):
         sample = self.data[i]
         return sample | dict(image=shrink(sample['image'], self.size, self.resample))
 
-# %% ../nbs/15_runs.ipynb #b2c0bb67
+# %% ../nbs/15_runs.ipynb #2479f4de
 def _flow_settings(data):
     "How the flow of a training is made."
     size = tuple(data.flow_size or data.size) or None
     return FlowSettings(size, method=data.method, longest=data.longest, resample=data.resample)
 
+# %% ../nbs/15_runs.ipynb #9d1669eb
 def _shrunk(samples, data):
     "With frames of the wanted size, if the flow has another."
     if data.size in ([], data.flow_size or data.size): return samples
     return Shrunk(samples, tuple(data.size), data.resample)
 
-# %% ../nbs/15_runs.ipynb #ec640868
+# %% ../nbs/15_runs.ipynb #04bc6ba1
 def refuse_labels(path: str | Path # where frames should be
                  ):
     "Raises `ValueError` if this seems to be a folder of labels: by its name, or because its pictures have few colours."
@@ -675,21 +678,21 @@ def refuse_labels(path: str | Path # where frames should be
             raise ValueError(f'{clip.path}: these pictures have no more than 16 colours, they seem to be labels; '
                              'give the frames')
 
-# %% ../nbs/15_runs.ipynb #a9951ef5
+# %% ../nbs/15_runs.ipynb #0e44ed60
 def _pictures(path):
     "Some pictures of a folder, from its beginning to its end; none of a video."
     files = list_images(path) if path.is_dir() else []
     for i in range(min(5, len(files))): yield read_image(files[i * len(files) // 5])
 
-# %% ../nbs/15_runs.ipynb #3a35aab8
+# %% ../nbs/15_runs.ipynb #311534db
 def _is_main(): return os.environ.get('RANK', '0') == '0'
 
 def _say(*text):
     "Print, in the first process only."
     if _is_main(): print(*text, flush=True)
 
-# %% ../nbs/15_runs.ipynb #a38573ef
-def sets_there(data: Data,
+# %% ../nbs/15_runs.ipynb #9e50eff3
+def sets_there(data: Data, # of a Config
                say=lambda text: None # is told what is missing
               ) -> dict[str, Path]: # {name: folder}
     "The published data sets that a training uses. Raises `FileNotFoundError` or `ValueError` if there are none."
@@ -703,7 +706,7 @@ def sets_there(data: Data,
     if not found: raise FileNotFoundError(f'{data.path}: none of {data.source.replace("+", ", ")} is there')
     return found
 
-# %% ../nbs/15_runs.ipynb #ed7fe458
+# %% ../nbs/15_runs.ipynb #030dfe97
 def _gap_samples(name, folder, data):
     "Random samples of one data set, without the clips that are held out."
     settings = replace(_flow_settings(data), gaps=data_sets[name].gaps)
@@ -713,6 +716,7 @@ def _gap_samples(name, folder, data):
     if not store.clips: raise ValueError(f'{folder}: all clips are held out, there is nothing to train on')
     return GapSamples(store, both=data.both)
 
+# %% ../nbs/15_runs.ipynb #91104115
 def _scenes(config, n, seed=0): return MovingScenes(n, seed + config.train.seed, tuple(config.data.size) or (96, 160))
 
 def _trained_clips(data):
@@ -721,8 +725,8 @@ def _trained_clips(data):
     find_clips(data.path, data.held_out)      # a wrong name is said
     return [c.name for c in find_clips(data.path) if c.name not in data.held_out]
 
-# %% ../nbs/15_runs.ipynb #6afecb3d
-def training_data(config: Config
+# %% ../nbs/15_runs.ipynb #94b7e64f
+def training_data(config: Config # from make_config
                  ) -> Dataset: # samples {image, flow, name}
     "What a training is trained on; its flow is made now, if it is not there."
     data = config.data
@@ -736,7 +740,7 @@ def training_data(config: Config
         samples = Drawn(ConcatDataset([_gap_samples(name, folder, data) for name, folder in sets.items()]))
     return _shrunk(samples, data)
 
-# %% ../nbs/15_runs.ipynb #74278bd0
+# %% ../nbs/15_runs.ipynb #dc1ca4cf
 def _validation_clips(name, folder, data):
     "Names of the clips to measure on: those held out, or the published ones that are there."
     there = [c.name for c in find_clips(folder)]
@@ -746,8 +750,8 @@ def _validation_clips(name, folder, data):
     if found: return found
     raise ValueError(f'{folder}: none of the published validation clips is there; name some: --set data.held_out=CLIP')
 
-# %% ../nbs/15_runs.ipynb #d0991750
-def validation_data(config: Config
+# %% ../nbs/15_runs.ipynb #5dc5a3dc
+def validation_data(config: Config # from make_config
                    ) -> Dataset: # samples {image, flow, name}, with mask if labels are looked at
     "What a training is measured on."
     data = config.data
@@ -761,7 +765,7 @@ def validation_data(config: Config
     n = min(data.validation or len(rows), len(rows))
     return Subset(_shrunk(frames, data), [rows[i * len(rows) // n] for i in range(n)])
 
-# %% ../nbs/15_runs.ipynb #4f5a90f7
+# %% ../nbs/15_runs.ipynb #85223104
 def best_file(path: str | Path # a run's folder, or a file
              ) -> Path:
     "The file that a run's network is in: the best, else the final, else the last one."
@@ -771,14 +775,14 @@ def best_file(path: str | Path # a run's folder, or a file
         if file.exists(): return file
     raise FileNotFoundError(f'{path}: there is no network in this folder (best, final or last.safetensors)')
 
-# %% ../nbs/15_runs.ipynb #09c8c126
+# %% ../nbs/15_runs.ipynb #129c30d3
 def load_run(path: str | Path, # a run's folder, or a file of `save`
              **options # of `load`
             ) -> nn.Module: # in evaluation mode
     "The network of a run, ready to be used."
     return load(best_file(path), **options)
 
-# %% ../nbs/15_runs.ipynb #366980d0
+# %% ../nbs/15_runs.ipynb #c141b8da
 def take_weights(network: nn.Module, # is changed
                  path: str | Path # a run's folder, a file of ours (.safetensors), or a published checkpoint
                 ) -> nn.Module: # the same network
@@ -787,7 +791,7 @@ def take_weights(network: nn.Module, # is changed
     if file.suffix == '.safetensors': return load(file, network=network)
     return load_published(file, network)
 
-# %% ../nbs/15_runs.ipynb #ac892b4b
+# %% ../nbs/15_runs.ipynb #54d37324
 def recompute(network: nn.Module # is changed
              ) -> nn.Module: # the same network
     "Let each part of a network be computed again in the backward pass instead of being kept."
@@ -800,8 +804,8 @@ def recompute(network: nn.Module # is changed
     if hasattr(timm_model, 'set_grad_checkpointing'): timm_model.set_grad_checkpointing(True)
     return network
 
-# %% ../nbs/15_runs.ipynb #d9c65e9e
-def build_network(config: Config
+# %% ../nbs/15_runs.ipynb #6b65a46c
+def build_network(config: Config # from make_config
                  ) -> nn.Module: # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     "The network of a training, with the weights that it begins with."
     n = config.network
@@ -816,12 +820,12 @@ def build_network(config: Config
     if n.unfreeze: network.has_unused_parameters = True      # several processes have to know
     return network
 
-# %% ../nbs/15_runs.ipynb #a4a65830
+# %% ../nbs/15_runs.ipynb #bd2d3f1b
 class Compile(Callback):
     "Let torch.compile make a faster program of the network, for training only."
     def before_fit(self, learn): learn.model = torch.compile(learn.model)
 
-# %% ../nbs/15_runs.ipynb #31264f6e
+# %% ../nbs/15_runs.ipynb #b2794789
 class _Pictures(Dataset):
     "The frames of training data, each once, in the size that the network sees; this process's share of them."
     def __init__(self, data, size, resample):
@@ -837,10 +841,10 @@ class _Pictures(Dataset):
         image = store.image(row).float() / 255
         return dict(image=shrink(image, self.size, self.resample) if self.size != store.size else image)
 
-# %% ../nbs/15_runs.ipynb #dade0ae7
+# %% ../nbs/15_runs.ipynb #ef4e08a7
 def keep_features(network: nn.Module, # with a frozen backbone; is changed
                   data: Dataset, # from training_data
-                  config: Config
+                  config: Config # from make_config
                  ) -> nn.Module: # the same network
     "Compute the features of all frames that are not there yet, and let the network use them."
     folder = cache_folder()/'features'/fingerprint(network.backbone)
@@ -852,7 +856,7 @@ def keep_features(network: nn.Module, # with a frozen backbone; is changed
         frames = _Pictures(inner, tuple(config.data.size) or first.size, config.data.resample)
     return cache_features(network, folder, frames, flips=config.data.flips > 0)
 
-# %% ../nbs/15_runs.ipynb #33911534
+# %% ../nbs/15_runs.ipynb #51ff333c
 def _watchers(config, validation, out, notes):
     "Callbacks that measure and keep."
     log, loss, found = config.log, _loss(config), []
@@ -868,11 +872,12 @@ def _watchers(config, validation, out, notes):
     if log.checkpoint: found.append(Checkpoint(out/'last.safetensors', log.checkpoint, **notes))
     return found
 
+# %% ../nbs/15_runs.ipynb #5b0588a0
 def _protocols(network, data):
     "J by every protocol."
     return {k: v for k, v in evaluate(network, data).items() if isinstance(v, float)}
 
-# %% ../nbs/15_runs.ipynb #109b30d7
+# %% ../nbs/15_runs.ipynb #262d01cf
 def _callbacks(config, validation, out, notes):
     "All callbacks of a training in order."
     data, found = config.data, []
@@ -884,24 +889,26 @@ def _callbacks(config, validation, out, notes):
     if config.train.ema: found.append(EMA(config.train.ema))
     return found + _watchers(config, validation, out, notes)
 
+# %% ../nbs/15_runs.ipynb #efa69871
 def _loss(config): return ReconstructionLoss(**asdict(config.loss) | dict(flow_clip=config.loss.flow_clip or None))
 
-# %% ../nbs/15_runs.ipynb #a1e45bc8
-def make_optimiser(config: Config
+# %% ../nbs/15_runs.ipynb #b9bdd255
+def make_optimiser(config: Config # from make_config
                   ) -> Callable: # network -> torch optimiser
     "How weights move, from `optim.name`, `optim.lr` and `optim.weight_decay`."
     make = dict(adamw=adamw, paper=paper_optimizer)[config.optim.name]
     return partial(make, lr=config.optim.lr, weight_decay=config.optim.weight_decay)
 
-def make_schedule(config: Config
+# %% ../nbs/15_runs.ipynb #df82d679
+def make_schedule(config: Config # from make_config
                  ) -> Callable: # (optimiser, steps) -> torch scheduler
     "How the learning rate changes, from `optim.schedule` and what belongs to it."
     o = config.optim
     if o.schedule == 'paper': return lambda optimiser, steps: paper_schedule(optimiser, o.warmup, o.total, o.power)
     return dict(one_cycle=one_cycle, constant=constant)[o.schedule]
 
-# %% ../nbs/15_runs.ipynb #b05e88c0
-def make_learner(config: Config,
+# %% ../nbs/15_runs.ipynb #0d59a5da
+def make_learner(config: Config, # from make_config
                  out: str | Path, # an existing folder for the log and checkpoints
                  notes: dict | None = None # kept with the weights
                 ) -> Learner:
@@ -919,7 +926,7 @@ def make_learner(config: Config,
     torch.manual_seed(train.seed + learn.accelerator.process_index)      # dropout and light differ between processes
     return learn
 
-# %% ../nbs/15_runs.ipynb #bcb27bf7
+# %% ../nbs/15_runs.ipynb #8d4b69b1
 def _frames(data):
     "How many frames there are to draw samples from."
     if isinstance(data, (Shrunk, Drawn)): return _frames(data.data)
@@ -927,16 +934,18 @@ def _frames(data):
     if isinstance(data, GapSamples): return sum(map(len, data.store.clips.values()))
     return len(data)
 
+# %% ../nbs/15_runs.ipynb #a662f24e
 def refuse_few(n: int, # samples
-               config: Config):
+               config: Config # from make_config
+              ):
     "Raises `ValueError` if there are fewer samples than a batch has."
     where, batch = 'data.scenes' if config.data.source == 'scenes' else config.data.path, config.data.batch
     if n == 0: raise ValueError(f'{where}: there is nothing to train on')
     if n >= batch: return
     raise ValueError(f'{where}: {n} samples are fewer than a batch of {batch}; give more, or --set data.batch={n}')
 
-# %% ../nbs/15_runs.ipynb #4dbf5e92
-def start_folder(config: Config,
+# %% ../nbs/15_runs.ipynb #59c89fa9
+def start_folder(config: Config, # from make_config
                  out: str | Path, # is made
                  said: str = '' # the command line
                 ) -> Path: # the folder
@@ -953,14 +962,14 @@ def start_folder(config: Config,
 
 def _versions(): return ', '.join(f'{name} {version(name)}' for name in ('gwm_nb', 'torch', 'timm', 'accelerate'))
 
-# %% ../nbs/15_runs.ipynb #23f114ff
+# %% ../nbs/15_runs.ipynb #afc147ce
 def _notes(folder):
     "What the checkpoints of a run say about it, from its config.toml."
     lines = (folder/'config.toml').read_text(encoding='utf-8').splitlines()
     said, versions = (line.removeprefix('# ') for line in lines[:2])
     return dict(config=asdict(make_config(file=folder/'config.toml')), command=said, versions=versions)
 
-# %% ../nbs/15_runs.ipynb #b8c9ec30
+# %% ../nbs/15_runs.ipynb #8e674a6a
 def _train(config, folder, notes, checkpoint=None):
     "Train in a run's folder, from the beginning or from a checkpoint."
     with locked(folder/'run', wait=False) if _is_main() else nullcontext():
@@ -968,12 +977,13 @@ def _train(config, folder, notes, checkpoint=None):
         if checkpoint: learn.resume(checkpoint)
         try: learn.fit()
         except torch.OutOfMemoryError:
-            raise ValueError(f'the GPU has too little memory for a batch of {config.data.batch}: raise train.accumulate, '
+            batch = config.data.batch
+            raise ValueError(f'the GPU has too little memory for a batch of {batch}: raise train.accumulate, '
                              'or try train.precision=bf16 or network.recompute=true') from None
         if learn.accelerator.is_main_process: _finish(learn, folder, notes)
     return learn
 
-# %% ../nbs/15_runs.ipynb #b6cd8d87
+# %% ../nbs/15_runs.ipynb #07217602
 def _finish(learn, folder, notes):
     "The final network, and a picture of the loss."
     with averaged(learn) as network: save(network, folder/'final.safetensors', step=learn.step, **notes)
@@ -981,7 +991,7 @@ def _finish(learn, folder, notes):
     figure.savefig(folder/'loss.png', dpi=110)
     plt.close(figure)
 
-# %% ../nbs/15_runs.ipynb #75c67ccf
+# %% ../nbs/15_runs.ipynb #941a476c
 def summary(learn: Learner, # that has been fitted
             folder: str | Path # of its run
            ) -> str: # some lines
@@ -998,14 +1008,14 @@ def summary(learn: Learner, # that has been fitted
 
 def _warning(name): return '' if lower_is_better(name) else ' (looks at labels)'
 
-# %% ../nbs/15_runs.ipynb #fa1f565f
+# %% ../nbs/15_runs.ipynb #1ec1ba54
 def _withdraw(out):
     "Leave nothing behind if nothing has been trained."
     if (out/'log.jsonl').exists(): return
     (out/'config.toml').unlink(missing_ok=True)
     if not any(out.iterdir()): out.rmdir()
 
-# %% ../nbs/15_runs.ipynb #1b59f6cc
+# %% ../nbs/15_runs.ipynb #c73b5b3c
 def run(config: Config, # from make_config
         out: str | Path, # a new folder
         said: str = '' # the command line, to be written down
@@ -1019,13 +1029,13 @@ def run(config: Config, # from make_config
         if _is_main(): _withdraw(out)
         raise
 
-# %% ../nbs/15_runs.ipynb #bf853644
+# %% ../nbs/15_runs.ipynb #73f88b7a
 def run_folder(path: str | Path # a run's folder, or one of its checkpoints
               ) -> Path: # the folder
     "The folder of a run."
     return Path(path).parent if Path(path).suffix == '.safetensors' else Path(path)
 
-# %% ../nbs/15_runs.ipynb #deca24ed
+# %% ../nbs/15_runs.ipynb #f390f10f
 def resume_run(path: str | Path # a run's folder, or one of its checkpoints
               ) -> Learner: # trained
     "Go on with a run that was interrupted, from its last whole checkpoint, or from the beginning if there is none yet."
@@ -1039,7 +1049,7 @@ def resume_run(path: str | Path # a run's folder, or one of its checkpoints
     config = make_config(file=folder/'config.toml')
     return _train(config, folder, _notes(folder), last if last.is_file() else None)
 
-# %% ../nbs/15_runs.ipynb #4e4c554f
+# %% ../nbs/15_runs.ipynb #0b0259f8
 def _clip_sources(config):
     "{name: (folder, flow settings)} of what a training is trained on."
     data, settings = config.data, _flow_settings(config.data)
@@ -1047,6 +1057,7 @@ def _clip_sources(config):
     found = sets_there(data, _say)
     return {name: (folder, replace(settings, gaps=data_sets[name].gaps)) for name, folder in found.items()}
 
+# %% ../nbs/15_runs.ipynb #5b7fb636
 def _describe_data(config):
     "Number of frames to train on, and lines about them."
     data = config.data
@@ -1059,7 +1070,7 @@ def _describe_data(config):
         lines.append(f'{name}: {folder}: {plan_summary(plan)}')
     return total, [*lines, f'samples: {total:,} frames']
 
-# %% ../nbs/15_runs.ipynb #153b5f58
+# %% ../nbs/15_runs.ipynb #e5d3b0e0
 def _describe_network(config, frames):
     "Lines about what is trained, and the bytes that features and checkpoints take."
     n = config.network
@@ -1076,6 +1087,7 @@ def _describe_network(config, frames):
     size = frames * times * _feature_bytes(network, config)
     return [*lines, f'features: of {frames * times:,} frames, {readable_size(size)} in {cache_folder()/"features"}']
 
+# %% ../nbs/15_runs.ipynb #0f89d519
 @torch.no_grad()
 def _feature_bytes(network, config):
     "Bytes that the features of one frame take in 16 bits."
@@ -1083,8 +1095,8 @@ def _feature_bytes(network, config):
     maps = network.backbone(network.padded(image) if hasattr(network, 'padded') else image)
     return sum(2 * m.numel() for m in maps)
 
-# %% ../nbs/15_runs.ipynb #5ca18552
-def describe(config: Config
+# %% ../nbs/15_runs.ipynb #46c48ad0
+def describe(config: Config # from make_config
             ) -> str: # some lines
     "What a training would do. Nothing is computed or written."
     optim, train, log = config.optim, config.train, config.log
@@ -1096,14 +1108,14 @@ def describe(config: Config
     measuring = f'measured: {how}; best by {log.best}{_warning(log.best)}' if log.measure else 'measured: nothing'
     return '\n'.join([*about_data, *_describe_network(config, frames), training, measuring])
 
-# %% ../nbs/15_runs.ipynb #4e2e3005
+# %% ../nbs/15_runs.ipynb #a9b2e33a
 def _new_config(preset, data, config, changes, init_from):
     "The settings that a command line asks for."
     shorthand = [f'data.path={data}'] if data else []
     shorthand += [f'network.init_from={init_from}'] if init_from else []
     return make_config(preset, config or None, [*shorthand, *changes])
 
-# %% ../nbs/15_runs.ipynb #439106be
+# %% ../nbs/15_runs.ipynb #ece13705
 @command(set=dict(nargs='+', metavar='KEY=VALUE'))
 def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_nb/presets
               data: str = '', # the clip, or the folder that the data sets lie in
@@ -1126,7 +1138,7 @@ def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_
     if dry_run: _say(describe(settings))
     else: _say(summary(run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:])), out))
 
-# %% ../nbs/15_runs.ipynb #44abc857
+# %% ../nbs/15_runs.ipynb #296dc21e
 def adapt(network: nn.Module, # trained; stays as it is
           clip, # a path, or samples {image, flow, ...}
           steps: int = 100, # as published

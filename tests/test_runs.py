@@ -1,16 +1,15 @@
 "Runs: settings that are refused, callbacks, the command, resume after SIGKILL, several processes, the published presets."
 import errno
-import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,16 +18,15 @@ import numpy as np
 import pytest
 import torch
 
-from gwm_nb import files
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.network import create_network
+from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.paper import CachedBackbone, paper_network, paper_recipe
-from gwm_nb.checkpoints import load, load_training, save
-from gwm_nb.train import Callback, Checkpoint, Flips, Learner, Photometric, fit
-from gwm_nb.runs import (EMA, KEYS, Best, Compile, Config, Drawn, EarlyStop, KeepLast, Log, Measure, Pictures, Trackers, Unfreeze, adapt, averaged,
-                         best_file, constant, describe, gwm_train, load_run, make_config, make_learner, make_optimiser, make_schedule, measured,
-                         measurements, plot_loss, presets, read_log, recompute, resume_run, run, sets_there, take_weights, to_toml, training_data,
-                         validation_data, validation_loss)
+from gwm_nb.checkpoints import load, load_training
+from gwm_nb.train import Callback, Checkpoint, Flips, Learner, fit
+from gwm_nb.runs import (EMA, KEYS, Best, Config, Drawn, EarlyStop, KeepLast, Log, Measure, Pictures, Trackers, Unfreeze, adapt, averaged, best_file,
+                         gwm_train, load_run, make_config, make_learner, make_optimiser, make_schedule, plot_loss, presets, read_log, recompute,
+                         resume_run, run, sets_there, take_weights, to_toml, training_data, validation_data, validation_loss)
 
 SIZE = (32, 48)
 TINY = ["data.scenes=8", "data.size=[32, 48]", "data.validation=4", "data.batch=4", "train.steps=6", "log.measure=2", "log.checkpoint=1",
@@ -158,6 +156,30 @@ def test_the_published_presets_are_the_published_recipe(preset, source):
 
 
 def make_learner_loss(config): return sys.modules["gwm_nb.runs"]._loss(config)
+
+
+def test_two_recorded_steps_of_the_published_training(golden):
+    "Through the Learner that a published preset makes its parts of; recorded without dropout and without warm-up."
+    from test_paper import check_gradients, fill_network, picture, relative
+    z, seen = dict(np.load(golden / "train_96x160.npz")), []
+    config = make_config("davis", changes=["optim.warmup=0", "train.steps=2", "data.batch=1"])
+    network = fill_network(paper_network())
+    parameters = dict(network.named_parameters())
+    sample = dict(image=picture(z)[0], flow=torch.tensor(z["flow"])[0], name="recorded/0")
+
+    class Recorded(Callback):
+        def before_step(self, learn): learn.model.eval()
+        def after_backward(self, learn):
+            if learn.step == 0:
+                check_gradients(parameters, z)
+        def after_step(self, learn):
+            seen.append(learn.loss.item())
+            for k in z:
+                if k.startswith(f"param{learn.step}/"):
+                    assert relative(parameters[k[7:]].detach(), z[k]) < 1e-3, k
+    learn = Learner(network, [sample], make_learner_loss(config), config.train.steps, config.data.batch, make_optimiser(config), make_schedule(config),
+                    clip=config.optim.clip, device="cpu", callbacks=[Recorded()]).fit()
+    assert seen == [pytest.approx(z[f"loss{t}"], abs=1e-5) for t in range(2)] and learn.step == 2
 
 
 # ---- data
@@ -310,7 +332,6 @@ def test_validation_loss_is_the_loss_of_the_logits(held_out):
     torch.manual_seed(0)
     network = create_network("small").train()
     batch = {k: torch.stack([held_out[i][k] for i in range(4)]) for k in ("image", "flow")}
-    from gwm_nb.loss import ReconstructionLoss
     loss = ReconstructionLoss(normalise=True)
     with torch.no_grad():
         wanted = loss(network.eval()(batch["image"]), batch["flow"]).item()
@@ -502,7 +523,6 @@ def test_resumed_from_any_step(straight, tmp_path, step, monkeypatch):
 
 
 def test_going_on_from_an_earlier_checkpoint_and_from_the_end(straight, tmp_path):
-    import shutil
     shutil.copytree(straight, tmp_path / "run")
     resume_run(tmp_path / "run/step-000014.safetensors")
     agree(tmp_path / "run", straight)
