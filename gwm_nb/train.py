@@ -79,7 +79,7 @@ def training_order(n: int, # samples in the data set
     drawn = torch.randint(n, (steps * batch_size,), generator=torch.Generator().manual_seed(seed))
     return rearrange(drawn, '(s a p b) -> s a p b', s=steps, a=accumulate, p=processes)[:, :, rank]
 
-# %% ../nbs/06_train.ipynb #0c5c1e54
+# %% ../nbs/06_train.ipynb #fb97bbad
 def training_loader(data, # a data set of samples
                     order: Tensor, # (steps,accumulate,samples) indices, from training_order
                     workers: int = 0 # processes that read samples
@@ -100,7 +100,7 @@ def make_accelerator(device: str | torch.device | None, # 'cpu': even if there i
     return Accelerator(cpu=str(device) == 'cpu', mixed_precision=precision,
                        gradient_accumulation_steps=accumulate, kwargs_handlers=[several])
 
-# %% ../nbs/06_train.ipynb #f28597bf
+# %% ../nbs/06_train.ipynb #fa977682
 def adamw(network: nn.Module, # its parameters that require a gradient are trained
           lr: float = 4e-3, # the highest learning rate of the schedule
           weight_decay: float = .01 # part of a weight that is taken away, times the rate, at each step
@@ -108,7 +108,7 @@ def adamw(network: nn.Module, # its parameters that require a gradient are train
     "AdamW on all parameters that are to be trained."
     return AdamW([p for p in network.parameters() if p.requires_grad], lr, weight_decay=weight_decay)
 
-# %% ../nbs/06_train.ipynb #3bf57e11
+# %% ../nbs/06_train.ipynb #e29c9767
 def one_cycle(optimiser: Optimizer, # with the highest learning rate of each of its groups
               steps: int # of the training
              ) -> LRScheduler:
@@ -154,7 +154,7 @@ class Learner:
         "Let every callback know."
         for callback in self.callbacks: getattr(callback, event)(self)
 
-# %% ../nbs/06_train.ipynb #0fa63f19
+# %% ../nbs/06_train.ipynb #fd158f96
 @patch
 def refuse_what_cannot_be_trained(self: Learner):
     "One helpful line for what would fail later, or train on nothing."
@@ -214,7 +214,7 @@ def fit(self: Learner):
     self.network.eval()
     return self
 
-# %% ../nbs/06_train.ipynb #4998df40
+# %% ../nbs/06_train.ipynb #5344030f
 @patch
 def batches(self: Learner):
     "This process's share of all batches from the present step on, on the device."
@@ -225,7 +225,7 @@ def batches(self: Learner):
     for batch in loader:
         yield {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
-# %% ../nbs/06_train.ipynb #a107f91d
+# %% ../nbs/06_train.ipynb #d694b42b
 def random_state() -> dict:
     "The states of all random generators of this process."
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -238,7 +238,7 @@ def set_random_state(state: dict): # from random_state
     torch.set_rng_state(state['torch'])
     if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
 
-# %% ../nbs/06_train.ipynb #be00c76a
+# %% ../nbs/06_train.ipynb #0437a8a8
 @patch
 def state(self: Learner) -> dict:
     "What a training needs to go on, beside the weights. All processes have to call it."
@@ -248,7 +248,7 @@ def state(self: Learner) -> dict:
                 callbacks=[[type(c).__name__, c.state()] for c in self.callbacks],
                 random=gather_object([random_state()]))
 
-# %% ../nbs/06_train.ipynb #dc3f0af3
+# %% ../nbs/06_train.ipynb #89ff399f
 @patch
 def load_state(self: Learner, state: dict): # from `state`, of a Learner that was made with the same arguments
     "Go on where another Learner was. Raises `ValueError` if this one was made in another way."
@@ -264,7 +264,7 @@ def load_state(self: Learner, state: dict): # from `state`, of a Learner that wa
     for callback, (_, kept) in zip(self.callbacks, state['callbacks']): callback.load_state(kept)
     self.step, self.random = state['step'], state['random'][self.accelerator.process_index]
 
-# %% ../nbs/06_train.ipynb #91fe5417
+# %% ../nbs/06_train.ipynb #9fb4d11f
 class Flips(Callback):
     "Mirrors a batch with probability `p`."
     def __init__(self, p: float = .5): # how probable a flip is
@@ -386,7 +386,7 @@ def fit(data, # a data set of samples {image, flow, ...}, or the path of a clip 
     if resume is not None: learn.resume(resume)
     return learn.fit()
 
-# %% ../nbs/06_train.ipynb #edb0820e
+# %% ../nbs/06_train.ipynb #457639ef
 @patch
 def resume(self: Learner, path: str | Path): # a file of Checkpoint
     "Take weights and state from a checkpoint. Raises `ValueError` if it is of another kind of network or training."
@@ -413,6 +413,6 @@ def show_results(self: Learner,
     rows = [explanation(s, self.predict(s['image'])) for s in samples]
     return show_images([p for row in rows for p in row.values()], list(rows[0]), rows=n)
 
-# %% ../nbs/06_train.ipynb #ad32a1a8
+# %% ../nbs/06_train.ipynb #19a407e9
 if __name__ == '__main__' and '__file__' in globals(): # python -m gwm_nb.train; a notebook has no file
     resolve_name('gwm_nb.runs:gwm_train')()

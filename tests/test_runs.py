@@ -586,8 +586,8 @@ def test_accumulation_changes_nothing(tmp_path):
             torch.testing.assert_close(one[k], many[k], atol=1e-3, rtol=1e-3)
 
 
-def processes(n, *argv, cwd, port=29512):
-    words = ["-m", "torch.distributed.run", "--nproc_per_node", n, "--master_port", port, "-m", "gwm_nb.train", *argv]
+def processes(n, *argv, cwd):
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", n, "-m", "gwm_nb.train", *argv]
     done = subprocess.run([sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True,
                           env=os.environ | dict(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""))
     assert done.returncode == 0, done.stderr
