@@ -199,3 +199,178 @@ def test_frames_that_do_not_count():
     assert list(counted({0: frames[0], 5: frames[5]}, 9, "label-free", "DAVIS")) == [5]       # few are annotated
     with pytest.raises(ValueError, match="published: 2 annotated frames, and frames 0 and 1 of each sequence are left out"):
         counted({0: frames[0], 1: frames[1]}, 9, "published", "DAVIS")
+
+
+# ---- files and the command
+
+def run(*argv, cwd):
+    "gwm_evaluate in a process of its own."
+    code = "from gwm_nb.benchmarks import gwm_evaluate; gwm_evaluate()"
+    return subprocess.run([sys.executable, "-c", code, *map(str, argv)], cwd=cwd, capture_output=True, text=True,
+                          env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent)), stdin=subprocess.DEVNULL)
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+@pytest.fixture
+def data(tmp_path):
+    "Two clips of bright squares; one has five frames, of which four are annotated."
+    for clip, n in (("long", 5), ("wide", 4)):
+        for t in range(n):
+            frame = np.zeros((48, 64), np.uint8)
+            frame[10:30, 8 + 2 * t:28 + 2 * t] = 255
+            write(tmp_path / f"set/JPEGImages/{clip}/{t:05d}.png", frame)
+            if (clip, t) != ("long", 3): write(tmp_path / f"set/Annotations/{clip}/{t:05d}.png", frame)
+    return tmp_path / "set"
+
+
+def evaluated(data, predictions, out="out", **options):
+    from gwm_nb.benchmarks import gwm_evaluate, read_results
+    gwm_evaluate(None, data=data, predictions=predictions, save=data.parent / out, **options)
+    return {r["protocol"]: r for r in read_results(data.parent / out)}
+
+
+def shifted(data, by):
+    for file in sorted((data / "Annotations").glob("*/*.png")):
+        write(data.parent / f"moved{by}/{file.parent.name}/{file.name}", np.roll(cv2.imread(str(file), 0), by, 0))
+    return data.parent / f"moved{by}"
+
+
+def test_annotations_are_perfect_and_moved_ones_are_not(data, capsys):
+    found = evaluated(data, data / "Annotations")
+    assert list(found) == list(protocols)
+    assert all(r["J"] == r["F"] == 1 and r["J recall"] == 1 and r["J decay"] == 0 for r in found.values())
+    assert list(found["published"]["sequences"]["long"]) == ["00000", "00001", "00002", "00004"]
+    moved = evaluated(data, shifted(data, 4), "moved")
+    assert moved["label-free"]["J"] == pytest.approx(16 / 24) and moved["label-free"]["F"] < 1
+    printed = capsys.readouterr().out
+    assert "label-free: object chosen without labels, once a sequence; does not look at labels" in printed
+    assert "published: better of two merged masks in each frame, by J; looks at labels" in printed and "k-way J" in printed
+
+
+def test_what_is_written(data):
+    evaluated(data, shifted(data, 4))
+    out = data.parent / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["masks", "report.html", "results.csv", "results.json"]
+    with open(out / "results.csv", newline="") as f: rows = list(csv.DictReader(f))
+    assert len(rows) == 4 * 3 and rows[0]["protocol"] == "published" and rows[0]["looks_at_labels"] == "True"
+    assert float(rows[2]["J"]) == pytest.approx(16 / 24) and rows[2]["sequence"] == "" and rows[2]["frames"] == "8"
+    page = (out / "report.html").read_text()
+    assert page.count("<img ") == 3 and "src=\"data:image/png;base64," in page and "http" not in page
+    assert all(word in page for word in ("best:", "median:", "worst:", "does not look at labels"))
+    report = json.loads((out / "results.json").read_text())
+    assert {r["protocol"]: r["looks_at_labels"] for r in report["results"]} == {
+        "published": True, "per-sequence": True, "label-free": False, "k-way": True}
+
+
+def test_masks_are_what_the_official_tools_read(data):
+    "One byte a pixel with a palette, 0 and 1, named as the frames."
+    evaluated(data, data / "Annotations", protocol="label-free")
+    files = sorted((data.parent / "out/masks").glob("*/*.png"))
+    assert [f.relative_to(data.parent / "out/masks") for f in files] == [
+        f.relative_to(data / "Annotations") for f in sorted((data / "Annotations").glob("*/*.png"))]
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.mode == "P" and set(np.unique(picture)) == {0, 1} and picture.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+            truth = cv2.imread(str(data / "Annotations" / file.parent.name / file.name), 0)
+            assert ((np.array(picture) > 0) == (truth > 0)).all()
+    again = evaluated(data, data.parent / "out/masks", "again")
+    assert again["k-way"]["J"] == 1
+
+
+def test_a_palette_with_0_and_255_is_a_mask_too(data):
+    from gwm_nb.benchmarks import voc_palette
+    for file in (data / "Annotations").glob("*/*.png"):
+        picture = Image.fromarray(cv2.imread(str(file), 0))
+        picture.putpalette(voc_palette())
+        (data.parent / "p" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        picture.save(data.parent / "p" / file.parent.name / file.name)
+    assert evaluated(data, data.parent / "p")["label-free"]["J"] == 1
+
+
+def test_side_by_side(data, capsys):
+    from gwm_nb.benchmarks import gwm_evaluate
+    evaluated(data, data / "Annotations", "a")
+    evaluated(data, shifted(data, 4), "b", clips=["long"])
+    capsys.readouterr()
+    gwm_evaluate(None, compare=[data.parent / "a", data.parent / "b"])
+    printed = capsys.readouterr().out
+    assert "-0.333" in printed and "standard deviation" in printed and "measured for one only and left out: 1" in printed
+    evaluated(data, data / "Annotations", "c", convention="frames")
+    with pytest.raises(ValueError, match="published: average_over is 'sequences' for one and 'frames' for the other"):
+        gwm_evaluate(None, compare=[data.parent / "a", data.parent / "c"])
+    with pytest.raises(FileNotFoundError, match="no results.json; make it with gwm_evaluate --save"):
+        gwm_evaluate(None, compare=[data.parent / "a", data])
+
+
+def gone(data): (data.parent / "moved0/long/00002.png").unlink()
+def small(data): write(data.parent / "moved0/wide/00001.png", np.zeros((24, 32), np.uint8))
+def bare(data): [f.unlink() for f in (data / "Annotations/wide").glob("*")] and (data / "Annotations/wide").rmdir()
+def odd(data): write(data / "Annotations/wide/00002.png", np.zeros((24, 32), np.uint8))
+def broken(data): (data / "Annotations/wide/00002.png").write_bytes(b"no picture")
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (gone, "long/00002.png: no prediction for frame 00002 of long"), (small, "wide/00001.png: this prediction is 32x24, its annotation 64x48"),
+    (bare, "sequence wide has no annotation"), (odd, "wide/00002.png: this annotation is 32x24, those before it 64x48"), (broken, "wide/00002.png: not a readable image")])
+def test_what_is_wrong_is_named(data, spoil, message):
+    predictions = shifted(data, 0)
+    spoil(data)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        evaluated(data, predictions)
+    assert not (data.parent / "out").exists()
+
+
+def test_a_known_data_set_names_what_is_not_there(data, capsys):
+    data = data.rename(data.parent / "DAVIS2016")
+    for kind in ("JPEGImages", "Annotations"): (data / kind / "wide").rename(data / kind / "dog")
+    found = evaluated(data, data / "Annotations")
+    printed = capsys.readouterr().out
+    assert "19 validation sequences are not there: blackswan, bmx-trees" in printed
+    assert found["published"]["left_out"] == "frames 0 and 1 of each sequence" and list(found["published"]["sequences"]["dog"]) == ["00002", "00003"]
+    (data / "Annotations/dog/00002.png").unlink()
+    with pytest.raises(ValueError, match="frame 00002 has no annotation"):
+        evaluated(data, data / "Annotations", "again")
+
+
+class Bright(torch.nn.Module):
+    "Calls bright pixels object."
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(50.))
+
+    def forward(self, image):
+        bright = (image.mean(1) - .5) * self.scale
+        return torch.stack([-bright, bright], 1)
+
+
+def test_a_network_is_measured_at_the_annotation_s_size(data):
+    from gwm_nb.benchmarks import evaluate_files, predicted
+    merge, seen = get_merger("none"), []
+
+    def look(clip, names, truths):
+        sequence = predicted(Bright(), clip, truths, merge, (24, 32))
+        seen.append(tuple(sequence.masks.shape))
+        return sequence
+    results = evaluate_files(look, data, ["published", "label-free"], data.parent / "out")
+    assert seen == [(5, 2, 24, 32), (4, 2, 24, 32)] and all(.9 < r["J"] <= 1 for r in results)
+    assert len(list((data.parent / "out/masks/long").iterdir())) == 5                # the unannotated frame, too
+    write(data / "Annotations/wide/00000.png", np.zeros((24, 32), np.uint8))
+    for t in range(1, 4): (data / f"Annotations/wide/{t:05d}.png").unlink()
+    with pytest.raises(ValueError, match="the annotation is 32x24, frame 00000 is 64x48"):
+        evaluate_files(look, data, ["published"])
+
+
+def test_the_command_line(data):
+    done = run("--data", data, "--predictions", data / "Annotations", "--protocol", "label-free", cwd=data.parent)
+    assert done.returncode == 0 and "1.000" in done.stdout and "sequences: 100%" in done.stderr, done.stderr
+    for argv, message in ((["--data", data], "give either a trained network or --predictions"),
+                          (["nothing.safetensors", "--data", data], "nothing.safetensors"),
+                          (["--data", data, "--predictions", data / "none"], "no such folder of predictions"),
+                          (["--data", data, "--predictions", data / "Annotations", "--protocol", "best"], "unknown protocol 'best'"),
+                          (["--data", data, "--predictions", data / "Annotations", "--convention", "x"], "unknown convention 'x'")):
+        done = run(*argv, cwd=data.parent)
+        assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
