@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['mergers', 'protocols', 'conventions', 'COLUMNS', 'PAGE', 'mean_features', 'cosine_affinity', 'two_groups', 'merged',
-           'Spectral', 'motion_distance', 'by_motion', 'by_border', 'unmerged', 'get_merger', 'Sequence', 'both',
-           'Protocol', 'protocol', 'published', 'per_sequence', 'label_free', 'adjusted_rand', 'k_way', 'left_out',
-           'counted', 'summary', 'read_labels', 'voc_palette', 'write_labels', 'sequences_there', 'read_truths',
-           'predicted', 'given', 'measure_clip', 'sequence_means', 'table', 'caption', 'as_csv', 'compare_results',
-           'sequence_picture', 'ranked', 'html_report', 'load_any', 'measure_files', 'read_results', 'evaluate_files',
-           'gwm_evaluate']
+           'Spectral', 'motion_distance', 'by_motion', 'by_border', 'unmerged', 'get_merger', 'Sequence', 'foreground',
+           'both', 'Protocol', 'protocol', 'published', 'per_sequence', 'label_free', 'adjusted_rand', 'numbers',
+           'k_way', 'left_out', 'counted', 'summary', 'read_labels', 'voc_palette', 'write_labels', 'sequences_there',
+           'read_truths', 'predicted', 'given', 'measure_clip', 'sequence_means', 'table', 'caption', 'as_csv',
+           'compare_results', 'sequence_picture', 'ranked', 'html_report', 'load_any', 'measure_files', 'read_results',
+           'evaluate_files', 'gwm_evaluate']
 
-# %% ../nbs/16_benchmarks.ipynb #5a93f3dd
+# %% ../nbs/16_benchmarks.ipynb #4080dc8e
 import base64
 import csv
 import io
@@ -46,7 +46,7 @@ from .checkpoints import load_published
 from .evaluate import boundary_f, choose_object, jaccard, object_mask, over_time
 from .runs import best_file, load_run
 
-# %% ../nbs/16_benchmarks.ipynb #8bedd2d9
+# %% ../nbs/16_benchmarks.ipynb #c7a89290
 def mean_features(masks: Tensor, # (N,K,h,w) soft masks
                   maps: Tensor # (N,C,h',w') features, resized bilinearly to the masks
                  ) -> Tensor: # (N,K,C)
@@ -55,14 +55,14 @@ def mean_features(masks: Tensor, # (N,K,h,w) soft masks
     sums = einsum(masks, maps, 'n k h w, n c h w -> n k c')
     return sums / masks.sum((-2, -1)).clamp_min(1e-6)[..., None]
 
-# %% ../nbs/16_benchmarks.ipynb #f09ab71f
+# %% ../nbs/16_benchmarks.ipynb #4330ea32
 def cosine_affinity(features: Tensor # (...,K,C)
                    ) -> Tensor: # (...,K,K): 1 for the same direction
     "Cosine of the angle between any two of K features."
     unit = F.normalize(features, dim=-1)
     return unit @ unit.mT
 
-# %% ../nbs/16_benchmarks.ipynb #19f9465f
+# %% ../nbs/16_benchmarks.ipynb #003fcebe
 def two_groups(affinity: Tensor # (K,K), symmetric; what is negative counts as next to nothing
               ) -> Tensor: # (K,) bool: the second of two groups
     "Cut a graph of K masks in two by spectral clustering. Two masks stay apart. Raises `ValueError` for a single one."
@@ -72,7 +72,7 @@ def two_groups(affinity: Tensor # (K,K), symmetric; what is negative counts as n
     clustering = SpectralClustering(2, affinity='precomputed', random_state=0)
     return torch.from_numpy(clustering.fit_predict(affinity.clamp_min(1e-6).numpy()) == 1)
 
-# %% ../nbs/16_benchmarks.ipynb #f1081b25
+# %% ../nbs/16_benchmarks.ipynb #27aaa182
 def merged(masks: Tensor, # (N,K,h,w) soft masks
            groups: Tensor # (K,) or (N,K) bool: the second group
           ) -> Tensor: # (N,2,h,w) soft masks
@@ -81,7 +81,7 @@ def merged(masks: Tensor, # (N,K,h,w) soft masks
     weights = torch.stack([1 - second, second], 1)
     return einsum(weights, masks, 'n g k, n k h w -> n g h w')
 
-# %% ../nbs/16_benchmarks.ipynb #68912ffc
+# %% ../nbs/16_benchmarks.ipynb #9f142e9e
 class Spectral:
     "Merge masks that look alike, frame by frame, as published. Made once, then called."
     def __init__(self,
@@ -107,7 +107,7 @@ class Spectral:
         affinities = cosine_affinity(self.features(masks, images))
         return merged(masks, torch.stack([two_groups(A) for A in affinities]))
 
-# %% ../nbs/16_benchmarks.ipynb #ee0a2f1f
+# %% ../nbs/16_benchmarks.ipynb #c8e87b87
 def motion_distance(masks: Tensor, # (N,K,h,w) soft masks
                     flow: Tensor, # (N,2,h,w) pixels
                     basis: str = 'affine' # motions to compare
@@ -122,7 +122,7 @@ def motion_distance(masks: Tensor, # (N,K,h,w) soft masks
         distance[i] = (where * apart).sum((0, -2, -1)) / where.sum((0, -2, -1)).clamp_min(1e-6)
     return (distance + distance.T) / 2 / spread
 
-# %% ../nbs/16_benchmarks.ipynb #c9e4fb4f
+# %% ../nbs/16_benchmarks.ipynb #6062789d
 def by_motion(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
               images: Tensor # (N,3,h,w) in [0,1]
              ) -> Tensor: # (N,2,h,w)
@@ -131,14 +131,14 @@ def by_motion(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
     distance = motion_distance(masks[:-1], estimate_flow(images[:-1], images[1:]))
     return merged(masks, two_groups(1 / (1 + distance / distance.median().clamp_min(1e-6))))
 
-# %% ../nbs/16_benchmarks.ipynb #bdd31515
+# %% ../nbs/16_benchmarks.ipynb #72566c7f
 def by_border(masks: Tensor, # (N,K,h,w) soft masks
               images: Tensor # not looked at
              ) -> Tensor: # (N,2,h,w): background, object
     "Merge masks that favour the border, and those that don't."
     return merged(masks, choose_object(masks))
 
-# %% ../nbs/16_benchmarks.ipynb #7c5cd972
+# %% ../nbs/16_benchmarks.ipynb #78e518c6
 def unmerged(masks: Tensor, # (N,2,h,w) soft masks
              images: Tensor # not looked at
             ) -> Tensor: # the masks
@@ -146,7 +146,7 @@ def unmerged(masks: Tensor, # (N,2,h,w) soft masks
     if masks.shape[1] == 2: return masks
     raise ValueError(f'this protocol takes two masks, not {masks.shape[1]}; merge them: spectral, motion or border')
 
-# %% ../nbs/16_benchmarks.ipynb #dcfcacca
+# %% ../nbs/16_benchmarks.ipynb #c3032f1b
 mergers = {'spectral': Spectral, 'motion': lambda: by_motion, 'border': lambda: by_border, 'none': lambda: unmerged}
 
 def get_merger(name: str # a key of `mergers`
@@ -155,7 +155,7 @@ def get_merger(name: str # a key of `mergers`
     if name in mergers: return mergers[name]()
     raise ValueError(f'unknown way of merging {name!r}; choose from {", ".join(mergers)}')
 
-# %% ../nbs/16_benchmarks.ipynb #8822a8da
+# %% ../nbs/16_benchmarks.ipynb #912253d5
 @dataclass
 class Sequence:
     "What a protocol needs of one sequence."
@@ -170,16 +170,21 @@ class Sequence:
         if masks[t].shape[-2:] == size: return masks[t]
         return F.interpolate(masks[t][None].float(), size, mode='bilinear', align_corners=False)[0]
 
-# %% ../nbs/16_benchmarks.ipynb #057d9ee2
-def both(mask: np.ndarray, # (...,H,W) bool
-         labels: np.ndarray # (H,W): 0 background, 255 void
-        ) -> dict: # {'J': (...), 'F': (...)}
-    "J and F of masks against all objects as one."
+# %% ../nbs/16_benchmarks.ipynb #97f25feb
+def foreground(labels: np.ndarray # (H,W): 0 background, 255 void
+              ) -> tuple[np.ndarray, np.ndarray]: # all objects as one, and the void, (H,W) bool
+    "What counts as object, and what doesn't count."
     void = labels == 255
-    truth = (labels > 0) & ~void
-    return dict(J=jaccard(mask, truth, void), F=boundary_f(mask, truth, void))
+    return (labels > 0) & ~void, void
 
-# %% ../nbs/16_benchmarks.ipynb #9c875e1d
+def both(mask: Tensor, # (H,W) bool
+         labels: np.ndarray # (H,W): 0 background, 255 void
+        ) -> dict[str, float]: # {'J', 'F'}
+    "J and F of a mask against all objects as one."
+    truth, void = foreground(labels)
+    return dict(J=float(jaccard(mask.numpy(), truth, void)), F=float(boundary_f(mask.numpy(), truth, void)))
+
+# %% ../nbs/16_benchmarks.ipynb #03746484
 @dataclass(frozen=True)
 class Protocol:
     "How figures come about."
@@ -201,29 +206,30 @@ def protocol(name: str, # how it is called wherever its figures are printed
         return measure
     return add
 
-# %% ../nbs/16_benchmarks.ipynb #02258605
+# %% ../nbs/16_benchmarks.ipynb #b04c32c9
 @protocol('published', about='better of two merged masks in each frame, by J', looks=True, davis=(2, 0), merges=True)
 def published(sequence: Sequence # masks and labels
              ) -> dict[int, dict]: # {frame: {'J', 'F'}}
     "The protocol of *Guess What Moves* and its successors."
     found = {}
     for t, labels in sequence.truths.items():
-        pair = both((sequence.at(sequence.pair, t) > .5).numpy(), labels)
-        best = pair['J'].argmax()
-        found[t] = {measure: values[best].item() for measure, values in pair.items()}
+        pair = sequence.at(sequence.pair, t) > .5
+        best = jaccard(pair.numpy(), *foreground(labels)).argmax()
+        found[t] = both(pair[best], labels)
     return found
 
-# %% ../nbs/16_benchmarks.ipynb #d13be311
+# %% ../nbs/16_benchmarks.ipynb #4e430f71
 @protocol('per-sequence', about='better of two merged masks, once a sequence, by mean J', looks=True, davis=(1, 1),
           merges=True)
 def per_sequence(sequence: Sequence # masks and labels
                 ) -> dict[int, dict]: # {frame: {'J', 'F'}}
     "One choice of the object for all frames, by their labels."
-    pairs = {t: both((sequence.at(sequence.pair, t) > .5).numpy(), labels) for t, labels in sequence.truths.items()}
-    best = np.mean([pair['J'] for pair in pairs.values()], 0).argmax()
-    return {t: {measure: values[best].item() for measure, values in pair.items()} for t, pair in pairs.items()}
+    J = [jaccard((sequence.at(sequence.pair, t) > .5).numpy(), *foreground(labels))
+         for t, labels in sequence.truths.items()]
+    best = np.mean(J, 0).argmax()
+    return {t: both(sequence.at(sequence.pair, t)[best] > .5, labels) for t, labels in sequence.truths.items()}
 
-# %% ../nbs/16_benchmarks.ipynb #e115ebe4
+# %% ../nbs/16_benchmarks.ipynb #a3546f13
 @protocol('label-free', about='object chosen without labels, once a sequence', looks=False, davis=(1, 1))
 def label_free(sequence: Sequence # masks and labels
               ) -> dict[int, dict]: # {frame: {'J', 'F'}}
@@ -231,34 +237,40 @@ def label_free(sequence: Sequence # masks and labels
     found = {}
     for t, labels in sequence.truths.items():
         soft = sequence.at(sequence.masks, t)[sequence.chosen].sum(0)
-        found[t] = {measure: values.item() for measure, values in both((soft > .5).numpy(), labels).items()}
+        found[t] = both(soft > .5, labels)
     return found
 
-# %% ../nbs/16_benchmarks.ipynb #cdb43a9b
+# %% ../nbs/16_benchmarks.ipynb #71d73dab
 def adjusted_rand(a: np.ndarray, # (...) whole numbers from 0
                   b: np.ndarray # (...) whole numbers from 0
                  ) -> float: # 1 if they divide alike, about 0 by chance
     "Adjusted Rand index of two divisions of the same pixels (Hubert and Arabie, 1985); 1 where there is one part each."
-    a, b = (np.unique(x.ravel(), return_inverse=True)[1] for x in (a, b))
     if not a.size: return 1.
-    table = np.bincount(a * (b.max() + 1) + b, minlength=(a.max() + 1) * (b.max() + 1)).astype(float)
-    table = table.reshape(a.max() + 1, b.max() + 1)
+    a, b = a.ravel().astype(np.int64), b.ravel().astype(np.int64)
+    rows, columns = a.max() + 1, b.max() + 1
+    table = np.bincount(a * columns + b, minlength=rows * columns).astype(float).reshape(rows, columns)
     pairs = lambda n: (n * (n - 1) / 2).sum()
-    rows, columns, total = pairs(table.sum(1)), pairs(table.sum(0)), max(pairs(table.sum()), 1)
-    by_chance, most = rows * columns / total, (rows + columns) / 2
+    in_a, in_b, total = pairs(table.sum(1)), pairs(table.sum(0)), max(pairs(table.sum()), 1)
+    by_chance, most = in_a * in_b / total, (in_a + in_b) / 2
     return 1. if most == by_chance else (pairs(table) - by_chance) / (most - by_chance)
 
-# %% ../nbs/16_benchmarks.ipynb #61ebce9f
+# %% ../nbs/16_benchmarks.ipynb #f90833bb
 def _divided(sequence, t):
     "Frame `t` by its strongest masks: {'ARI', 'foreground ARI'}, and the parts (K,H,W) bool."
     masks, labels = sequence.at(sequence.masks, t), sequence.truths[t]
     part = masks.float().argmax(0).numpy()
-    counts, inside = labels != 255, (labels > 0) & (labels != 255)
-    ari = {'ARI': adjusted_rand(part[counts], labels[counts]),
+    inside, void = foreground(labels)
+    ari = {'ARI': adjusted_rand(part[~void], labels[~void]),
            'foreground ARI': adjusted_rand(part[inside], labels[inside])}
     return ari, part == np.arange(len(masks))[:, None, None]
 
-# %% ../nbs/16_benchmarks.ipynb #9e9bfb5e
+# %% ../nbs/16_benchmarks.ipynb #289962ba
+def numbers(labels: np.ndarray # (H,W) uint8
+           ) -> set[int]: # those that occur
+    "Which numbers occur in a picture: counted, not sorted."
+    return set(np.bincount(labels.ravel(), minlength=256).nonzero()[0].tolist())
+
+# %% ../nbs/16_benchmarks.ipynb #030307cc
 def _against(parts, labels, number, objects):
     "J and F (2,objects,parts) of the parts (K,H,W), and of empty ones up to the number of objects."
     empty = np.zeros((max(0, len(objects) - number), *labels.shape), bool)
@@ -266,12 +278,12 @@ def _against(parts, labels, number, objects):
     truths = labels == np.array(objects)[:, None, None]
     return np.stack([[measure(parts, truth, void) for truth in truths] for measure in (jaccard, boundary_f)])
 
-# %% ../nbs/16_benchmarks.ipynb #e9656a87
+# %% ../nbs/16_benchmarks.ipynb #a24a3730
 @protocol('k-way', about='masks and objects matched, by (J+F)/2 over the sequence', looks=True, average='objects')
 def k_way(sequence: Sequence # masks and labels
          ) -> dict[int, dict]: # {frame: {'J', 'F', 'ARI', 'foreground ARI', 'objects'}}
     "Unsupervised DAVIS 2017: several objects, Hungarian matching, nothing merged."
-    objects = sorted(set().union(*(np.unique(labels).tolist() for labels in sequence.truths.values())) - {0, 255})
+    objects = sorted(set().union(*map(numbers, sequence.truths.values())) - {0, 255})
     if not objects: objects = [1]
     found, scores = {}, []
     for t, labels in sequence.truths.items():
@@ -284,7 +296,7 @@ def k_way(sequence: Sequence # masks and labels
         frame |= dict(J=J, F=boundaries)
     return found
 
-# %% ../nbs/16_benchmarks.ipynb #6efbdf55
+# %% ../nbs/16_benchmarks.ipynb #4fd06293
 conventions = {'DAVIS': 'sequences', 'frames': 'frames', 'sequences': 'sequences'}      # what the mean is over
 
 def left_out(name: str, # a protocol
@@ -296,7 +308,7 @@ def left_out(name: str, # a protocol
     if last: return 'the first and the last of each sequence'
     return 'frames 0 and 1 of each sequence'
 
-# %% ../nbs/16_benchmarks.ipynb #79354792
+# %% ../nbs/16_benchmarks.ipynb #45430c32
 def counted(frames: dict, # {frame, from 0: its measures}
             length: int, # frames of the sequence, annotated or not
             name: str, # a protocol
@@ -308,14 +320,14 @@ def counted(frames: dict, # {frame, from 0: its measures}
     if kept: return kept
     raise ValueError(f'{name}: {len(frames)} annotated frames, and {left_out(name, convention)} are left out')
 
-# %% ../nbs/16_benchmarks.ipynb #2f15b1d3
+# %% ../nbs/16_benchmarks.ipynb #17f5eec5
 def _total(values, average):
     "The mean of one measure: `values` is a list of sequences, each a list of (value, objects)."
     means = [np.mean([v for v, _ in frames]) for frames in values]
     weights = {'sequences': lambda frames: 1, 'frames': len, 'objects': lambda frames: frames[0][1]}[average]
     return float(np.average(means, weights=[weights(frames) for frames in values]))
 
-# %% ../nbs/16_benchmarks.ipynb #2c4d3e6f
+# %% ../nbs/16_benchmarks.ipynb #984e2fa2
 def summary(name: str, # a protocol
             sequences: dict[str, dict], # {sequence: {frame: measures}}: those that count
             convention: str, # a key of `conventions`
@@ -335,7 +347,7 @@ def summary(name: str, # a protocol
         for kind in ('recall', 'decay'): about[f'{measure} {kind}'] = float(np.mean([e[kind] for e in each]))
     return about | dict(frames=sum(map(len, sequences.values())), sequences=sequences)
 
-# %% ../nbs/16_benchmarks.ipynb #8047de78
+# %% ../nbs/16_benchmarks.ipynb #1ff53efd
 def read_labels(path: str | Path # an annotation or a prediction
                ) -> np.ndarray: # (H,W) uint8: 0 background, 1, 2, ... objects, 255 void (indexed pictures only)
     "Labels of a picture: the numbers of an indexed one, else 1 wherever it isn't black."
@@ -345,7 +357,7 @@ def read_labels(path: str | Path # an annotation or a prediction
     except OSError: raise ValueError(f'{path}: not a readable image') from None
     return (read_image(path).amax(0) > 0).byte().numpy()
 
-# %% ../nbs/16_benchmarks.ipynb #41ff160c
+# %% ../nbs/16_benchmarks.ipynb #41ab84e7
 def voc_palette() -> bytes:
     "Red, green and blue of the numbers 0 to 255 as DAVIS and PASCAL VOC colour them."
     colours = np.zeros((256, 3), np.uint8)
@@ -355,7 +367,7 @@ def voc_palette() -> bytes:
         rest = rest >> 3
     return colours.tobytes()
 
-# %% ../nbs/16_benchmarks.ipynb #5b650060
+# %% ../nbs/16_benchmarks.ipynb #16c52299
 def write_labels(path: str | Path, # a .png file
                  labels: np.ndarray # (H,W) whole numbers from 0 to 255
                 ) -> Path: # the file
@@ -365,7 +377,7 @@ def write_labels(path: str | Path, # a .png file
     picture.save(data, 'png')
     return write_whole(path, data.getvalue())
 
-# %% ../nbs/16_benchmarks.ipynb #613a8418
+# %% ../nbs/16_benchmarks.ipynb #998fc7b7
 def sequences_there(data: str | Path, # a data set, or a folder of clips with annotations
                     clips: list[str] | None = None # names; None: the validation clips of a known data set, or all
                    ) -> tuple[list[Clip], list[str]]: # those to measure, and the validation clips that are missing
@@ -379,13 +391,13 @@ def sequences_there(data: str | Path, # a data set, or a folder of clips with an
     names = [clip.name for clip in found]
     return found, [name for name in wanted or () if name not in names]
 
-# %% ../nbs/16_benchmarks.ipynb #aea82886
+# %% ../nbs/16_benchmarks.ipynb #e3985110
 def _frame_names(clip):
     "Names of all frames in order."
     if Path(clip.path).is_dir(): return [file.stem for file in list_images(clip.path)]
     return [name for name, _ in read_frames(clip.path)]
 
-# %% ../nbs/16_benchmarks.ipynb #0ec438e5
+# %% ../nbs/16_benchmarks.ipynb #d63c5887
 def _dimensions(shape): return f'{shape[-1]}x{shape[-2]}'
 
 def read_truths(clip: Clip, # an annotated sequence
@@ -404,7 +416,7 @@ def read_truths(clip: Clip, # an annotated sequence
         raise ValueError(f'{files[name]}: this annotation is {sizes}')
     return names, truths
 
-# %% ../nbs/16_benchmarks.ipynb #c87fa70b
+# %% ../nbs/16_benchmarks.ipynb #4e7d7667
 def predicted(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
               clip: Clip, # an annotated sequence
               truths: dict, # from `read_truths`
@@ -422,7 +434,7 @@ def predicted(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     masks = predict_masks(network, images)
     return Sequence(masks, merge(masks, images), choose_object(masks), truths)
 
-# %% ../nbs/16_benchmarks.ipynb #b74476d0
+# %% ../nbs/16_benchmarks.ipynb #08ab5313
 def _prediction(folder, clip, name, size):
     "The labels that another program has written for one frame; 255 beside other numbers is nothing."
     file = Path(folder)/clip.name/f'{name}.png'
@@ -431,10 +443,10 @@ def _prediction(folder, clip, name, size):
     if labels.shape != size:
         sizes = f'{_dimensions(labels.shape)}, its annotation {_dimensions(size)}'
         raise ValueError(f'{file}: this prediction is {sizes}')
-    if set(np.unique(labels)) <= {0, 255}: return np.minimum(labels, 1)
+    if numbers(labels) <= {0, 255}: return np.minimum(labels, 1)
     return np.where(labels == 255, 0, labels)
 
-# %% ../nbs/16_benchmarks.ipynb #356154be
+# %% ../nbs/16_benchmarks.ipynb #5f7d06de
 def given(folder: str | Path, # SEQUENCE/FRAME.png, 0/255 or indexed
           clip: Clip, # an annotated sequence
           names: list[str], # of its frames
@@ -447,7 +459,7 @@ def given(folder: str | Path, # SEQUENCE/FRAME.png, 0/255 or indexed
     pair = {t: torch.from_numpy(np.stack([x == 0, x > 0])) for t, x in labels.items()}
     return Sequence(masks, pair, torch.arange(K) > 0, truths)
 
-# %% ../nbs/16_benchmarks.ipynb #aac26c7d
+# %% ../nbs/16_benchmarks.ipynb #51f5fa9d
 def measure_clip(sequence: Sequence, # masks and labels
                  names: list[str], # of all frames
                  chosen: list[str], # protocols
@@ -460,7 +472,7 @@ def measure_clip(sequence: Sequence, # masks and labels
         results[name] = {names[t]: measures for t, measures in frames.items()}
     return results
 
-# %% ../nbs/16_benchmarks.ipynb #9b464929
+# %% ../nbs/16_benchmarks.ipynb #4a1052a9
 def _line(words, widths): return '  '.join(str(w).rjust(n) for w, n in zip(words, widths)).rstrip()
 
 def _aligned(rows):
@@ -468,14 +480,14 @@ def _aligned(rows):
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
     return '\n'.join(_line(row, widths) for row in rows)
 
-# %% ../nbs/16_benchmarks.ipynb #bc1525ad
+# %% ../nbs/16_benchmarks.ipynb #93b98230
 def sequence_means(result: dict, # from `summary`
                    measure: str = 'J' # or 'F'
                   ) -> dict[str, float]: # {sequence: mean over its frames}
     "One number a sequence."
     return {name: float(np.mean([m[measure] for m in frames.values()])) for name, frames in result['sequences'].items()}
 
-# %% ../nbs/16_benchmarks.ipynb #0f243118
+# %% ../nbs/16_benchmarks.ipynb #9a0850c4
 def table(results: list[dict] # from `summary`, of the same sequences
          ) -> str: # to be printed
     "J and F of each sequence by each protocol, and what has to be known about the protocols."
@@ -485,7 +497,7 @@ def table(results: list[dict] # from `summary`, of the same sequences
     rows.append(['mean', *(f'{r[measure]:.3f}' for r in results for measure in 'JF')])
     return _aligned(rows) + '\n\n' + '\n'.join(caption(r) for r in results)
 
-# %% ../nbs/16_benchmarks.ipynb #d502d443
+# %% ../nbs/16_benchmarks.ipynb #6252d54a
 def caption(result: dict # from `summary`
            ) -> str: # a line
     "What has to be known about a figure."
@@ -495,7 +507,7 @@ def caption(result: dict # from `summary`
     return (f'{result["protocol"]}: {result["about"]}; {looks}; {merge}mean over {result["average_over"]}; '
             f'frames left out: {result["left_out"]}; {result["frames"]} frames{more}')
 
-# %% ../nbs/16_benchmarks.ipynb #024cffd3
+# %% ../nbs/16_benchmarks.ipynb #4c5312fd
 COLUMNS = ('protocol', 'looks_at_labels', 'merged_by', 'average_over', 'left_out', 'sequence', 'frames', 'J', 'F')
 
 def as_csv(results: list[dict] # from `summary`
@@ -512,7 +524,7 @@ def as_csv(results: list[dict] # from `summary`
         writer.writerow([*about, '', r['frames'], r['J'], r['F']])
     return text.getvalue()
 
-# %% ../nbs/16_benchmarks.ipynb #da0cc3f3
+# %% ../nbs/16_benchmarks.ipynb #b29eb983
 def compare_results(a: list[dict], # from `summary`, or read from results.json
                     b: list[dict], # the same of another system
                     names: tuple[str, str] = ('A', 'B') # what they are called
@@ -524,7 +536,7 @@ def compare_results(a: list[dict], # from `summary`, or read from results.json
     if not parts: raise ValueError('the two were measured by different protocols')
     return '\n\n'.join(parts)
 
-# %% ../nbs/16_benchmarks.ipynb #92f80852
+# %% ../nbs/16_benchmarks.ipynb #12dfda96
 def _compared(first, second, names):
     "The table of one protocol."
     for key in ('average_over', 'left_out', 'merged_by'):
@@ -542,7 +554,7 @@ def _compared(first, second, names):
     only = f'; measured for one only and left out: {alone}' if alone else ''
     return f'{caption(first)}\n{_aligned(rows)}\n{apart}; better in {(gain > 0).sum()} of {len(gain)}{only}'
 
-# %% ../nbs/16_benchmarks.ipynb #f2cb8b4f
+# %% ../nbs/16_benchmarks.ipynb #11bcf78c
 def _embedded(figure, about):
     "A matplotlib figure as an <img> that needs no other file."
     data = io.BytesIO()
@@ -551,7 +563,7 @@ def _embedded(figure, about):
     code = base64.b64encode(data.getvalue()).decode()
     return f'<img alt="{escape(about)}" src="data:image/png;base64,{code}">'
 
-# %% ../nbs/16_benchmarks.ipynb #32555f29
+# %% ../nbs/16_benchmarks.ipynb #c4f3e8e4
 def sequence_picture(result: dict, # from `summary`
                      name: str, # one of its sequences
                      image: Tensor, # (3,H,W) in [0,1]: one of its frames
@@ -568,7 +580,7 @@ def sequence_picture(result: dict, # from `summary`
     right.set(ylim=(0, 1.02), xlabel='annotated frame', ylabel=f'J ({result["protocol"]})')
     return fig
 
-# %% ../nbs/16_benchmarks.ipynb #22b86f81
+# %% ../nbs/16_benchmarks.ipynb #417dbf24
 def ranked(result: dict # from `summary`
           ) -> dict[str, str]: # {'best', 'median', 'worst': sequence}
     "Sequences by their mean J."
@@ -576,7 +588,7 @@ def ranked(result: dict # from `summary`
     order = sorted(means, key=means.get, reverse=True)
     return dict(best=order[0], median=order[len(order) // 2], worst=order[-1])
 
-# %% ../nbs/16_benchmarks.ipynb #22d08a1a
+# %% ../nbs/16_benchmarks.ipynb #44199486
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>body{{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}
 img{{width:100%}} pre{{overflow:auto}}</style>
@@ -595,7 +607,7 @@ def html_report(title: str, # what was measured
         parts.append(f'<h2>{escape(heading)}</h2>{_embedded(picture(name), heading)}')
     return PAGE.format(title=escape(title), table=escape(table(results)), pictures=''.join(parts))
 
-# %% ../nbs/16_benchmarks.ipynb #5b7353d2
+# %% ../nbs/16_benchmarks.ipynb #ec7c5db4
 def load_any(path: str | Path # a run's folder, a file of `save`, or a published checkpoint
             ) -> nn.Module: # in evaluation mode
     "The network in a file. Raises `FileNotFoundError` or `ValueError`."
@@ -603,7 +615,7 @@ def load_any(path: str | Path # a run's folder, a file of `save`, or a published
     if file.suffix == '.safetensors': return load_run(file)
     return load_published(file).eval()
 
-# %% ../nbs/16_benchmarks.ipynb #416bd9f2
+# %% ../nbs/16_benchmarks.ipynb #5eaadd7c
 def _chosen_protocols(text):
     "Names of protocols, joined by commas."
     names = list(protocols) if text == 'all' else text.split(',')
@@ -624,7 +636,7 @@ def _size(text):
     if not found: raise ValueError(f'size must be HEIGHTxWIDTH, as in 128x224, not {text!r}')
     return int(found[1]), int(found[2])
 
-# %% ../nbs/16_benchmarks.ipynb #bf279c7c
+# %% ../nbs/16_benchmarks.ipynb #87f4e138
 def _save_masks(folder, clip, names, sequence):
     "The label-free object of each frame of a sequence as indexed pictures."
     (folder/clip.name).mkdir(parents=True, exist_ok=True)
@@ -635,7 +647,7 @@ def _save_masks(folder, clip, names, sequence):
         if soft.shape[-2:] != size: soft = F.interpolate(soft, size, mode='bilinear', align_corners=False)
         write_labels(folder/clip.name/f'{names[t]}.png', (soft[0, 0] > .5).numpy())
 
-# %% ../nbs/16_benchmarks.ipynb #4aca887f
+# %% ../nbs/16_benchmarks.ipynb #d71d0482
 def measure_files(clips: list[Clip], # from `sequences_there`
                   look: Callable, # (clip, frame names, truths) -> Sequence
                   chosen: list[str], # protocols
@@ -653,9 +665,10 @@ def measure_files(clips: list[Clip], # from `sequences_there`
         except ValueError as e: raise ValueError(f'{clip.name}: {e}') from None
         for name, frames in measured.items(): found[name][clip.name] = frames
         if masks is not None: _save_masks(masks, clip, names, sequence)
+        del sequence                            # before the next one is made
     return [summary(name, sequences, convention, merge) for name, sequences in found.items()]
 
-# %% ../nbs/16_benchmarks.ipynb #e61345e6
+# %% ../nbs/16_benchmarks.ipynb #36a491ed
 def _report(folder, title, results, clips, about):
     "CSV, JSON and the page, in a folder that has the masks already."
     by_name = {clip.name: clip for clip in clips}
@@ -673,7 +686,7 @@ def _report(folder, title, results, clips, about):
     write_whole(folder/'results.json', json.dumps(about | dict(results=results), indent=1).encode())
     write_whole(folder/'report.html', html_report(title, results, picture).encode())
 
-# %% ../nbs/16_benchmarks.ipynb #833a3c55
+# %% ../nbs/16_benchmarks.ipynb #6be5bf42
 def read_results(folder: str | Path # what `gwm_evaluate --save` has written
                 ) -> list[dict]: # a `summary` for each protocol
     "Results of an earlier evaluation. Raises `FileNotFoundError` if there are none."
@@ -681,7 +694,7 @@ def read_results(folder: str | Path # what `gwm_evaluate --save` has written
     if not file.exists(): raise FileNotFoundError(f'{folder}: no results.json; make it with gwm_evaluate --save')
     return json.loads(file.read_text(encoding='utf-8'))['results']
 
-# %% ../nbs/16_benchmarks.ipynb #20fb58fc
+# %% ../nbs/16_benchmarks.ipynb #b7fad81c
 def _looker(run, predictions, merge, size):
     "(clip, names, truths) -> Sequence, of a network or of files; and how masks were merged."
     if (run is None) == (predictions is None):
@@ -693,7 +706,7 @@ def _looker(run, predictions, merge, size):
     if torch.cuda.is_available(): network = network.cuda()
     return lambda clip, names, truths: predicted(network, clip, truths, merger, shape), merge
 
-# %% ../nbs/16_benchmarks.ipynb #52631d01
+# %% ../nbs/16_benchmarks.ipynb #1ffe67ae
 def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
                    data: str | Path, # a data set, or a folder of clips with annotations
                    chosen: list[str], # protocols
@@ -713,7 +726,7 @@ def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
         _report(folder, title, results, found, dict(title=title, missing=missing))
     return results
 
-# %% ../nbs/16_benchmarks.ipynb #26d6c77d
+# %% ../nbs/16_benchmarks.ipynb #9d84f7f7
 @command(run=dict(nargs='?'), clips=dict(nargs='+'), compare=dict(nargs=2))
 def gwm_evaluate(run: str, # a run's folder, a checkpoint of gwm_train, or a published one
                  data: str = 'data/DAVIS2016', # a data set's folder, or a folder of clips with annotations

@@ -374,3 +374,18 @@ def test_the_command_line(data):
                           (["--data", data, "--predictions", data / "Annotations", "--convention", "x"], "unknown convention 'x'")):
         done = run(*argv, cwd=data.parent)
         assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_one_sequence_in_memory_at_a_time(data):
+    import weakref
+    from gwm_nb.benchmarks import given, measure_files, sequences_there
+    clips, _ = sequences_there(data)
+    made, alive = [], []
+
+    def look(clip, names, truths):
+        alive.append(sum(ref() is not None for ref in made))
+        sequence = given(data / "Annotations", clip, names, truths)
+        made.append(weakref.ref(sequence))
+        return sequence
+    measure_files(clips * 3, look, list(protocols))
+    assert len(alive) == 6 and set(alive) == {0}
