@@ -147,12 +147,14 @@ def unmerged(masks: Tensor, # (N,2,h,w) soft masks
     raise ValueError(f'this protocol takes two masks, not {masks.shape[1]}; merge them: spectral, motion or border')
 
 # %% ../nbs/16_benchmarks.ipynb #c3032f1b
-mergers = {'spectral': Spectral, 'motion': lambda: by_motion, 'border': lambda: by_border, 'none': lambda: unmerged}
+mergers = {'spectral': lambda weights: Spectral(pretrained=weights or True), 'motion': lambda weights: by_motion,
+           'border': lambda weights: by_border, 'none': lambda weights: unmerged}
 
-def get_merger(name: str # a key of `mergers`
+def get_merger(name: str, # a key of `mergers`
+               weights: str | Path | None = None # a file of the backbone's weights, where it has one; None: fetched
               ) -> Callable: # masks (N,K,h,w), images (N,3,h,w) -> (N,2,h,w)
     "Make a way of merging by its name. Raises `ValueError` for an unknown one."
-    if name in mergers: return mergers[name]()
+    if name in mergers: return mergers[name](weights)
     raise ValueError(f'unknown way of merging {name!r}; choose from {", ".join(mergers)}')
 
 # %% ../nbs/16_benchmarks.ipynb #912253d5
@@ -539,7 +541,7 @@ def compare_results(a: list[dict], # from `summary`, or read from results.json
 # %% ../nbs/16_benchmarks.ipynb #12dfda96
 def _compared(first, second, names):
     "The table of one protocol."
-    for key in ('average_over', 'left_out', 'merged_by'):
+    for key in ('average_over', 'left_out'):
         if first[key] == second[key]: continue
         raise ValueError(f'{first["protocol"]}: {key} is {first[key]!r} for one and {second[key]!r} for the other')
     left, right = sequence_means(first), sequence_means(second)
@@ -552,7 +554,8 @@ def _compared(first, second, names):
     apart = f'{gain.mean():+.3f} in the mean over sequences, standard deviation {spread:.3f}'
     alone = len(left) + len(right) - 2 * len(both_have)
     only = f'; measured for one only and left out: {alone}' if alone else ''
-    return f'{caption(first)}\n{_aligned(rows)}\n{apart}; better in {(gain > 0).sum()} of {len(gain)}{only}'
+    captions = '\n'.join(dict.fromkeys(caption(r) for r in (first, second)))
+    return f'{captions}\n{_aligned(rows)}\n{apart}; better in {(gain > 0).sum()} of {len(gain)}{only}'
 
 # %% ../nbs/16_benchmarks.ipynb #11bcf78c
 def _embedded(figure, about):
@@ -695,14 +698,14 @@ def read_results(folder: str | Path # what `gwm_evaluate --save` has written
     return json.loads(file.read_text(encoding='utf-8'))['results']
 
 # %% ../nbs/16_benchmarks.ipynb #b7fad81c
-def _looker(run, predictions, merge, size):
+def _looker(run, predictions, merge='none', size='128x224', weights=None):
     "(clip, names, truths) -> Sequence, of a network or of files; and how masks were merged."
     if (run is None) == (predictions is None):
         raise ValueError('give either a trained network or --predictions (or --compare two folders)')
     if predictions is not None:
         if not Path(predictions).is_dir(): raise FileNotFoundError(f'{predictions}: no such folder of predictions')
         return lambda clip, names, truths: given(predictions, clip, names, truths), 'none'
-    shape, network, merger = _size(size), load_any(run), get_merger(merge)
+    shape, network, merger = _size(size), load_any(run), get_merger(merge, weights)
     if torch.cuda.is_available(): network = network.cuda()
     return lambda clip, names, truths: predicted(network, clip, truths, merger, shape), merge
 
@@ -732,6 +735,7 @@ def gwm_evaluate(run: str, # a run's folder, a checkpoint of gwm_train, or a pub
                  data: str = 'data/DAVIS2016', # a data set's folder, or a folder of clips with annotations
                  protocol: str = 'all', # published, per-sequence, label-free, k-way, joined by commas; or all
                  merge: str = 'border', # K masks to two: spectral (as published; fetches a DINO), motion, border, none
+                 dino: str | None = None, # a file of DINO ViT-S/8 weights for --merge spectral; default: fetched
                  save: str | None = None, # folder for results.csv, results.json, report.html and masks/
                  predictions: str | None = None, # instead of a network: SEQUENCE/FRAME.png, 0/255 or indexed
                  compare: list[str] | None = None, # instead of all else: two folders of --save, side by side
@@ -744,7 +748,7 @@ def gwm_evaluate(run: str, # a run's folder, a checkpoint of gwm_train, or a pub
         print(compare_results(*map(read_results, compare), names=tuple(compare)))
         return
     chosen, convention = _chosen_protocols(protocol), _convention(data, convention)
-    look, merge = _looker(run, predictions, merge, size)
+    look, merge = _looker(run, predictions, merge, size, dino)
     title = f'{run or predictions} on {data}'
     print(table(evaluate_files(look, data, chosen, save, title, clips, convention=convention, merge=merge)))
     if save: print(f'\nwritten to {save}: results.csv, results.json, report.html, masks/')

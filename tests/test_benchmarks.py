@@ -389,3 +389,13 @@ def test_one_sequence_in_memory_at_a_time(data):
         return sequence
     measure_files(clips * 3, look, list(protocols))
     assert len(alive) == 6 and set(alive) == {0}
+
+
+def test_weights_for_spectral_merging_come_from_a_file(tmp_path):
+    backbone = KeyFeatures("vit_small_patch8_224.dino", 4, (11,))
+    torch.save(backbone.model.state_dict(), tmp_path / "dino.pth")
+    merge = get_merger("spectral", tmp_path / "dino.pth")
+    images, masks = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 32, 48).softmax(1)
+    torch.testing.assert_close(merge.features(masks, images), Spectral(backbone).features(masks, images))
+    with pytest.raises((ValueError, FileNotFoundError), match="nothing.pth"):
+        get_merger("spectral", tmp_path / "nothing.pth")
