@@ -399,3 +399,12 @@ def test_weights_for_spectral_merging_come_from_a_file(tmp_path):
     torch.testing.assert_close(merge.features(masks, images), Spectral(backbone).features(masks, images))
     with pytest.raises((ValueError, FileNotFoundError), match="nothing.pth"):
         get_merger("spectral", tmp_path / "nothing.pth")
+
+
+def test_earlier_results_are_refused_before_any_work(data):
+    evaluated(data, data / "Annotations", protocol="label-free")
+    before = (data.parent / "out/results.json").read_bytes()
+    (data / "Annotations/wide/00002.png").write_bytes(b"not looked at")
+    with pytest.raises(ValueError, match="results of an earlier evaluation are there"):
+        evaluated(data, data / "Annotations")
+    assert (data.parent / "out/results.json").read_bytes() == before
