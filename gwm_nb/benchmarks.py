@@ -718,7 +718,7 @@ def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
                    clips: list[str] | None = None, # names of sequences; None: the validation sequences, or all
                    **options # `convention` and `merge` of `measure_files`
                   ) -> list[dict]: # a `summary` for each protocol
-    "Measure a data set, print what is missing, and write the report. Raises `ValueError` if `out` holds results already."
+    "Measure a data set, print what is missing, write the report. Raises `ValueError` if `out` holds results already."
     if out is not None and (Path(out)/'results.json').exists():
         raise ValueError(f'{out}: results of an earlier evaluation are there; choose another folder')
     found, missing = sequences_there(data, clips)
