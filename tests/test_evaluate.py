@@ -1,6 +1,7 @@
 "Measuring in a stream, choosing without labels, and what 09_segment promises beyond the command line."
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset
 
-from gwm_nb.evaluate import border_ratio, choose_object, evaluate, jaccard, object_mask, show_ranked
+from gwm_nb.evaluate import (border_ratio, boundary, boundary_f, choose_object, evaluate, jaccard, object_mask, over_time,
+                             show_ranked)
 from gwm_nb.flow import DIS
 from gwm_nb.network import predict_masks
 from gwm_nb.scenes import MovingScenes
@@ -242,3 +244,111 @@ def test_the_demo_shows_a_scene_whose_object_stays():
     scene = _scene_in_view(scenes, 36)
     assert min((scene.labels(t) > 0).float().mean() for t in range(0, 36, 7)) > .05
     assert _scene_in_view(MovingScenes(1, seed=0, objects=0), 36).labels(0).max() == 0      # none stays: the last one
+
+
+# ---- J and F
+
+def by_definition(mask, truth):
+    "F of two masks (h,w), word for word: boundaries pixel by pixel, all distances between them."
+    def places(m):
+        h, w = m.shape
+        found = []
+        for y in range(h):
+            for x in range(w):
+                others = [m[v, u] for v, u in ((y, x + 1), (y + 1, x), (y + 1, x + 1)) if v < h and u < w]
+                if y == h - 1 and x < w - 1: others = [m[y, x + 1]]
+                if x == w - 1 and y < h - 1: others = [m[y + 1, x]]
+                if any(o != m[y, x] for o in others): found.append((y, x))
+        return np.array(found).reshape(-1, 2)
+
+    a, b = places(mask), places(truth)
+    if not len(a) and not len(b): return 1.
+    if not len(a) or not len(b): return 0.
+    radius = math.ceil(.008 * math.sqrt(mask.shape[0]**2 + mask.shape[1]**2))
+    close = ((a[:, None] - b[None])**2).sum(-1) <= radius**2
+    P, R = close.any(1).mean(), close.any(0).mean()
+    return 2 * P * R / (P + R) if P + R else 0.
+
+
+def degenerate(h, w):
+    "Masks at the limits of the definition."
+    m = np.zeros((9, h, w), bool)
+    m[1] = True
+    m[2, 0, 0] = m[3, -1, -1] = m[4, -1, :] = m[5, :, -1] = True
+    m[6, h // 2, w // 2] = True
+    m[7] = np.add.outer(np.arange(h), np.arange(w)) % 2
+    m[8, :, w // 2:] = True
+    return m
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (24, 40), (96, 160)])
+def test_f_agrees_with_its_definition(size):
+    rng = np.random.default_rng(0)
+    coarse = [cv2.resize(rng.random((5, 7)), size[::-1], interpolation=cv2.INTER_CUBIC) > .5 for _ in range(4)]
+    masks = np.concatenate([degenerate(*size), coarse, rng.random((2, *size)) > .5])
+    if size == (96, 160): masks = masks[[0, 2, 3, 4, 9, 10, 11]]
+    given = boundary_f(masks[:, None], masks[None])
+    assert given.shape == (len(masks),) * 2 and given.dtype == np.float64
+    expected = [[by_definition(a, b) for b in masks] for a in masks]
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-9)
+    J = [[(a & b).sum() / (a | b).sum() if (a | b).any() else 1. for b in masks] for a in masks]
+    np.testing.assert_allclose(jaccard(masks[:, None], masks[None]), J, rtol=0, atol=1e-9)
+
+
+def test_f_by_hand():
+    "Radius 1 (up to 125 pixels of diagonal). A boundary lies on the left or upper pixel of each change."
+    truth = np.zeros((20, 30), bool)
+    truth[:, 10:] = True                                  # the boundary is column 9: 20 pixels
+    near, far, half = truth.copy(), truth.copy(), truth.copy()
+    near[:, 10] = False                                   # column 10: all within the radius
+    far[:, 10:13] = False                                 # column 12: none is
+    half[:10, 10:13] = False                              # 9 rows of column 12 (and row 9, a corner), row 9, column 9 below
+    assert boundary_f(near, truth) == 1 and boundary_f(far, truth) == 0
+    assert boundary(near)[:, 10].all() and boundary(near).sum() == 20
+    edge = boundary(half)
+    assert edge[:10, 12].all() and edge[10:, 9].all() and edge[9, 9:13].all() and edge.sum() == 23
+    P, R = 12 / 23, 12 / 20                               # 10 below, (9,9), (9,10); of the truth rows 8 to 19
+    assert boundary_f(half, truth) == pytest.approx(2 * P * R / (P + R), abs=1e-12)
+    assert boundary_f(truth, truth & False) == 0 and boundary_f(truth | True, truth & False) == 1
+    assert jaccard(half, truth) == pytest.approx((20 * 20 - 30) / 400)
+
+
+def test_void_counts_for_neither():
+    rng = np.random.default_rng(1)
+    mask, truth, void = rng.random((3, 2, 24, 40)) > .5
+    other = np.where(void, ~mask, mask)
+    assert (jaccard(mask, truth, void) == jaccard(other, truth, void)).all()
+    assert (boundary_f(mask, truth, void) == boundary_f(other, truth, void)).all()
+    np.testing.assert_allclose(jaccard(mask, truth, void), jaccard(mask & ~void, truth & ~void))
+    np.testing.assert_allclose(boundary_f(mask, truth, void), boundary_f(mask & ~void, truth & ~void))
+    assert jaccard(mask, truth, void | True).tolist() == [1, 1]
+
+
+def test_tensors_and_arrays_get_their_own_kind():
+    mask, truth = np.random.default_rng(2).random((2, 3, 4, 24, 40)) > .5
+    for measure in (jaccard, boundary_f):
+        array, tensor = measure(mask, truth), measure(torch.from_numpy(mask), torch.from_numpy(truth))
+        assert isinstance(array, np.ndarray) and tensor.dtype == torch.float64 and tensor.shape == (3, 4)
+        assert (tensor.numpy() == array).all()
+    assert float(jaccard(mask[0, 0], mask[0, 0])) == 1 and float(boundary_f(mask[0, 0], mask[0, 0])) == 1
+
+
+def test_three_figures_of_a_sequence():
+    "Nine frames: quarters end at 1, 3, 5, 7, 9, and share their ends."
+    values = [.9, .8, .7, .6, .5, .4, .3, .2, .1]
+    assert over_time(values) == pytest.approx(dict(mean=.5, recall=4 / 9, decay=.8 - .2))
+    assert over_time([.3]) == dict(mean=.3, recall=0, decay=0)
+    long = np.concatenate([np.full(500, 1.), np.zeros(500)])         # 8-bit bounds would wrap around at 256
+    assert over_time(long) == dict(mean=.5, recall=.5, decay=1.)
+    with pytest.raises(ValueError, match="no frames"):
+        over_time([])
+
+
+def test_evaluate_reports_f_of_the_label_free_choice():
+    samples = [Watched(frames=4)[i] for i in range(4)]
+    result = evaluate(Bright(), samples)
+    assert result["F"] == 1
+    for s in samples: s["mask"] = s["mask"].roll(6, 1)
+    found = evaluate(Bright(), samples)
+    expected = [boundary_f(s["mask"].roll(-6, 1) > 0, s["mask"] > 0) for s in samples]
+    assert found["F"] == pytest.approx(float(sum(expected)) / 4)

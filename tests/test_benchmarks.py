@@ -1,0 +1,410 @@
+"Protocols, merging, and the command that reports them."
+import csv
+import itertools
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.metrics import adjusted_rand_score
+
+from gwm_nb.benchmarks import (Sequence, Spectral, adjusted_rand, by_motion, cosine_affinity, counted, get_merger,
+                               mean_features, merged, protocols, summary, two_groups)
+from gwm_nb.evaluate import boundary_f, choose_object, jaccard
+from gwm_nb.paper import KeyFeatures
+
+
+# ---- recorded numbers
+
+@pytest.mark.parametrize("i", range(6))
+def test_merging_is_the_published_one(golden, i):
+    z = np.load(golden / "eval_merge.npz")
+    A = cosine_affinity(torch.tensor(z[f"basis{i}"]))
+    np.testing.assert_allclose(A[0].numpy(), z[f"A{i}"], atol=1e-6)
+    second = two_groups(A[0])
+    groups = {frozenset(second.nonzero()[:, 0].tolist()), frozenset((~second).nonzero()[:, 0].tolist())}
+    assert groups == {frozenset(z[f"inda{i}"].tolist()), frozenset(z[f"indb{i}"].tolist())}
+    out = merged(torch.tensor(z[f"masks{i}"]), second)
+    if not second[z[f"indb{i}"]].all(): out = out.flip(1)
+    np.testing.assert_allclose(out.numpy(), z[f"out{i}"], atol=1e-6)
+
+
+def fill(name, shape):
+    "The value that the recorded runs gave to parameter `name`."
+    r = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+    if name.endswith(("pos_embed", "cls_token")): return .5 * r
+    if len(shape) >= 2: return r / (r.numel() / shape[0])**.5
+    return 1 + .1 * r if name.endswith(".weight") else .1 * r
+
+
+def test_the_whole_merging_with_a_backbone(golden):
+    z = np.load(golden / "eval_merger_vits8.npz")
+    backbone = KeyFeatures("vit_small_patch8_224.dino", 4, (11,))
+    with torch.no_grad():
+        for name, p in backbone.model.named_parameters(): p.copy_(fill(f"merger.extractor.model.{name}", p.shape))
+    images, masks = torch.tensor(z["rgb"]).float() / 255, torch.tensor(z["masks"])
+    merge = Spectral(backbone)
+    features = merge.features(masks, images)
+    np.testing.assert_allclose(features.numpy(), z["basis"], atol=1e-5)
+    out = merge(masks, images).numpy()
+    assert min(np.abs(out - z["cos"]).max(), np.abs(out[:, ::-1] - z["cos"]).max()) < 1e-6
+    twice = merge(torch.cat([masks] * 5), torch.cat([images] * 5))           # more than one batch
+    np.testing.assert_allclose(twice[4].numpy(), out[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("convention", ["DAVIS", "frames"])
+def test_the_published_protocol_to_the_digit(golden, convention):
+    z = np.load(golden / "eval_unsupmf.npz")
+    pairs, sequences = torch.tensor(z["cos"]), {}
+    for name in np.unique(z["seq"]):
+        rows = np.flatnonzero(z["seq"] == name)
+        truths = {t: z["gt"][row].astype(np.uint8) for t, row in enumerate(rows)}
+        measured = protocols["published"].measure(Sequence(pairs[rows], pairs[rows], torch.tensor([False, True]), truths))
+        np.testing.assert_allclose([m["J"] for m in measured.values()], z["iou_each"][rows].max(1), atol=1e-6)
+        sequences[name] = counted(measured, len(rows), "published", convention)
+    result = summary("published", sequences, convention, "spectral")
+    assert result["J"] * 100 == pytest.approx(float(z["score_DAVIS" if convention == "DAVIS" else "score_FBMS"]), abs=1e-5)
+    assert result["looks_at_labels"] and result["protocol"] == "published" and result["merged_by"] == "spectral"
+    assert result["left_out"] == ("frames 0 and 1 of each sequence" if convention == "DAVIS" else "none")
+    assert result["frames"] == (9 if convention == "DAVIS" else 15)
+
+
+# ---- merging
+
+def test_mean_features_by_hand():
+    masks = torch.zeros(1, 3, 4, 4)
+    masks[0, 0, :, :2], masks[0, 1, :, 2:] = 1, .5
+    maps = torch.arange(16.).reshape(1, 1, 4, 4)
+    assert mean_features(masks, maps)[0, :, 0].tolist() == [6.5, 8.5, 0]
+
+
+def test_masks_that_move_alike_are_merged():
+    "A textured picture shifted to the right, and a square in it that moves down: two masks share the background."
+    g = torch.Generator().manual_seed(0)
+    texture = F.interpolate(torch.rand(1, 3, 40, 60, generator=g), (128, 192), mode="bicubic")[0].clamp(0, 1)
+    patch = F.interpolate(torch.rand(1, 3, 16, 16, generator=g), (48, 48), mode="bicubic")[0].clamp(0, 1)
+    images, masks = [], torch.zeros(4, 3, 96, 160)
+    for t in range(4):
+        image = texture[:, 16:112, 16 - 2 * t:176 - 2 * t].clone()
+        image[:, 20 + 2 * t:68 + 2 * t, 60:108] = patch
+        images.append(image)
+        masks[t, 1, 20 + 2 * t:68 + 2 * t, 60:108] = 1
+        masks[t, 0, :, :80] = 1 - masks[t, 1, :, :80]
+        masks[t, 2, :, 80:] = 1 - masks[t, 1, :, 80:]
+    pair = by_motion(masks, torch.stack(images))
+    square = masks[:, 1]
+    assert torch.equal(pair[:, 0], square) or torch.equal(pair[:, 1], square)
+    with pytest.raises(ValueError, match="at least two frames"):
+        by_motion(masks[:1], torch.stack(images[:1]))
+
+
+def test_what_cannot_be_merged_is_refused():
+    with pytest.raises(ValueError, match="one mask"):
+        two_groups(torch.ones(1, 1))
+    with pytest.raises(ValueError, match="unknown way of merging 'magic'"):
+        get_merger("magic")
+    with pytest.raises(ValueError, match="two masks, not 4"):
+        get_merger("none")(torch.rand(2, 4, 8, 8), None)
+    masks = torch.rand(5, 4, 8, 8).softmax(1)
+    for name in ("border",):
+        pair = get_merger(name)(masks, None)
+        torch.testing.assert_close(pair.sum(1), torch.ones(5, 8, 8))
+
+
+# ---- protocols
+
+def sequence_of(masks, labels, chosen=(False, True)):
+    return Sequence(masks, masks[:, :2], torch.tensor(chosen), dict(enumerate(labels)))
+
+
+def test_a_choice_each_frame_and_one_for_all():
+    "The right mask changes places in one frame of three."
+    labels = np.zeros((3, 20, 30), np.uint8)
+    labels[:, 5:15, 10:20] = 1
+    right = torch.tensor(labels).float()
+    object_ = torch.stack([right[0], 1 - right[1], right[2]])
+    masks = torch.stack([1 - object_, object_], 1)
+    found = {name: [m["J"] for m in p.measure(sequence_of(masks, labels)).values()] for name, p in protocols.items()}
+    assert found["published"] == [1, 1, 1]
+    assert found["per-sequence"] == found["label-free"] == [1, 0, 1]
+    upside_down = sequence_of(masks, labels, (True, False))
+    assert [m["J"] for m in protocols["label-free"].measure(upside_down).values()] == [0, 1, 0]
+    assert [m["J"] for m in protocols["per-sequence"].measure(upside_down).values()] == [1, 0, 1]
+
+
+def test_void_pixels_count_for_nobody():
+    labels = np.zeros((1, 20, 30), np.uint8)
+    labels[:, 5:15, 10:20] = 1
+    labels[:, :, 25:] = 255
+    mask = torch.tensor(labels > 0).float()                   # wrong in the void alone
+    masks = torch.stack([1 - mask, mask], 1)
+    for p in protocols.values():
+        (found,) = p.measure(sequence_of(masks, labels)).values()
+        assert found["J"] == found["F"] == 1
+
+
+def test_objects_are_matched_as_by_trying_all():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, (3, 6, 8)).repeat(4, 1).repeat(4, 2).astype(np.uint8)
+    masks = torch.tensor(rng.random((3, 5, 24, 32))).softmax(1)
+    masks[:, 2] += torch.tensor(labels == 3)
+    masks[:, 0] += torch.tensor(labels == 1)
+    found = protocols["k-way"].measure(sequence_of(masks, labels))
+    part = masks.argmax(1).numpy()
+    score = lambda k, n: np.mean([(jaccard(p == k, t == n) + boundary_f(p == k, t == n)) / 2 for p, t in zip(part, labels)])
+    best = max(itertools.permutations(range(5), 3), key=lambda ks: sum(score(k, n + 1) for n, k in enumerate(ks)))
+    for t, frame in found.items():
+        assert frame["J"] == pytest.approx(np.mean([jaccard(part[t] == k, labels[t] == n + 1) for n, k in enumerate(best)]))
+        assert frame["F"] == pytest.approx(np.mean([boundary_f(part[t] == k, labels[t] == n + 1) for n, k in enumerate(best)]))
+        assert frame["ARI"] == pytest.approx(adjusted_rand_score(labels[t].ravel(), part[t].ravel()))
+        inside = labels[t] > 0
+        assert frame["foreground ARI"] == pytest.approx(adjusted_rand_score(labels[t][inside], part[t][inside]))
+        assert frame["objects"] == 3
+
+
+def test_a_missing_proposal_counts_as_empty():
+    labels = np.zeros((2, 20, 30), np.uint8)
+    labels[:, :8, :10], labels[:, 10:, 20:], labels[0, 10:, :10] = 1, 2, 3         # the third is there in one frame
+    mask = torch.tensor(labels == 1).float()
+    found = protocols["k-way"].measure(sequence_of(torch.stack([mask, 1 - mask], 1), labels))
+    rest = jaccard(labels != 1, labels == 2)
+    assert found[0]["J"] == pytest.approx((1 + rest[0] + 0) / 3) and found[1]["J"] == pytest.approx((1 + rest[1] + 1) / 3)
+
+
+def test_the_mean_of_k_way_is_over_objects():
+    sequences = dict(a={0: dict(J=1., F=1., objects=1)}, b={0: dict(J=.5, F=.5, objects=3), 1: dict(J=.3, F=.3, objects=3)})
+    result = summary("k-way", sequences, "DAVIS")
+    assert result["J"] == pytest.approx((1 + 3 * .4) / 4) and result["average_over"] == "objects" and result["left_out"] == "none"
+
+
+@pytest.mark.parametrize("a, b", [([0, 0, 1, 1], [1, 1, 0, 0]), ([0, 0, 0], [0, 0, 0]), ([0, 1, 2], [0, 1, 2]), ([0, 0, 1, 2], [0, 1, 1, 2]),
+                                  ([0, 0, 0, 0], [0, 1, 2, 3]), ([5], [7])])
+def test_adjusted_rand(a, b):
+    assert adjusted_rand(np.array(a), np.array(b)) == pytest.approx(adjusted_rand_score(a, b))
+
+
+def test_frames_that_do_not_count():
+    frames = {t: dict(J=t / 10, F=1.) for t in range(6)}
+    assert list(counted(frames, 6, "published", "DAVIS")) == [2, 3, 4, 5]
+    assert list(counted(frames, 6, "label-free", "DAVIS")) == [1, 2, 3, 4]
+    assert list(counted(frames, 6, "k-way", "DAVIS")) == list(counted(frames, 6, "published", "frames")) == list(range(6))
+    assert list(counted({0: frames[0], 5: frames[5]}, 9, "label-free", "DAVIS")) == [5]       # few are annotated
+    with pytest.raises(ValueError, match="published: 2 annotated frames, and frames 0 and 1 of each sequence are left out"):
+        counted({0: frames[0], 1: frames[1]}, 9, "published", "DAVIS")
+
+
+# ---- files and the command
+
+def run(*argv, cwd):
+    "gwm_evaluate in a process of its own."
+    code = "from gwm_nb.benchmarks import gwm_evaluate; gwm_evaluate()"
+    return subprocess.run([sys.executable, "-c", code, *map(str, argv)], cwd=cwd, capture_output=True, text=True,
+                          env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent)), stdin=subprocess.DEVNULL)
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+@pytest.fixture
+def data(tmp_path):
+    "Two clips of bright squares; one has five frames, of which four are annotated."
+    for clip, n in (("long", 5), ("wide", 4)):
+        for t in range(n):
+            frame = np.zeros((48, 64), np.uint8)
+            frame[10:30, 8 + 2 * t:28 + 2 * t] = 255
+            write(tmp_path / f"set/JPEGImages/{clip}/{t:05d}.png", frame)
+            if (clip, t) != ("long", 3): write(tmp_path / f"set/Annotations/{clip}/{t:05d}.png", frame)
+    return tmp_path / "set"
+
+
+def evaluated(data, predictions, out="out", **options):
+    from gwm_nb.benchmarks import gwm_evaluate, read_results
+    gwm_evaluate(None, data=data, predictions=predictions, save=data.parent / out, **options)
+    return {r["protocol"]: r for r in read_results(data.parent / out)}
+
+
+def shifted(data, by):
+    for file in sorted((data / "Annotations").glob("*/*.png")):
+        write(data.parent / f"moved{by}/{file.parent.name}/{file.name}", np.roll(cv2.imread(str(file), 0), by, 0))
+    return data.parent / f"moved{by}"
+
+
+def test_annotations_are_perfect_and_moved_ones_are_not(data, capsys):
+    found = evaluated(data, data / "Annotations")
+    assert list(found) == list(protocols)
+    assert all(r["J"] == r["F"] == 1 and r["J recall"] == 1 and r["J decay"] == 0 for r in found.values())
+    assert list(found["published"]["sequences"]["long"]) == ["00000", "00001", "00002", "00004"]
+    moved = evaluated(data, shifted(data, 4), "moved")
+    assert moved["label-free"]["J"] == pytest.approx(16 / 24) and moved["label-free"]["F"] < 1
+    printed = capsys.readouterr().out
+    assert "label-free: object chosen without labels, once a sequence; does not look at labels" in printed
+    assert "published: better of two merged masks in each frame, by J; looks at labels" in printed and "k-way J" in printed
+
+
+def test_what_is_written(data):
+    evaluated(data, shifted(data, 4))
+    out = data.parent / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["masks", "report.html", "results.csv", "results.json"]
+    with open(out / "results.csv", newline="") as f: rows = list(csv.DictReader(f))
+    assert len(rows) == 4 * 3 and rows[0]["protocol"] == "published" and rows[0]["looks_at_labels"] == "True"
+    assert float(rows[2]["J"]) == pytest.approx(16 / 24) and rows[2]["sequence"] == "" and rows[2]["frames"] == "8"
+    page = (out / "report.html").read_text()
+    assert page.count("<img ") == 3 and "src=\"data:image/png;base64," in page and "http" not in page
+    assert all(word in page for word in ("best:", "median:", "worst:", "does not look at labels"))
+    report = json.loads((out / "results.json").read_text())
+    assert {r["protocol"]: r["looks_at_labels"] for r in report["results"]} == {
+        "published": True, "per-sequence": True, "label-free": False, "k-way": True}
+
+
+def test_masks_are_what_the_official_tools_read(data):
+    "One byte a pixel with a palette, 0 and 1, named as the frames."
+    evaluated(data, data / "Annotations", protocol="label-free")
+    files = sorted((data.parent / "out/masks").glob("*/*.png"))
+    assert [f.relative_to(data.parent / "out/masks") for f in files] == [
+        f.relative_to(data / "Annotations") for f in sorted((data / "Annotations").glob("*/*.png"))]
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.mode == "P" and set(np.unique(picture)) == {0, 1} and picture.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+            truth = cv2.imread(str(data / "Annotations" / file.parent.name / file.name), 0)
+            assert ((np.array(picture) > 0) == (truth > 0)).all()
+    again = evaluated(data, data.parent / "out/masks", "again")
+    assert again["k-way"]["J"] == 1
+
+
+def test_a_palette_with_0_and_255_is_a_mask_too(data):
+    from gwm_nb.benchmarks import voc_palette
+    for file in (data / "Annotations").glob("*/*.png"):
+        picture = Image.fromarray(cv2.imread(str(file), 0))
+        picture.putpalette(voc_palette())
+        (data.parent / "p" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        picture.save(data.parent / "p" / file.parent.name / file.name)
+    assert evaluated(data, data.parent / "p")["label-free"]["J"] == 1
+
+
+def test_side_by_side(data, capsys):
+    from gwm_nb.benchmarks import gwm_evaluate
+    evaluated(data, data / "Annotations", "a")
+    evaluated(data, shifted(data, 4), "b", clips=["long"])
+    capsys.readouterr()
+    gwm_evaluate(None, compare=[data.parent / "a", data.parent / "b"])
+    printed = capsys.readouterr().out
+    assert "-0.333" in printed and "standard deviation" in printed and "measured for one only and left out: 1" in printed
+    evaluated(data, data / "Annotations", "c", convention="frames")
+    with pytest.raises(ValueError, match="published: average_over is 'sequences' for one and 'frames' for the other"):
+        gwm_evaluate(None, compare=[data.parent / "a", data.parent / "c"])
+    with pytest.raises(FileNotFoundError, match="no results.json; make it with gwm_evaluate --save"):
+        gwm_evaluate(None, compare=[data.parent / "a", data])
+
+
+def gone(data): (data.parent / "moved0/long/00002.png").unlink()
+def small(data): write(data.parent / "moved0/wide/00001.png", np.zeros((24, 32), np.uint8))
+def bare(data): [f.unlink() for f in (data / "Annotations/wide").glob("*")] and (data / "Annotations/wide").rmdir()
+def odd(data): write(data / "Annotations/wide/00002.png", np.zeros((24, 32), np.uint8))
+def broken(data): (data / "Annotations/wide/00002.png").write_bytes(b"no picture")
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (gone, "long/00002.png: no prediction for frame 00002 of long"), (small, "wide/00001.png: this prediction is 32x24, its annotation 64x48"),
+    (bare, "sequence wide has no annotation"), (odd, "wide/00002.png: this annotation is 32x24, those before it 64x48"), (broken, "wide/00002.png: not a readable image")])
+def test_what_is_wrong_is_named(data, spoil, message):
+    predictions = shifted(data, 0)
+    spoil(data)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        evaluated(data, predictions)
+    assert not (data.parent / "out").exists()
+
+
+def test_a_known_data_set_names_what_is_not_there(data, capsys):
+    data = data.rename(data.parent / "DAVIS2016")
+    for kind in ("JPEGImages", "Annotations"): (data / kind / "wide").rename(data / kind / "dog")
+    found = evaluated(data, data / "Annotations")
+    printed = capsys.readouterr().out
+    assert "19 validation sequences are not there: blackswan, bmx-trees" in printed
+    assert found["published"]["left_out"] == "frames 0 and 1 of each sequence" and list(found["published"]["sequences"]["dog"]) == ["00002", "00003"]
+    (data / "Annotations/dog/00002.png").unlink()
+    with pytest.raises(ValueError, match="frame 00002 has no annotation"):
+        evaluated(data, data / "Annotations", "again")
+
+
+class Bright(torch.nn.Module):
+    "Calls bright pixels object."
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(50.))
+
+    def forward(self, image):
+        bright = (image.mean(1) - .5) * self.scale
+        return torch.stack([-bright, bright], 1)
+
+
+def test_a_network_is_measured_at_the_annotation_s_size(data):
+    from gwm_nb.benchmarks import evaluate_files, predicted
+    merge, seen = get_merger("none"), []
+
+    def look(clip, names, truths):
+        sequence = predicted(Bright(), clip, truths, merge, (24, 32))
+        seen.append(tuple(sequence.masks.shape))
+        return sequence
+    results = evaluate_files(look, data, ["published", "label-free"], data.parent / "out")
+    assert seen == [(5, 2, 24, 32), (4, 2, 24, 32)] and all(.9 < r["J"] <= 1 for r in results)
+    assert len(list((data.parent / "out/masks/long").iterdir())) == 5                # the unannotated frame, too
+    write(data / "Annotations/wide/00000.png", np.zeros((24, 32), np.uint8))
+    for t in range(1, 4): (data / f"Annotations/wide/{t:05d}.png").unlink()
+    with pytest.raises(ValueError, match="the annotation is 32x24, frame 00000 is 64x48"):
+        evaluate_files(look, data, ["published"])
+
+
+def test_the_command_line(data):
+    done = run("--data", data, "--predictions", data / "Annotations", "--protocol", "label-free", cwd=data.parent)
+    assert done.returncode == 0 and "1.000" in done.stdout and "sequences: 100%" in done.stderr, done.stderr
+    for argv, message in ((["--data", data], "give either a trained network or --predictions"),
+                          (["nothing.safetensors", "--data", data], "nothing.safetensors"),
+                          (["--data", data, "--predictions", data / "none"], "no such folder of predictions"),
+                          (["--data", data, "--predictions", data / "Annotations", "--protocol", "best"], "unknown protocol 'best'"),
+                          (["--data", data, "--predictions", data / "Annotations", "--convention", "x"], "unknown convention 'x'")):
+        done = run(*argv, cwd=data.parent)
+        assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_one_sequence_in_memory_at_a_time(data):
+    import weakref
+    from gwm_nb.benchmarks import given, measure_files, sequences_there
+    clips, _ = sequences_there(data)
+    made, alive = [], []
+
+    def look(clip, names, truths):
+        alive.append(sum(ref() is not None for ref in made))
+        sequence = given(data / "Annotations", clip, names, truths)
+        made.append(weakref.ref(sequence))
+        return sequence
+    measure_files(clips * 3, look, list(protocols))
+    assert len(alive) == 6 and set(alive) == {0}
+
+
+def test_weights_for_spectral_merging_come_from_a_file(tmp_path):
+    backbone = KeyFeatures("vit_small_patch8_224.dino", 4, (11,))
+    torch.save(backbone.model.state_dict(), tmp_path / "dino.pth")
+    merge = get_merger("spectral", tmp_path / "dino.pth")
+    images, masks = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 32, 48).softmax(1)
+    torch.testing.assert_close(merge.features(masks, images), Spectral(backbone).features(masks, images))
+    with pytest.raises((ValueError, FileNotFoundError), match="nothing.pth"):
+        get_merger("spectral", tmp_path / "nothing.pth")
+
+
+def test_earlier_results_are_refused_before_any_work(data):
+    evaluated(data, data / "Annotations", protocol="label-free")
+    before = (data.parent / "out/results.json").read_bytes()
+    (data / "Annotations/wide/00002.png").write_bytes(b"not looked at")
+    with pytest.raises(ValueError, match="results of an earlier evaluation are there"):
+        evaluated(data, data / "Annotations")
+    assert (data.parent / "out/results.json").read_bytes() == before
