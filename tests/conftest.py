@@ -2,6 +2,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")       # before torch is imported, and for the programs that tests start: sums in one order
+
 import pytest
 
 
