@@ -20,6 +20,7 @@ from gwm_nb.benchmarks import (Sequence, Spectral, adjusted_rand, by_motion, cos
                                mean_features, merged, protocols, summary, two_groups)
 from gwm_nb.evaluate import boundary_f, choose_object, jaccard
 from gwm_nb.paper import KeyFeatures
+from test_evaluate import Bright
 
 
 # ---- recorded numbers
@@ -334,17 +335,6 @@ def test_a_known_data_set_names_what_is_not_there(data, capsys):
     (data / "Annotations/dog/00002.png").unlink()
     with pytest.raises(ValueError, match="frame 00002 has no annotation"):
         evaluated(data, data / "Annotations", "again")
-
-
-class Bright(torch.nn.Module):
-    "Calls bright pixels object."
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(50.))
-
-    def forward(self, image):
-        bright = (image.mean(1) - .5) * self.scale
-        return torch.stack([-bright, bright], 1)
 
 
 def test_a_network_is_measured_at_the_annotation_s_size(data):
