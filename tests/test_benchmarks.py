@@ -18,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from gwm_nb.benchmarks import (Sequence, Spectral, adjusted_rand, by_motion, cosine_affinity, counted, get_merger,
                                mean_features, merged, protocols, summary, two_groups)
-from gwm_nb.evaluate import boundary_f, choose_object, jaccard
+from gwm_nb.evaluate import boundary_f, jaccard
 from gwm_nb.paper import KeyFeatures
 from test_evaluate import Bright
 
