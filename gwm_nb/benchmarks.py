@@ -8,8 +8,8 @@ __all__ = ['mergers', 'protocols', 'conventions', 'COLUMNS', 'PAGE', 'mean_featu
            'both', 'Protocol', 'protocol', 'published', 'per_sequence', 'label_free', 'adjusted_rand', 'numbers',
            'k_way', 'left_out', 'counted', 'summary', 'read_labels', 'voc_palette', 'write_labels', 'sequences_there',
            'read_truths', 'predicted', 'given', 'measure_clip', 'sequence_means', 'table', 'caption', 'as_csv',
-           'compare_results', 'sequence_picture', 'ranked', 'html_report', 'load_any', 'measure_files', 'read_results',
-           'evaluate_files', 'gwm_evaluate']
+           'compare_results', 'sequence_picture', 'ranked', 'html_report', 'load_any', 'run_table', 'measure_files',
+           'read_results', 'evaluate_files', 'gwm_evaluate']
 
 # %% ../nbs/16_benchmarks.ipynb #4080dc8e
 import base64
@@ -617,6 +617,18 @@ def load_any(path: str | Path # a run's folder, a file of `save`, or a published
     file = best_file(path)
     if file.suffix == '.safetensors': return load_run(file)
     return load_published(file).eval()
+
+# %% ../nbs/16_benchmarks.ipynb #f1691b93
+def run_table(run: str | Path, # a run's folder, a file of `save`, or a published checkpoint
+              data: str | Path, # a data set, or a folder of clips with annotations
+              clips: list[str] | None = None, # names of sequences; None: the validation sequences, or all
+              size: tuple[int, int] = (128, 224), # of the frames that the network sees
+              merge: str = 'border' # a key of `mergers`
+             ) -> str: # `table` of every protocol
+    "J and F of a trained network by every protocol, as `gwm_train` prints them when it is done."
+    look, merge = _looker(run, None, merge, '{}x{}'.format(*size))
+    found, _ = sequences_there(data, clips)
+    return table(measure_files(found, look, list(protocols), _convention(data, None), merge))
 
 # %% ../nbs/16_benchmarks.ipynb #5eaadd7c
 def _chosen_protocols(text):

@@ -9,8 +9,8 @@ __all__ = ['KEYS', 'LEAST', 'SHARES', 'read_log', 'measurements', 'Log', 'plot_l
            'nearest', 'nearest_key', 'change', 'change_by_file', 'change_by_text', 'check', 'presets', 'make_config',
            'to_toml', 'Drawn', 'Shrunk', 'refuse_labels', 'sets_there', 'training_data', 'validation_data', 'best_file',
            'load_run', 'take_weights', 'recompute', 'build_network', 'Compile', 'keep_features', 'make_optimiser',
-           'make_schedule', 'make_learner', 'refuse_few', 'start_folder', 'summary', 'run', 'run_folder', 'resume_run',
-           'describe', 'gwm_train', 'adapt']
+           'make_schedule', 'make_learner', 'refuse_few', 'start_folder', 'summary', 'held_back', 'run', 'run_folder',
+           'resume_run', 'describe', 'leave', 'gwm_train', 'adapt']
 
 # %% ../nbs/15_runs.ipynb #0a94d26f
 import difflib
@@ -29,6 +29,7 @@ from functools import partial
 from importlib import import_module, resources
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Literal, get_args, get_origin
 
 import matplotlib.pyplot as plt
@@ -1008,6 +1009,18 @@ def summary(learn: Learner, # that has been fitted
 
 def _warning(name): return '' if lower_is_better(name) else ' (looks at labels)'
 
+# %% ../nbs/15_runs.ipynb #b6769847
+def held_back(config: Config, # from make_config
+              folder: str | Path # of its run
+             ) -> str: # a table; '' if the settings name no data set, or forbid to look at labels
+    "J and F of the clips that a run is measured on, by every protocol, for its best network."
+    data = config.data
+    if data.source in ('scenes', 'clip') or not config.log.labels: return ''
+    name, path = next(iter(sets_there(data).items()))
+    clips = _validation_clips(name, path, data)
+    table = resolve_name('gwm_nb.benchmarks:run_table')(best_file(folder), path, clips, tuple(data.size) or (128, 224))
+    return f'{name}, {", ".join(clips)}:\n{table}'
+
 # %% ../nbs/15_runs.ipynb #1ec1ba54
 def _withdraw(out):
     "Leave nothing behind if nothing has been trained."
@@ -1115,6 +1128,15 @@ def _new_config(preset, data, config, changes, init_from):
     shorthand += [f'network.init_from={init_from}'] if init_from else []
     return make_config(preset, config or None, [*shorthand, *changes])
 
+# %% ../nbs/15_runs.ipynb #0f074405
+def leave(learn: Learner # that has been fitted, all files written
+         ):
+    "End one of several processes, in order; a single process goes on."
+    learn.accelerator.wait_for_everyone()
+    if learn.accelerator.num_processes == 1: return
+    for stream in (sys.stdout, sys.stderr): stream.flush()
+    os._exit(0)
+
 # %% ../nbs/15_runs.ipynb #ece13705
 @command(set=dict(nargs='+', metavar='KEY=VALUE'))
 def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_nb/presets
@@ -1131,12 +1153,15 @@ def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_
     if resume:
         if any((preset, data, out, config, set, init_from)):
             raise ValueError('--resume takes a run as it is; for other settings begin a new one with --init-from')
-        _say(summary(resume_run(resume), run_folder(resume)))
-        return
-    settings = _new_config(preset, data, config, set or [], init_from)
-    out = out or f'runs/{preset or Path(config or "run").stem}'
-    if dry_run: _say(describe(settings))
-    else: _say(summary(run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:])), out))
+        learn, out = resume_run(resume), run_folder(resume)
+    else:
+        settings = _new_config(preset, data, config, set or [], init_from)
+        out = out or f'runs/{preset or Path(config or "run").stem}'
+        if dry_run: return _say(describe(settings))
+        learn = run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:]))
+    _say(summary(learn, out))
+    if _is_main(): _say(held_back(make_config(file=Path(out)/'config.toml'), out))
+    leave(learn)
 
 # %% ../nbs/15_runs.ipynb #296dc21e
 def adapt(network: nn.Module, # trained; stays as it is
