@@ -3,6 +3,7 @@ import errno
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from gwm_nb.paper import CachedBackbone, paper_network, paper_recipe
 from gwm_nb.checkpoints import load, load_training
 from gwm_nb.train import Callback, Checkpoint, Flips, Learner, fit
 from gwm_nb.runs import (EMA, KEYS, Best, Config, Drawn, EarlyStop, KeepLast, Log, Measure, Pictures, Trackers, Unfreeze, adapt, averaged, best_file,
-                         gwm_train, load_run, make_config, make_learner, make_optimiser, make_schedule, plot_loss, presets, read_log, recompute,
+                         gwm_train, held_back, load_run, make_config, make_learner, make_optimiser, make_schedule, plot_loss, presets, read_log, recompute,
                          resume_run, run, sets_there, take_weights, to_toml, training_data, validation_data, validation_loss)
 
 SIZE = (32, 48)
@@ -592,6 +593,16 @@ def processes(n, *argv, cwd):
                           env=os.environ | dict(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""))
     assert done.returncode == 0, done.stderr
     return done
+
+
+def test_a_run_on_a_data_set_ends_with_every_protocol(davis, tmp_path, capsys):
+    gwm_train("davis", str(davis), str(tmp_path / "run"), set=[*DAVIS, 'data.held_out=["dog"]', "log.measure=0"])
+    said = capsys.readouterr().out
+    assert "DAVIS, dog:" in said and re.search(r"\n *mean( +\d\.\d{3}){8,}\n", said)
+    for name in ("published", "per-sequence", "label-free", "k-way"):
+        assert re.search(rf"\n{name}: .*look.? at labels", said.replace("looks at", "look at"))
+    config = make_config(file=tmp_path / "run/config.toml", changes=["log.labels=false"])
+    assert held_back(config, tmp_path / "run") == ""
 
 
 def test_two_processes_are_one(davis, tmp_path):
