@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'VIDEO_SUFFIXES', 'TRUTH_FOLDERS', 'whole_file', 'write_whole', 'locked', 'cache_folder',
-           'readable_size', 'output_folder', 'list_images', 'read_image', 'read_mask', 'write_mask', 'read_frames',
-           'count_frames', 'frame_size', 'clip_rate', 'Clip', 'find_clips', 'command']
+           'readable_size', 'refuse_foreign', 'output_folder', 'list_images', 'read_image', 'read_mask', 'write_mask',
+           'read_frames', 'count_frames', 'frame_size', 'clip_rate', 'Clip', 'find_clips', 'command', 'lazily']
 
 # %% ../nbs/21_files.ipynb #d8826471
 import json, os, re, shutil, sys, tempfile, threading
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
 
 import av
@@ -25,6 +27,8 @@ from fastcore.script import anno_parser
 from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
+
+from . import __version__
 
 # %% ../nbs/21_files.ipynb #ac2d8284
 @contextmanager
@@ -83,22 +87,33 @@ def _earlier_results(path):
     try: return [Path(name).name for name in json.loads((path/'result.json').read_text())['files']]
     except (OSError, ValueError, KeyError, TypeError): return []
 
+def refuse_foreign(path: str | Path, # a folder of results, perhaps
+                   names: Iterable[str] # files that shall be written there
+                  ):
+    "Raises `ValueError` if one of the files is there already and no earlier run has written it."
+    path = Path(path)
+    earlier = _earlier_results(path)
+    for name in names:
+        if name not in earlier and (path/name).exists():
+            raise ValueError(f'{path}: {name} is already there and not from an earlier run; choose another folder')
+
 def _move_in(hidden, path):
     "Files of `hidden` replace those of an earlier run in `path`, and no others."
+    refuse_foreign(path, [file.name for file in hidden.iterdir()])
     earlier = _earlier_results(path)
-    for file in hidden.iterdir():
-        if file.name not in earlier and (path/file.name).exists():
-            raise ValueError(f'{path}: {file.name} is already there and not from an earlier run; choose another folder')
     for name in earlier: (path/name).unlink(missing_ok=True)
     for file in hidden.iterdir(): file.replace(path/file.name)
     hidden.rmdir()
 
 # %% ../nbs/21_files.ipynb #46aa481c
 @contextmanager
-def output_folder(path: str | Path # the folder that results shall be in
+def output_folder(path: str | Path, # the folder that results shall be in
+                  names: Iterable[str] = () # files that shall be written, as far as that is known
                  ): # yields a hidden folder inside it: write there
-    "On success all files move to `path`, on failure nothing is left. Raises `ValueError` if `path` is taken."
+    """On success all files move to `path`, on failure nothing is left. Raises `ValueError` if `path` is taken: at once
+    if foreign files have one of the `names`, else at the end."""
     if Path(path).exists() and not Path(path).is_dir(): raise ValueError(f'{path} exists and is not a folder')
+    refuse_foreign(path, names)
     path = Path(path).absolute()
     new = [p for p in (path, *path.parents) if not p.exists()]
     try:
@@ -347,7 +362,37 @@ def _parser(func, details):
         action.option_strings = [_hyphens(option) for option in action.option_strings]
         if action.default == '': action.help = re.sub(r" \(default: (''|)\)$", '', action.help)
     parser._option_string_actions = {option: action for action in parser._actions for option in action.option_strings}
+    for name in _with_place(details): parser.add_argument(f'{name} ', nargs='?', metavar=name, help=f'same as --{name}')
+    parser.add_argument('--version', action='version', version=f'{func.__name__} {__version__}')
     return parser
+
+def _with_place(details): return [name for name, about in details.items() if about.get('place')]
+
+# %% ../nbs/21_files.ipynb #7a0ab153
+def _options(func, details, argv):
+    "What the words of a command line say, by the names of the function's parameters."
+    parser = _parser(func, details)
+    options = vars(parser.parse_args([_hyphens(a) for a in argv]))
+    for own in ('pdb', 'xtra'): options.pop(own, None)      # of the parser, not of the function
+    for name in _with_place(details):
+        given = options.pop(f'{name} ')
+        if given is None: continue
+        if options[name] != parser.get_default(name): parser.error(f'{name} is given twice: {given}, {options[name]}')
+        options[name] = given
+    return options
+
+# %% ../nbs/21_files.ipynb #d2de3913
+def _in_own_words(message, parameters, details):
+    "A library's message in the language of a command: its options instead of parameters."
+    def option(name): return (details.get(name, {}).get('option_strings') or ['--' + name.replace('_', '-')])[0]
+    for name in parameters:
+        words = details.get(name, {}).get('words', {})
+        def spoken(found):
+            value = found[1] or found[2]
+            return f'{option(name)} {words.get(value, value)}'
+        message = re.sub(rf"\b{name}=(?:'([^']*)'|([\w./-]+))", spoken, message)
+        message = re.sub(rf"(?<![\w-]){name}(?= must (?:be|have)\b)", option(name), message)
+    return message
 
 def _one_line(e):
     "An error in one line; those of the operating system begin with the file."
@@ -356,16 +401,25 @@ def _one_line(e):
 
 # %% ../nbs/21_files.ipynb #857f8c10
 def command(func=None, # a function with documented parameters
-            **details # more about a parameter, in argparse's words: gaps=dict(nargs='+')
+            **details # more about a parameter, in argparse's words, or `place` and `words`: gaps=dict(nargs='+')
            ):
     "Make a function callable from the shell: `--help`, one-line errors, exit code 1. With arguments it is as before."
     if func is None: return partial(command, **details)
     @wraps(func)
     def main(*args, **kwargs):
         if args or kwargs: return func(*args, **kwargs)
-        options = vars(_parser(func, details).parse_args([_hyphens(a) for a in sys.argv[1:]]))
-        for own in ('pdb', 'xtra'): options.pop(own, None)      # of the parser, not of the function
+        options = _options(func, details, sys.argv[1:])
         try: func(**options)
-        except (ValueError, OSError) as e: raise SystemExit(f'{func.__name__}: {_one_line(e)}') from None
+        except (ValueError, OSError) as e:
+            message = _in_own_words(_one_line(e), options, details)
+            raise SystemExit(f'{func.__name__}: {message}') from None
         except KeyboardInterrupt: raise SystemExit(f'{func.__name__}: interrupted') from None
     return main
+
+# %% ../nbs/21_files.ipynb #f5f0847c
+class lazily:
+    "`timm = lazily('timm')`: a module that is imported when something of it is asked for."
+    def __init__(self, name: str): # of the module
+        self.name = name
+
+    def __getattr__(self, attribute): return getattr(import_module(self.name), attribute)
