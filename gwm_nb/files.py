@@ -361,14 +361,16 @@ def _parser(func, details):
         vars(action).update(details.get(action.dest, {}))
         action.option_strings = [_hyphens(option) for option in action.option_strings]
         if action.default == '': action.help = re.sub(r" \(default: (''|)\)$", '', action.help)
-    parser._option_string_actions = {option: action for action in parser._actions for option in action.option_strings}
+    known = parser._option_string_actions
+    known.clear()
+    known.update({option: action for action in parser._actions for option in action.option_strings})
     for name in _with_place(details): parser.add_argument(f'{name} ', nargs='?', metavar=name, help=f'same as --{name}')
     parser.add_argument('--version', action='version', version=f'{func.__name__} {__version__}')
     return parser
 
 def _with_place(details): return [name for name, about in details.items() if about.get('place')]
 
-# %% ../nbs/21_files.ipynb #7a0ab153
+# %% ../nbs/21_files.ipynb #04a5842a
 def _options(func, details, argv):
     "What the words of a command line say, by the names of the function's parameters."
     parser = _parser(func, details)
@@ -381,7 +383,7 @@ def _options(func, details, argv):
         options[name] = given
     return options
 
-# %% ../nbs/21_files.ipynb #d2de3913
+# %% ../nbs/21_files.ipynb #0d2f9f06
 def _in_own_words(message, parameters, details):
     "A library's message in the language of a command: its options instead of parameters."
     def option(name): return (details.get(name, {}).get('option_strings') or ['--' + name.replace('_', '-')])[0]
@@ -408,6 +410,7 @@ def command(func=None, # a function with documented parameters
     @wraps(func)
     def main(*args, **kwargs):
         if args or kwargs: return func(*args, **kwargs)
+        with suppress(AttributeError): sys.stdout.reconfigure(errors='backslashreplace')      # names of files are bytes
         options = _options(func, details, sys.argv[1:])
         try: func(**options)
         except (ValueError, OSError) as e:
@@ -416,7 +419,7 @@ def command(func=None, # a function with documented parameters
         except KeyboardInterrupt: raise SystemExit(f'{func.__name__}: interrupted') from None
     return main
 
-# %% ../nbs/21_files.ipynb #f5f0847c
+# %% ../nbs/21_files.ipynb #f058e58b
 class lazily:
     "`timm = lazily('timm')`: a module that is imported when something of it is asked for."
     def __init__(self, name: str): # of the module

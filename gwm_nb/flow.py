@@ -185,7 +185,10 @@ class DIS:
 
     def __call__(self, image1: Tensor, image2: Tensor) -> Tensor:
         search = cv2.DISOpticalFlow_create(DIS_PRESETS[self.preset])     # one for each call: threads must not share it
-        flows = [search.calc(_grey8(a), _grey8(b), None) for a, b in zip(image1.cpu(), image2.cpu())]
+        h, w = image1.shape[-2:]
+        room = (0, max(0, 32 - w), 0, max(0, 32 - h))                    # OpenCV crashes on pictures that are lower
+        pairs = zip(*(F.pad(i.cpu(), room, mode='replicate') for i in (image1, image2)))
+        flows = [search.calc(_grey8(a), _grey8(b), None)[:h, :w] for a, b in pairs]
         return rearrange(torch.from_numpy(np.stack(flows)), 'b h w c -> b c h w').contiguous()
 
 # %% ../nbs/00_flow.ipynb #newreg1

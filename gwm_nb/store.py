@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['zarr', 'resamplings', 'working_size', 'shrink', 'FlowSettings', 'plan_store', 'DamagedStore', 'is_store', 'FlowStore',
-           'plan_summary', 'flows_there', 'fill_store', 'make_store', 'kept_store']
+           'plan_summary', 'check_room', 'flows_there', 'fill_store', 'make_store', 'clear_kept', 'kept_store']
 
 # %% ../nbs/22_store.ipynb #6b2a2054
-import errno, hashlib, json, os, re, shutil, tempfile
+import errno, hashlib, json, os, re, shutil, tempfile, weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -34,10 +34,12 @@ zarr = lazily('zarr')
 
 # %% ../nbs/22_store.ipynb #4c5062cc
 def working_size(size: tuple[int, int], # (height, width) of the clip
-                 shorter: int = 128 # about how many pixels the shorter side shall have
+                 shorter: int = 128, # about how many pixels the shorter side shall have
+                 longest: int = 512 # how many the longer side may have at most
                 ) -> tuple[int, int]: # (height, width), multiples of 16
-    "The size that a network works at: the clip's proportions, its shorter side about `shorter`."
-    return tuple(max(16, 16 * round(n * shorter / min(size) / 16)) for n in size)
+    "The size that a network works at: the clip's proportions, its shorter side about `shorter`, or less if it is long."
+    scale = min(shorter / min(size), longest / max(size))
+    return tuple(max(16, 16 * round(n * scale / 16)) for n in size)
 
 # %% ../nbs/22_store.ipynb #da0ed638
 resamplings = dict(antialias=dict(mode='bilinear', antialias=True), published=dict(mode='bicubic'))
@@ -308,12 +310,16 @@ def plan_summary(plan: dict # from plan_store
             f'at {height}x{width}, {readable_size(_room(plan, exists))}')
 
 # %% ../nbs/22_store.ipynb #b044b82e
-def _check_room(folder, plan, rows):
-    "Raises `OSError` if the disk has no room for `rows`."
+def check_room(folder: str | Path, # where something shall be written; it need not exist
+               need: int, # bytes
+               what: str = 'the flow' # shall be written
+              ):
+    "Raises `OSError` if the disk has no room for it."
+    folder = Path(folder)
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    need, free = _room(plan, rows), shutil.disk_usage(there).free
+    free = shutil.disk_usage(there).free
     if need > free:
-        text = f'the flow needs {readable_size(need)}, only {readable_size(free)} are free'
+        text = f'{what} needs {readable_size(need)}, only {readable_size(free)} are free'
         raise OSError(errno.ENOSPC, text, str(folder))
 
 # %% ../nbs/22_store.ipynb #8c5c481e
@@ -365,7 +371,7 @@ def _start(folder, plan, settings):
         raise ValueError(f'{folder}: this folder is neither empty nor a flow store; choose another')
     if settings.method != 'files':
         estimate_flow(torch.zeros(3, 64, 64), torch.zeros(3, 64, 64), settings.method)
-    _check_room(folder, plan, _expected(plan))
+    check_room(folder, _room(plan, _expected(plan)))
     zarr.create_group(folder, attributes=_attributes(plan))
 
 # %% ../nbs/22_store.ipynb #c93ebe11
@@ -388,12 +394,12 @@ def _begin(folder, plan, settings):
     if changed: _forget(folder, plan, changed)
     arrays = _open_arrays(folder, plan, 'r+')
     todo = _expected(plan) & ~_there(folder, arrays, read=True)
-    _check_room(folder, plan, todo)
+    check_room(folder, _room(plan, todo))
     return arrays, todo
 
 # %% ../nbs/22_store.ipynb #ecbebcd8
 def _jobs(clip, rows, settings, files, todo, arrays):
-    "Through a clip once: (column, row, frame, other frame) or (column, row, file) for each flow that is `todo`."
+    "Through a clip once: (column, row, frame, other frame) or (column, row, file, frame size) for each flow that is `todo`."
     recent = {}
     size = arrays['images'].shape[2:]
     reach = max(map(abs, settings.gaps))
@@ -405,7 +411,7 @@ def _jobs(clip, rows, settings, files, todo, arrays):
         for column, g in enumerate(settings.gaps, 1):
             first, other = (t - g, t) if g > 0 else (t, t + g)
             if min(first, other) < 0 or not todo[rows[first], column]: continue
-            if files: yield column, rows[first], files[g][first]
+            if files: yield column, rows[first], files[g][first], image.shape[1:]
             else: yield column, rows[first], recent[first], recent[other]
 
 # %% ../nbs/22_store.ipynb #6899811d
@@ -417,10 +423,20 @@ def _all_jobs(clips, plan, settings, todo, arrays):
         if settings.method == 'files': files = {g: _flow_files(clip, g, known['frames']) for g in settings.gaps}
         yield from _jobs(clip, rows, settings, files, todo, arrays)
 
+# %% ../nbs/22_store.ipynb #8794461a
+def _file_flow(file, frame_size, size):
+    "Flow from a file, resized. A `ValueError` if it is no resized flow of frames (h,w), but padded or cropped."
+    flow = read_flow(file)
+    (h, w), (height, width) = flow.shape[1:], frame_size
+    if abs(w - h * width / height) > 1 and abs(h - w * height / width) > 1:
+        raise ValueError(f'{file}: this flow is {w}x{h}, its frames are {width}x{height}: other proportions; '
+                         'crop what was padded, or make it again')
+    return resize_flow(flow, size).half()
+
 # %% ../nbs/22_store.ipynb #4a1c1c40
 def _flows(jobs, settings, size):
     "The flow of each job, (n,2,h,w) or a list."
-    if settings.method == 'files': return [resize_flow(read_flow(job[2]), size).half() for job in jobs]
+    if settings.method == 'files': return [_file_flow(*job[2:], size) for job in jobs]
     _, _, frames, others = zip(*jobs)
     flow = estimate_flow(torch.stack(frames), torch.stack(others), settings.method)
     return resize_flow(flow, size).half()
@@ -502,6 +518,76 @@ def make_store(folder: str | Path, # where the store is or shall be
     clips = source if isinstance(source, list) else find_clips(source)
     return fill_store(folder, plan_store(clips, settings), clips, settings, workers, batch)
 
+# %% ../nbs/22_store.ipynb #2fb440f9
+def _is_alive(process):
+    "Whether a process of this number runs."
+    try: os.kill(process, 0)
+    except ProcessLookupError: return False
+    except OSError: return True         # it is somebody else's
+    return True
+
+def _marks(folder): return folder.parent.with_name('flow-in-use')        # the store itself stays as it is
+
+def _used_by(folder):
+    "Numbers of living processes that use a kept store; marks of others are removed."
+    alive = []
+    for mark in _marks(folder).glob(f'{folder.name}-*'):
+        process = int(mark.name.split('-')[1])
+        if _is_alive(process): alive.append(process)
+        else: mark.unlink(missing_ok=True)
+    return alive
+
+# %% ../nbs/22_store.ipynb #835a695c
+def _in_use(store):
+    "Mark a kept store as used, now and by this process for as long as the object lives. Raises `OSError`."
+    mark = _marks(store.folder)/f'{store.folder.name}-{os.getpid()}-{id(store)}'
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    os.utime(store.folder)
+    weakref.finalize(store, mark.unlink, missing_ok=True)
+
+def _kept():
+    "[(last use, bytes, folder)] of the stores in the cache, the one unused for the longest time first."
+    place = cache_folder()/'flow'
+    found = []
+    for folder in place.iterdir() if place.is_dir() else []:
+        if not is_store(folder): continue
+        files = [f.stat() for f in folder.rglob('*') if f.is_file()]
+        found.append((folder.stat().st_mtime, sum(s.st_blocks * 512 for s in files), folder))
+    return sorted(found)
+
+# %% ../nbs/22_store.ipynb #9224c708
+def _remove_kept(most):
+    "Remove stores, the longest unused first, until `most` bytes are left. Those in use stay."
+    kept = _kept()
+    left = sum(size for _, size, _ in kept)
+    gone, freed = 0, 0
+    for _, size, folder in kept:
+        if left - freed <= most: break
+        if _used_by(folder): continue
+        with locked(folder): shutil.rmtree(folder, ignore_errors=True)
+        gone, freed = gone + 1, freed + size
+    return gone, freed
+
+def clear_kept() -> tuple[int, int]: # how many stores were removed, and how many bytes they had
+    "Remove the flow that is kept in the cache, but for stores that a living program uses."
+    return _remove_kept(-1)
+
+# %% ../nbs/22_store.ipynb #bfad84bf
+def _limit_kept():
+    "Keep the cache below its limit of 20 GB, or GWM_CACHE_LIMIT."
+    limit = os.environ.get('GWM_CACHE_LIMIT', '20')
+    try: most = float(limit) * 1e9
+    except ValueError: raise ValueError(f'GWM_CACHE_LIMIT must be a number of GB, not {limit!r}') from None
+    _remove_kept(most)
+
+# %% ../nbs/22_store.ipynb #744e6285
+def _sweep_temporary():
+    "Remove temporary folders of programs that were killed."
+    for folder in Path(tempfile.gettempdir()).glob('gwm_nb-[0-9]*-*'):
+        process = folder.name.split('-')[1]
+        if process.isdecimal() and not _is_alive(int(process)): shutil.rmtree(folder, ignore_errors=True)
+
 # %% ../nbs/22_store.ipynb #d8fb50c3
 def kept_store(clips: list[Clip], # from find_clips
                settings: FlowSettings = FlowSettings() # how their flow shall be made
@@ -510,16 +596,21 @@ def kept_store(clips: list[Clip], # from find_clips
     plan = plan_store(clips, settings)
     key = hashlib.blake2b(json.dumps(plan, sort_keys=True).encode(), digest_size=16).hexdigest()
     folder = cache_folder()/'flow'/key
+    _sweep_temporary()
     try:
-        try: return fill_store(folder, plan, clips, settings)
+        try: store = fill_store(folder, plan, clips, settings)
         except DamagedStore:
             print(f'kept flow {key[:8]} is damaged; computing it again')
             shutil.rmtree(folder)
-            return fill_store(folder, plan, clips, settings)
+            store = fill_store(folder, plan, clips, settings)
+        with suppress(OSError):             # a cache that can only be read has neither marks nor a limit
+            _in_use(store)
+            _limit_kept()
+        return store
     except OSError as e:
         if e.errno is None or str(folder.parent) not in f'{e.filename}': raise
         print(f'flow is not kept: {folder.parent}: {e.strerror}')
-    temporary = tempfile.TemporaryDirectory(prefix='gwm_nb')
+    temporary = tempfile.TemporaryDirectory(prefix=f'gwm_nb-{os.getpid()}-')
     store = fill_store(Path(temporary.name)/'flow', plan, clips, settings)
     store.temporary = temporary
     return store
