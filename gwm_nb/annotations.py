@@ -6,7 +6,7 @@
 __all__ = ['LOSSY', 'FULL', 'VOID_COLOURS', 'Stored', 'read_stored', 'Seen', 'Meaning', 'meaning_of', 'Annotations',
            'read_annotation']
 
-# %% ../nbs/25_annotations.ipynb #0a9f30e8
+# %% ../nbs/25_annotations.ipynb #568f0409
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .files import list_images, read_frames, write_whole
 
-# %% ../nbs/25_annotations.ipynb #41d0f936
+# %% ../nbs/25_annotations.ipynb #86bde2ec
 LOSSY = {'.jpg', '.jpeg', '.jfif', '.webp', '.avif'}
 
 def _pixels(path):
@@ -41,7 +41,7 @@ def _pixels(path):
     if pixels is None: raise ValueError(f'{path}: not a readable image')
     return pixels[..., [2, 1, 0, 3][:pixels.shape[2]]] if pixels.ndim == 3 else pixels, False
 
-# %% ../nbs/25_annotations.ipynb #c207132a
+# %% ../nbs/25_annotations.ipynb #721147c0
 def _whole_numbers(pixels, path):
     "Pixels as whole numbers; fractions are shades from 0 to 1 (or 255) and become 0 to 255. Whether they are shades."
     if pixels.dtype.kind != 'f': return pixels, False
@@ -51,7 +51,7 @@ def _whole_numbers(pixels, path):
     if (pixels == rounded).all() and pixels.max() < 2**31: return rounded.astype(np.int64), False
     return np.rint(pixels * (255 if pixels.max() <= 1 else 1)).clip(0, 255).astype(np.uint8), True
 
-# %% ../nbs/25_annotations.ipynb #56dc4834
+# %% ../nbs/25_annotations.ipynb #cf490931
 @dataclass
 class Stored:
     "A picture as it is stored: numbers (h,w), or (h,w,3) where they are colours; beside them alpha (h,w), if any."
@@ -59,7 +59,7 @@ class Stored:
     values: np.ndarray # (h,w) or (h,w,3) whole numbers
     alpha: np.ndarray | None = None # (h,w)
 
-# %% ../nbs/25_annotations.ipynb #2b065ff1
+# %% ../nbs/25_annotations.ipynb #4175ce8b
 def read_stored(path: str | Path # an annotation
                ) -> Stored:
     "What is in a picture, unconverted. Raises `ValueError` if it can't be decoded."
@@ -74,7 +74,7 @@ def read_stored(path: str | Path # an annotation
     is_grey = np.ptp(colours.astype(np.int64), axis=2).max() <= tolerance
     return Stored(storage, colours.max(2) if is_grey else colours, alpha)
 
-# %% ../nbs/25_annotations.ipynb #60fc6551
+# %% ../nbs/25_annotations.ipynb #beb846f8
 def _coded(values):
     "Colours (h,w,3) as one number a pixel; anything else stays."
     if values.ndim == 2: return values
@@ -87,7 +87,7 @@ def _count(values):
     found, n = np.unique(values, return_counts=True)
     return Counter(dict(zip(found.tolist(), n.tolist())))
 
-# %% ../nbs/25_annotations.ipynb #20059b47
+# %% ../nbs/25_annotations.ipynb #aacd2732
 @dataclass
 class Seen:
     "What the values of many pictures are, all together."
@@ -109,7 +109,7 @@ class Seen:
         "Values other than 0 that fill areas."
         return sorted(v for v, n in self.pixels.items() if v and self.flat[v] > .25 * n)
 
-# %% ../nbs/25_annotations.ipynb #1b68f238
+# %% ../nbs/25_annotations.ipynb #c38b550e
 @dataclass
 class Meaning:
     "What the values of a folder's annotations mean."
@@ -129,7 +129,7 @@ class Meaning:
         place = np.searchsorted(known[order], code).clip(max=len(known) - 1)
         return np.where(known[order][place] == code, as_label[order][place], 0).astype(np.uint8)
 
-# %% ../nbs/25_annotations.ipynb #8871fbaa
+# %% ../nbs/25_annotations.ipynb #2a64418d
 FULL = (255, 65535) # full scale of 8 and 16 bits
 VOID_COLOURS = ((255 << 32) | (255 << 16) | 255, (224 << 32) | (224 << 16) | 192) # white; void in PASCAL VOC's palette
 
@@ -142,18 +142,18 @@ def _ids(values, void, about):
     else: ids = {v: v if keep else min(i, 254) for i, v in enumerate(objects, 1)}
     return Meaning(about + (', 255 or white left out' if left_out else ''), ids, left_out)
 
-# %% ../nbs/25_annotations.ipynb #e9d6e51a
+# %% ../nbs/25_annotations.ipynb #116fb5ff
 def _is_shaded(seen):
-    "Whether values are shades between black and full scale, and not ids."
-    values = [v for v in seen.pixels if v and v not in FULL]
+    "Whether values are shades between black and a bright one that fills areas, and not ids."
+    full = max(seen.pixels)
+    values = [v for v in seen.pixels if v and v != full]
     if not values or max(values) <= 16: return False
-    areas = [v for v in seen.areas() if v not in FULL]
-    full = any(seen.flat[v] > .25 * seen.pixels[v] for v in FULL if v in seen.pixels)
-    if len(values) > 32: return len(areas) < .5 * len(values) or max(seen.pixels) > 200
+    areas = [v for v in seen.areas() if v != full]
+    if len(values) > 32: return len(areas) < .5 * len(values) or full > 200
     between = sum(seen.pixels[v] for v in values if v not in areas)
-    return full and between > sum(seen.pixels[v] for v in areas)
+    return full > 200 and full in seen.areas() and between > sum(seen.pixels[v] for v in areas)
 
-# %% ../nbs/25_annotations.ipynb #68eb6294
+# %% ../nbs/25_annotations.ipynb #0eeacb16
 def _shades(seen, full):
     "Shades, cut at half of `full`. Raises `ValueError` where that tells nothing."
     peak, total = max(seen.bright), seen.bright.total()
@@ -164,19 +164,19 @@ def _shades(seen, full):
     if unsure > .4 * total: raise ValueError('these pictures look like photographs, not like annotations')
     return Meaning(f'shades, from {full / 2:g} on', level=full / 2)
 
-# %% ../nbs/25_annotations.ipynb #1d277613
+# %% ../nbs/25_annotations.ipynb #11d24196
 def _colours(seen):
     "Colours as labels, black as background. Raises `ValueError` where they tell nothing."
-    if 0 not in seen.pixels: raise ValueError('coloured labels without any black: nothing tells which is background')
-    between = seen.pixels.total() - seen.pixels[0] - sum(seen.pixels[v] for v in seen.areas())
     main = sum(n for _, n in seen.pixels.most_common(32))
     if len(seen.pixels) > 255 and main < .9 * seen.pixels.total():
         raise ValueError(f'these pictures have {len(seen.pixels)} colours, they look like photographs')
+    if 0 not in seen.pixels: raise ValueError('coloured labels without any black: nothing tells which is background')
+    between = seen.pixels.total() - seen.pixels[0] - sum(seen.pixels[v] for v in seen.areas())
     if len(seen.pixels) > 255 or len(seen.pixels) > 4 and between > .5 * (seen.pixels.total() - seen.pixels[0]):
         return Meaning('colours with soft outlines', level=max(seen.bright) / 2)
     return _ids(sorted(seen.pixels), VOID_COLOURS, 'colours')
 
-# %% ../nbs/25_annotations.ipynb #4bfd92e3
+# %% ../nbs/25_annotations.ipynb #7342b33f
 def meaning_of(storage: str, # 'palette', 'plain' or 'soft'
                seen: Seen # all pictures of a folder that are stored so
               ) -> Meaning:
@@ -190,7 +190,7 @@ def meaning_of(storage: str, # 'palette', 'plain' or 'soft'
     one = 1 == len([v for v in values if v])
     return _ids(values, void, 'object where not 0' if one else 'numbers')
 
-# %% ../nbs/25_annotations.ipynb #f1adf6d4
+# %% ../nbs/25_annotations.ipynb #b46ad52e
 def _by_alpha(pictures):
     "Whether the labels of pictures with alpha are in it. `pictures` are called for each look. Raises `ValueError`."
     alpha, colour = Seen(), Seen()
@@ -207,7 +207,7 @@ def _by_alpha(pictures):
     raise ValueError('both the colours and the transparency of these pictures look like labels, and they differ; '
                      'write the right one as 0 and 255')
 
-# %% ../nbs/25_annotations.ipynb #76f3c147
+# %% ../nbs/25_annotations.ipynb #1aad4915
 class Annotations:
     "Pictures of labels, understood all together; `.files` {name: picture} in order."
     def __init__(self,
@@ -232,7 +232,7 @@ class Annotations:
 
     def _where(self): return self.source if isinstance(self.source, (str, Path)) else next(iter(self.files.values()))
 
-# %% ../nbs/25_annotations.ipynb #75f4e8d0
+# %% ../nbs/25_annotations.ipynb #7d5ef414
 @patch
 def _stored(self: Annotations, file):
     "A picture as it is stored; frames of a film are soft. In which group of the folder it belongs."
@@ -250,7 +250,7 @@ def meanings(self: Annotations) -> dict: # {(storage, has alpha): (Meaning, whet
             raise ValueError(f'{self._where()}: {e}') from None
     return self._meanings
 
-# %% ../nbs/25_annotations.ipynb #b1e5f465
+# %% ../nbs/25_annotations.ipynb #8fb4d229
 @patch
 def _understand(self: Annotations):
     "{group: (Meaning, whether its alpha is meant)}"
@@ -271,7 +271,7 @@ def about(self: Annotations) -> str:
     "How the annotations are read, in words."
     return '; '.join(dict.fromkeys(meaning.about for meaning, _ in self.meanings.values()))
 
-# %% ../nbs/25_annotations.ipynb #4c7749be
+# %% ../nbs/25_annotations.ipynb #caae7000
 @patch
 def labels(self: Annotations,
            name: str # of an annotation, a key of `.files`
@@ -289,14 +289,14 @@ def mask(self: Annotations,
     labels = torch.from_numpy(self.labels(name))
     return (labels > 0) & (labels < 255), labels == 255
 
-# %% ../nbs/25_annotations.ipynb #e84bb8c2
+# %% ../nbs/25_annotations.ipynb #73dd2d1a
 def read_annotation(path: str | Path # a picture of labels
                    ) -> np.ndarray: # (h,w) uint8: 0 background, 1, 2, ... objects, 255 void
     "The labels of a single picture. In a folder, `Annotations` understands more. Raises `ValueError` as it does."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such annotation')
     return Annotations([Path(path)]).labels(Path(path).stem)
 
-# %% ../nbs/25_annotations.ipynb #409cc4d2
+# %% ../nbs/25_annotations.ipynb #614cd8de
 @patch
 def check_size(self: Annotations,
                names: Iterable[str], # of annotations, keys of `.files`

@@ -31,13 +31,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import (Clip, command, find_clips, lazily, list_images, output_folder, read_frames, read_image,
-                          write_whole)
+from .files import Clip, command, find_clips, lazily, list_images, output_folder, read_frames, write_whole
+from .annotations import Annotations, read_annotation
 from .show import overlay
 from .flow import estimate_flow
 from .motion import fit_motion, motion_fields
 from .store import shrink
-from .videos import data_sets, find_masks, known_data_set
+from .videos import data_sets, find_masks, known_data_set, lonely_masks
 from .network import predict_masks
 from .paper import KeyFeatures
 from .checkpoints import load_published
@@ -355,12 +355,8 @@ def summary(name: str, # a protocol
 # %% ../nbs/16_benchmarks.ipynb #1ff53efd
 def read_labels(path: str | Path # an annotation or a prediction
                ) -> np.ndarray: # (H,W) uint8: 0 background, 1, 2, ... objects, 255 void (indexed pictures only)
-    "Labels of a picture: the numbers of an indexed one, else 1 wherever it isn't black."
-    try:
-        with Image.open(path) as picture:
-            if picture.mode == 'P': return np.array(picture)
-    except OSError: raise ValueError(f'{path}: not a readable image') from None
-    return (read_image(path).amax(0) > 0).byte().numpy()
+    "Labels of a single picture, read as [25_annotations](25_annotations.ipynb) tells."
+    return read_annotation(path)
 
 # %% ../nbs/16_benchmarks.ipynb #41ab84e7
 def voc_palette() -> bytes:
@@ -410,11 +406,14 @@ def read_truths(clip: Clip, # an annotated sequence
                ) -> tuple[list[str], dict[int, np.ndarray]]: # names of all frames; {frame, from 0: (H,W) labels}
     "The annotations of a sequence. Raises `ValueError` for a frame without one, and for sizes that differ."
     names = _frame_names(clip)
-    files = find_masks(clip.masks, names, every_frame)
+    annotations = Annotations(clip.masks)
+    files = find_masks(annotations, names, every_frame)
+    told = lonely_masks(annotations, names)
+    if told: print(told)
     truths, first = {}, None
     for t, name in enumerate(names):
         if name not in files: continue
-        truths[t] = read_labels(files[name])
+        truths[t] = annotations.labels(files[name].stem)
         first = first or truths[t].shape
         if truths[t].shape == first: continue
         sizes = f'{_dimensions(truths[t].shape)}, those before it {_dimensions(first)}'
