@@ -142,7 +142,7 @@ def _by_sequence(data):
 
 # %% ../nbs/07_evaluate.ipynb #3c163850
 def _scores(masks, truth, void, chosen):
-    "J label-free, best of two, best single mask, F label-free of one frame (4,). `masks` (K,h,w), `truth`, `void` (H,W)."
+    "J label-free, best of two, best single mask, F label-free of a frame (4,). `masks` (K,h,w), `truth`, `void` (H,W)."
     mask = object_mask(masks[None], chosen, truth.shape)[0]
     J = jaccard(mask, truth, void)
     each = jaccard(_resized(masks[None], truth.shape)[0] > .5, truth, void)

@@ -366,13 +366,14 @@ def _parser(func, details):
     known.update({option: action for action in parser._actions for option in action.option_strings})
     for action in [a for a in parser._actions if a.dest in _with_place(details)]:
         option = action.option_strings[-1]
-        parser.add_argument(f'{action.dest} ', nargs='?', metavar=action.dest, type=action.type, help=f'same as {option}')
+        parser.add_argument(f'{action.dest} ', nargs='?', metavar=action.dest, type=action.type,
+                            help=f'same as {option}')
     parser.add_argument('--version', action='version', version=f'{func.__name__} {__version__}')
     return parser
 
 def _with_place(details): return [name for name, about in details.items() if about.get('place')]
 
-# %% ../nbs/21_files.ipynb #cb5b4f8a
+# %% ../nbs/21_files.ipynb #6ae68d55
 def _options(func, details, argv):
     "What the words of a command line say, by the names of the function's parameters."
     parser = _parser(func, details)
@@ -385,7 +386,7 @@ def _options(func, details, argv):
         options[name] = given
     return options
 
-# %% ../nbs/21_files.ipynb #84b52f55
+# %% ../nbs/21_files.ipynb #a28f8517
 def _in_own_words(message, parameters, details):
     "A library's message in the language of a command: its options instead of parameters."
     def option(name): return (details.get(name, {}).get('option_strings') or ['--' + name.replace('_', '-')])[0]
@@ -421,7 +422,7 @@ def command(func=None, # a function with documented parameters
         except KeyboardInterrupt: raise SystemExit(f'{func.__name__}: interrupted') from None
     return main
 
-# %% ../nbs/21_files.ipynb #fa9ed46f
+# %% ../nbs/21_files.ipynb #b50c7647
 class lazily:
     "`timm = lazily('timm')`: a module that is imported when something of it is asked for."
     def __init__(self, name: str): # of the module

@@ -39,10 +39,10 @@ from .train import fit
 from .evaluate import choose_object, evaluate, jaccard, object_mask, show_ranked
 from .runs import best_file
 
-# %% ../nbs/09_segment.ipynb #f108b979
+# %% ../nbs/09_segment.ipynb #c28c5dc9
 zarr = lazily('zarr')
 
-# %% ../nbs/09_segment.ipynb #6d2b13e5
+# %% ../nbs/09_segment.ipynb #f8900b3c
 def keep_masks(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
                images: Iterable[Tensor], # (3,H,W) each, read as they are needed
                total: int, # how many there are
@@ -68,7 +68,7 @@ def _score(mask, truth):
     object, void = truth
     return jaccard(mask, object, void).item()
 
-# %% ../nbs/09_segment.ipynb #7fe6630b
+# %% ../nbs/09_segment.ipynb #054af0f8
 def write_film(path: Path, # the .mp4
                clip: str | Path, # whose times it gets
                frames: Iterable[Tensor] # (3,h,w) in [0,1]
@@ -102,6 +102,7 @@ def write_masks(clip: str | Path, # a video file or a folder of frames
 # %% ../nbs/09_segment.ipynb #16b27b2b
 PRETRAINED = {'': None, 'timm': True, 'offline': 'offline', 'random': False} # words for create_network's `pretrained`
 
+# %% ../nbs/09_segment.ipynb #4d82e21c
 def check_options(pretrained: str | Path, # a key of PRETRAINED, or a file
                   num_masks: int, # regions
                   steps: int, # of training
@@ -110,19 +111,21 @@ def check_options(pretrained: str | Path, # a key of PRETRAINED, or a file
                  ):
     "Raises `ValueError` for options that can't be used, before anything is read."
     if str(pretrained) not in PRETRAINED and not Path(pretrained).is_file():
-        raise ValueError(f"pretrained must be 'timm', 'offline', 'random' or a file of weights, not {str(pretrained)!r}")
+        wrong = repr(str(pretrained))
+        raise ValueError(f"pretrained must be 'timm', 'offline', 'random' or a file of weights, not {wrong}")
     if not 2 <= num_masks <= 64:
         raise ValueError(f'num_masks must be at least 2 (object and background) and at most 64, not {num_masks}')
     if steps < 1: raise ValueError(f'steps must be at least 1, not {steps}')
     get_basis(basis)
     get_estimator(method)
 
+# %% ../nbs/09_segment.ipynb #80fa0cc3
 def _fresh_network(name, pretrained, num_masks, seed):
     "The network that will be trained."
     torch.manual_seed(seed)
     return create_network(name, num_masks, PRETRAINED.get(str(pretrained), pretrained))
 
-# %% ../nbs/09_segment.ipynb #cef81afb
+# %% ../nbs/09_segment.ipynb #a66d83ac
 @dataclass
 class Watch:
     "Looks at frames as they pass for what spoils flow; `notes` says it in words."
@@ -143,13 +146,14 @@ class Watch:
             self.changes.append((change.max().item(), change.mean().item(), _likeness(small, self.last)))
         self.last = small
 
+# %% ../nbs/09_segment.ipynb #c74e927d
 def _likeness(a, b):
     "Correlation of two pictures, from -1 to 1; 1 where there is nothing to be seen in one of them."
     a, b = ((x - x.mean()).flatten() for x in (a, b))
     norm = a.norm() * b.norm()
     return (a @ b / norm).item() if min(a.std(), b.std()) > .02 else 1.
 
-# %% ../nbs/09_segment.ipynb #ee7a3f43
+# %% ../nbs/09_segment.ipynb #96b67f03
 @patch
 def notes(self: Watch) -> list[str]:
     "What is to be said of the frames that have passed, one line each; mostly nothing."
@@ -177,7 +181,7 @@ def _keep_apart(out, *sources):
         if Path(out).resolve() == Path(source).resolve():
             raise ValueError(f'{out}: results would overwrite their own source; choose another folder for them')
 
-# %% ../nbs/09_segment.ipynb #6ab0d207
+# %% ../nbs/09_segment.ipynb #5c6ebe60
 @dataclass
 class Job:
     "A clip that can be segmented, and what is known of it."
@@ -192,7 +196,7 @@ class Job:
         "Names of the files that will be written, apart from a network."
         return [*(f'{name}.png' for name in self.names), 'overlay.mp4', 'result.json']
 
-# %% ../nbs/09_segment.ipynb #7f51873a
+# %% ../nbs/09_segment.ipynb #a1415b8c
 def _look_through(clip):
     "Names and size of a clip's frames and what is to be said of them. Each frame is read once."
     watch, size = Watch(), None
@@ -202,6 +206,7 @@ def _look_through(clip):
         size = tuple(image.shape[1:])
     return watch.names, size, [*watch.notes(), *getattr(frames, 'warnings', [])]
 
+# %% ../nbs/09_segment.ipynb #c874cd74
 def _truths(masks, names, size, notes):
     "{frame name: called for (object, void)} of annotations that fit; how they are read is noted."
     annotations = Annotations(masks)
@@ -212,7 +217,7 @@ def _truths(masks, names, size, notes):
     notes.append(f'annotations are read as: {annotations.about}')
     return {name: partial(annotations.mask, file.stem) for name, file in found.items()}
 
-# %% ../nbs/09_segment.ipynb #07a975e6
+# %% ../nbs/09_segment.ipynb #2d34a2ef
 def check_inputs(clip: str | Path, # a video file, or a folder of frames
                  out: str | Path, # folder for the results
                  masks: str | Path | None = None, # annotations, only to measure J
@@ -251,7 +256,8 @@ def _timed(seconds, part):
 # %% ../nbs/09_segment.ipynb #481177d5
 def _report(settings, chosen, job, scores, seconds):
     "What was done with what, and how long it took."
-    report = dict(settings=settings, frames=len(job.names), notes=job.notes, object_masks=chosen.nonzero()[:, 0].tolist(),
+    report = dict(settings=settings, frames=len(job.names), notes=job.notes,
+                  object_masks=chosen.nonzero()[:, 0].tolist(),
                   seconds=seconds | dict(total=round(sum(seconds.values()), 2)),
                   versions={package: version(package) for package in ('gwm_nb', 'torch', 'timm')})
     if scores: report['J'] = dict(mean=sum(scores.values()) / len(scores), frames=scores)
@@ -271,7 +277,7 @@ def small_frames(clip: str | Path # a video file or a folder of frames
     size = working_size(frame_size(clip))
     for _, image in read_frames(clip): yield shrink(image, size)
 
-# %% ../nbs/09_segment.ipynb #f9ced8df
+# %% ../nbs/09_segment.ipynb #dacf176e
 def by_network(job: Job, # what to segment
                folder: Path, # for what has to be kept on the way
                seconds: dict, # is told how long each part took
@@ -330,7 +336,7 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
             way = partial(by_training, network=net, name=network, flow=flow, loss=loss, steps=steps, seed=seed)
         return _carry_out(job, way, hidden, settings, keep_network)
 
-# %% ../nbs/09_segment.ipynb #fb9f193b
+# %% ../nbs/09_segment.ipynb #ec414c2b
 def _carry_out(job, way, hidden, settings, keep_network):
     "Make masks in one `way`, write all files into the folder `hidden`; the report."
     seconds = {}
@@ -368,7 +374,7 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
     if len(clips) == 1: _segment_one(clips[0].path, Path(out), masks, options)
     else: _segment_several(clips, Path(out), masks, options)
 
-# %% ../nbs/09_segment.ipynb #26db48eb
+# %% ../nbs/09_segment.ipynb #b961a190
 def _clips(path, out):
     "The clips at `path`, but for results that lie below it in `out`."
     own = Path(out).resolve()
@@ -376,6 +382,7 @@ def _clips(path, out):
     if found: return found
     raise ValueError(f'{path}: no clips in this folder but the results in {out}')
 
+# %% ../nbs/09_segment.ipynb #ccf52a83
 def _segment_one(clip, out, masks, options):
     "One clip, and what came of it."
     print(f'segmenting {clip} into {out}', flush=True)
@@ -389,7 +396,7 @@ def _segment_one(clip, out, masks, options):
     if options['keep_network']: print(f'network: {out/"network.safetensors"}')
     print(f'report:  {out/"result.json"}', flush=True)
 
-# %% ../nbs/09_segment.ipynb #8d65bd7e
+# %% ../nbs/09_segment.ipynb #66d42e75
 def _masks_of(name, masks):
     "The annotations of one of several clips: a folder or a film of its name in `masks`."
     if not masks: return ''
@@ -397,12 +404,14 @@ def _masks_of(name, masks):
     if folder.is_dir() or not films: return folder
     return films[0]
 
+# %% ../nbs/09_segment.ipynb #a285aed2
 def _says(path, clips, out):
     "What will be done with the clips of a folder."
     names = ', '.join(clip.name for clip in clips[:5]) + (', ...' if len(clips) > 5 else '')
     if len(clips) == 1: return f'{path}: one clip, {names}'
     return f'{path}: {len(clips)} clips ({names}), one by one into {out}/NAME'
 
+# %% ../nbs/09_segment.ipynb #2f799a79
 def _segment_several(clips, out, masks, options):
     "Clips one by one, each into its own folder in `out`. Raises `ValueError` at the end if one failed."
     failed = []

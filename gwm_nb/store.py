@@ -25,8 +25,8 @@ from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import (Clip, cache_folder, count_frames, find_clips, frame_size, lazily, list_images, locked, read_frames,
-                          readable_size)
+from .files import (Clip, cache_folder, count_frames, find_clips, frame_size, lazily, list_images, locked,
+                          read_frames, readable_size)
 from .flow import estimate_flow, estimator_settings, get_estimator, limit_size, read_flow, resize_flow
 
 # %% ../nbs/22_store.ipynb #lazy2201
@@ -163,7 +163,8 @@ def _expected(plan):
 def _create_array(group, name, shape, kind):
     "An array without rows in a zarr group: one frame a chunk, a checksum in each."
     return group.create_array(name, shape=shape, dtype=kind, chunks=(1, *shape[1:]), filters=None,
-                              compressors=zarr.codecs.Crc32cCodec(), chunk_key_encoding=dict(name='default', separator='.'))
+                              compressors=zarr.codecs.Crc32cCodec(),
+                              chunk_key_encoding=dict(name='default', separator='.'))
 
 def _chunk(row): return f'c.{row}.0.0.0'            # the file of a row
 
@@ -399,7 +400,7 @@ def _begin(folder, plan, settings):
 
 # %% ../nbs/22_store.ipynb #ecbebcd8
 def _jobs(clip, rows, settings, files, todo, arrays):
-    "Through a clip once: (column, row, frame, other frame) or (column, row, file, frame size) for each flow that is `todo`."
+    "Through a clip once: (column, row, frame, other frame), or (column, row, file, frame size), for each flow `todo`."
     recent = {}
     size = arrays['images'].shape[2:]
     reach = max(map(abs, settings.gaps))
@@ -423,7 +424,7 @@ def _all_jobs(clips, plan, settings, todo, arrays):
         if settings.method == 'files': files = {g: _flow_files(clip, g, known['frames']) for g in settings.gaps}
         yield from _jobs(clip, rows, settings, files, todo, arrays)
 
-# %% ../nbs/22_store.ipynb #8794461a
+# %% ../nbs/22_store.ipynb #d751d407
 def _file_flow(file, frame_size, size):
     "Flow from a file, resized. A `ValueError` if it is no resized flow of frames (h,w), but padded or cropped."
     flow = read_flow(file)
@@ -518,7 +519,7 @@ def make_store(folder: str | Path, # where the store is or shall be
     clips = source if isinstance(source, list) else find_clips(source)
     return fill_store(folder, plan_store(clips, settings), clips, settings, workers, batch)
 
-# %% ../nbs/22_store.ipynb #2fb440f9
+# %% ../nbs/22_store.ipynb #38075056
 def _is_alive(process):
     "Whether a process of this number runs."
     try: os.kill(process, 0)
@@ -537,7 +538,7 @@ def _used_by(folder):
         else: mark.unlink(missing_ok=True)
     return alive
 
-# %% ../nbs/22_store.ipynb #835a695c
+# %% ../nbs/22_store.ipynb #b95aef13
 def _in_use(store):
     "Mark a kept store as used, now and by this process for as long as the object lives. Raises `OSError`."
     mark = _marks(store.folder)/f'{store.folder.name}-{os.getpid()}-{id(store)}'
@@ -556,7 +557,7 @@ def _kept():
         found.append((folder.stat().st_mtime, sum(s.st_blocks * 512 for s in files), folder))
     return sorted(found)
 
-# %% ../nbs/22_store.ipynb #9224c708
+# %% ../nbs/22_store.ipynb #173447bb
 def _remove_kept(most):
     "Remove stores, the longest unused first, until `most` bytes are left. Those in use stay."
     kept = _kept()
@@ -573,7 +574,7 @@ def clear_kept() -> tuple[int, int]: # how many stores were removed, and how man
     "Remove the flow that is kept in the cache, but for stores that a living program uses."
     return _remove_kept(-1)
 
-# %% ../nbs/22_store.ipynb #bfad84bf
+# %% ../nbs/22_store.ipynb #2402be7f
 def _limit_kept():
     "Keep the cache below its limit of 20 GB, or GWM_CACHE_LIMIT."
     limit = os.environ.get('GWM_CACHE_LIMIT', '20')
@@ -581,7 +582,7 @@ def _limit_kept():
     except ValueError: raise ValueError(f'GWM_CACHE_LIMIT must be a number of GB, not {limit!r}') from None
     _remove_kept(most)
 
-# %% ../nbs/22_store.ipynb #744e6285
+# %% ../nbs/22_store.ipynb #04e0125e
 def _sweep_temporary():
     "Remove temporary folders of programs that were killed."
     for folder in Path(tempfile.gettempdir()).glob('gwm_nb-[0-9]*-*'):

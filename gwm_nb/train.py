@@ -290,7 +290,8 @@ class Photometric(Callback):
     "Random changes of light and colour, now and then grey or blurred, for each picture of a batch."
     def __init__(self, strength: float = .4): # of brightness, contrast and saturation; hue changes a quarter of it
         self.change = nn.Sequential(augmentation.ColorJitter(strength, strength, strength, strength / 4, p=.8),
-                                    augmentation.RandomGrayscale(p=.1), augmentation.RandomGaussianBlur((5, 5), (.1, 1.5), p=.2))
+                                    augmentation.RandomGrayscale(p=.1),
+                                    augmentation.RandomGaussianBlur((5, 5), (.1, 1.5), p=.2))
 
     def before_step(self, learn): learn.batch = learn.batch | dict(image=self.change(learn.batch['image']))
 

@@ -38,7 +38,7 @@ def find_masks(annotations: str | Path | Annotations, # named after the frames, 
         raise ValueError(f'{where}: frame {missing[0]} has no annotation ({len(found)} of {len(names)} have one)')
     return found
 
-# %% ../nbs/02_videos.ipynb #129ccc26
+# %% ../nbs/02_videos.ipynb #14a31e39
 def _in_order(files, names, where):
     "The masks of a film, frame by frame."
     if len(files) == len(names): return dict(zip(names, files.values()))
@@ -63,9 +63,9 @@ def _sample(store, row, gaps):
     sample = dict(image=store.image(row).float() / 255, name=store.names[row])
     return sample | {k: store.flow(row, g).float() for k, g in zip(('flow', 'flow2'), gaps)}
 
-# %% ../nbs/02_videos.ipynb #5527ca5a
+# %% ../nbs/02_videos.ipynb #9b9f0ea0
 def _truth(annotations, name):
-    "The annotation `name` as entries of a sample: `mask` (h,w) of 0 and 1, and `void` (h,w) bool if pixels are left out."
+    "An annotation as entries of a sample: `mask` (h,w) of 0 and 1; `void` (h,w) bool if pixels are left out."
     mask, void = annotations.mask(name)
     return dict(mask=mask.long()) | (dict(void=void) if void.any() else {})
 
@@ -280,7 +280,7 @@ def _estimator(method, preset, weights):
     if wrong: raise ValueError(f'flow method {method!r} has no option {wrong!r}')
     return DIS(preset) if method == 'dis' else RAFT(weights, small=method == 'raft_small')
 
-# %% ../nbs/02_videos.ipynb #408c0fc7
+# %% ../nbs/02_videos.ipynb #cbc9fa67
 def _cleared():
     "Empty the cache; what was done, in words."
     removed, size = clear_kept()
