@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import av
@@ -373,7 +374,7 @@ def _parser(func, details):
 
 def _with_place(details): return [name for name, about in details.items() if about.get('place')]
 
-# %% ../nbs/21_files.ipynb #6ae68d55
+# %% ../nbs/21_files.ipynb #92b5fcfb
 def _options(func, details, argv):
     "What the words of a command line say, by the names of the function's parameters."
     parser = _parser(func, details)
@@ -386,16 +387,17 @@ def _options(func, details, argv):
         options[name] = given
     return options
 
-# %% ../nbs/21_files.ipynb #a28f8517
-def _in_own_words(message, parameters, details):
+# %% ../nbs/21_files.ipynb #fa556e1d
+def _in_own_words(message, func, details):
     "A library's message in the language of a command: its options instead of parameters."
+    parameters = [name for name, about in signature(func).parameters.items() if about.default is not about.empty]
     def option(name): return (details.get(name, {}).get('option_strings') or ['--' + name.replace('_', '-')])[0]
     for name in parameters:
         words = details.get(name, {}).get('words', {})
         def spoken(found):
             value = found[1] or found[2]
             return f'{option(name)} {words.get(value, value)}'
-        message = re.sub(rf"\b{name}=(?:'([^']*)'|([\w./-]+))", spoken, message)
+        message = re.sub(rf"(?<![\w.-]){name}=(?:'([^']*)'|([\w./-]+))", spoken, message)
         message = re.sub(rf"(?<![\w-]){name}(?= must (?:be|have)\b)", option(name), message)
     return message
 
@@ -417,12 +419,11 @@ def command(func=None, # a function with documented parameters
         options = _options(func, details, sys.argv[1:])
         try: func(**options)
         except (ValueError, OSError) as e:
-            message = _in_own_words(_one_line(e), options, details)
-            raise SystemExit(f'{func.__name__}: {message}') from None
+            raise SystemExit(f'{func.__name__}: {_in_own_words(_one_line(e), func, details)}') from None
         except KeyboardInterrupt: raise SystemExit(f'{func.__name__}: interrupted') from None
     return main
 
-# %% ../nbs/21_files.ipynb #b50c7647
+# %% ../nbs/21_files.ipynb #0faf86e4
 class lazily:
     "`timm = lazily('timm')`: a module that is imported when something of it is asked for."
     def __init__(self, name: str): # of the module

@@ -353,8 +353,8 @@ def test_messages_name_options(capsys, monkeypatch):
              trained: str = ""): # by what
         "A tool."
         if num_masks == 2: return print(clip, out)
-        raise ValueError("num_masks must be at least 2, steps too; give pretrained='FILE', pretrained=False or trained=x.pth; my_out=3 and the out must stay")
-    wanted = "tool: --num-masks must be at least 2, steps too; give --pretrained FILE, --pretrained random or --from x.pth; my_out=3 and the out must stay"
+        raise ValueError("num_masks must be at least 2, steps too; give pretrained='FILE', pretrained=False or trained=x.pth; my_out=3, data.out=3, clip=3 and the out must stay")
+    wanted = "tool: --num-masks must be at least 2, steps too; give --pretrained FILE, --pretrained random or --from x.pth; my_out=3, data.out=3, clip=3 and the out must stay"
     assert call(tool, capsys, monkeypatch, "a", "--num-masks", 1)[1] == wanted
     for argv in (("a", "b"), ("a", "--out", "b"), ("--out=b", "a")): assert call(tool, capsys, monkeypatch, *argv) == ("a b\n", None)
     assert call(tool, capsys, monkeypatch, "a") == ("a there\n", None)
