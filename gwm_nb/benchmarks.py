@@ -34,7 +34,8 @@ from sklearn.cluster import SpectralClustering
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import Clip, command, find_clips, list_images, output_folder, read_frames, read_image, write_whole
+from .clips import read_frames
+from .files import Clip, command, find_clips, list_images, output_folder, read_image, write_whole
 from .show import overlay
 from .flow import estimate_flow
 from .motion import fit_motion, motion_fields

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import clip_rate, command, frame_size, output_folder, read_frames, read_mask, write_mask
+from .clips import clip_rate, frame_size, read_frames
+from .files import command, output_folder, read_mask, write_mask
 from .show import VideoWriter, masks_to_rgb, overlay
 from .flow import estimator_settings, flow_to_rgb
 from .scenes import MovingScenes
@@ -235,7 +236,7 @@ def _scene_video(path, network, held_out, frames=36):
     images = [scene.frame(t) for t in range(frames)]
     masks = predict_masks(network, images)
     cut = object_mask(masks, chosen)
-    with VideoWriter(path, fps=8) as video:
+    with VideoWriter(path, rate=8) as video:
         for t, image in enumerate(images):
             above = torch.cat([image, flow_to_rgb(scene.flow(t), 10.)], 2)
             below = torch.cat([masks_to_rgb(masks[t]), overlay(image, cut[t])], 2)
