@@ -7,7 +7,7 @@ __all__ = ['LARGEST', 'FOLDER_RATE', 'open_media', 'Frames', 'open_clip', 'read_
            'frame_size', 'clip_rate']
 
 # %% ../nbs/24_clips.ipynb #c1000003
-import heapq, os
+import heapq, io, os
 from array import array
 from collections import deque
 from contextlib import contextmanager
@@ -29,14 +29,24 @@ from torch import Tensor
 from .files import folder_bits, image_size, list_images, read_image, readable_name
 
 # %% ../nbs/24_clips.ipynb #c1000009
+class _Nameless(io.FileIO):
+    "An open file of which FFmpeg sees the ending only, which helps to tell what it is."
+    def __init__(self, path):
+        super().__init__(os.fsencode(path))
+        self.name = 'clip' + path.suffix.encode('ascii', 'ignore').decode()
+
+    def seek(self, offset, whence=0):
+        try: return super().seek(offset, whence)
+        except (OSError, OverflowError): return -1      # damage points anywhere
+
+# %% ../nbs/24_clips.ipynb #eb305196
 @contextmanager
 def open_media(path: str | Path # a video file, or any other that may hold sound and pictures
               ): # yields PyAV's container
     "An open media file. Raises `ValueError` if it is none; files that name other files are not followed."
     path = Path(path)
     if not path.is_file(): raise ValueError(f'{path}: neither a file nor a folder')
-    with open(os.fsencode(path), 'rb', buffering=0) as file:
-        file.name = 'clip' + path.suffix.encode('ascii', 'ignore').decode()    # the ending helps to tell what it is
+    with _Nameless(path) as file:
         try: container = av.open(file, metadata_errors='replace', options=dict(protocol_whitelist='none'))
         except FFmpegError:
             empty = ' (the file is empty)' if path.stat().st_size == 0 else ''
@@ -52,6 +62,7 @@ def _pictures(path, container):
     if not streams: raise ValueError(f'{path}: not a readable video (there are no moving pictures in it)')
     return sorted(streams, key=lambda s: s.index != best.index)
 
+# %% ../nbs/24_clips.ipynb #397173de
 @contextmanager
 def _video(path):
     "An open video file and its stream of pictures, or a `ValueError`."
@@ -71,12 +82,14 @@ class _Ledger:
         self.timed, self.waiting, self.steps = timed, [], deque(maxlen=100)
         self.count = self.failures = self.suspect = 0
         self.last, self.missing = None, []
+        self.packets = 0
         self.end = Fraction(0)      # seconds at which the last packet begins, be it of sound or pictures
 
     def reach(self, packet):
         if packet.pts is not None and packet.time_base: self.end = max(self.end, packet.pts * packet.time_base)
 
     def see(self, packet, after_hole):
+        "A packet goes in."
         if self.timed and packet.pts is not None: heapq.heappush(self.waiting, packet.pts)
         if packet.is_corrupt or after_hole: self.suspect = 32      # frames: as many may still be in the decoder
 
@@ -86,30 +99,35 @@ class _Ledger:
         self.missing += range(self.count, self.count + n)
         self.count += n
 
-    def _skipped(self, pts):
+# %% ../nbs/24_clips.ipynb #4c66cb25
+@patch
+def _skipped(self: _Ledger, pts):
         "How many frames before the one of this time did not come."
         n = 0
         while self.waiting and self.waiting[0] < pts: n += heapq.heappop(self.waiting) < pts
         if self.waiting and self.waiting[0] == pts: heapq.heappop(self.waiting)
         if not (self.failures or self.suspect): return 0
-        if n: self.failures = 0
+        self.failures = max(0, self.failures - n)
         if self.suspect and self.steps: n = max(n, round((pts - self.last) / median(self.steps)) - 1)
         return n
 
-    def number(self, pts):
-        "The number of a frame that came out."
-        if pts is None or not self.timed: n, self.failures = self.failures, 0
-        else: n = self._skipped(pts)
-        self.lose(n)
-        if self.last is not None and pts is not None and not n and pts > self.last: self.steps.append(pts - self.last)
-        self.last = pts if self.last is None else max(self.last, pts or 0)
-        self.suspect = max(0, self.suspect - 1)
-        self.count += 1
-        return self.count - 1
+# %% ../nbs/24_clips.ipynb #8fffdb05
+@patch
+def number(self: _Ledger, pts):
+    "The number of a frame that came out."
+    if pts is None or not self.timed: n, self.failures = self.failures, 0
+    else: n = self._skipped(pts)
+    self.lose(n)
+    if self.last is not None and pts is not None and not n and pts > self.last: self.steps.append(pts - self.last)
+    self.last = pts if self.last is None else max(self.last, pts or 0)
+    self.suspect = max(0, self.suspect - 1)
+    self.count += 1
+    return self.count - 1
 
-    def close(self):
-        "No more frames will come."
-        if self.failures: self.lose(len(self.waiting) if self.timed else self.failures)
+@patch
+def close(self: _Ledger):
+    "No more frames will come."
+    if self.failures: self.lose(len(self.waiting) if self.timed else self.failures)
 
 # %% ../nbs/24_clips.ipynb #c1000016
 def _packets(container, ledger):
@@ -125,6 +143,7 @@ def _packets(container, ledger):
             ledger.failures += 1
             if n == 0: return
 
+# %% ../nbs/24_clips.ipynb #91b299ea
 def _holes(packets, by_file):
     "(packet, whether bytes before it belong to none): a hole is as large as half a usual packet."
     end, usual = None, 0
@@ -144,6 +163,7 @@ def _decode(context, packet, ledger):
         ledger.failures += not isinstance(e, EOFError)
         return []
 
+# %% ../nbs/24_clips.ipynb #1e40c04e
 def _decoded(path, container, stream, ledger):
     "(number, frame) in the order in which they are shown; what can't be decoded is left out."
     by_file = 'mp4' not in container.format.name      # an index leads through the others, in any order
@@ -153,6 +173,7 @@ def _decoded(path, container, stream, ledger):
         ledger.reach(packet)
         if packet.stream_index != stream.index or not packet.size: continue
         if packet.has_sidedata('encryption_info'): raise ValueError(f'{path}: this video is encrypted')
+        ledger.packets += 1
         if not packet.is_discard: ledger.see(packet, hole)
         hole = False
         for frame in _decode(stream.codec_context, packet, ledger): yield ledger.number(frame.pts), frame
@@ -169,11 +190,13 @@ def _turn(frame):
     down, right = (b, c) if transposed else (d, a)
     return transposed, [axis for axis, sign in ((1, down), (2, right)) if sign < 0]
 
+# %% ../nbs/24_clips.ipynb #bc1ce6b6
 def _rgb(path, frame):
     "A frame as (3,h,w) uint8 RGB, upright."
     # RGB is RGB; but only if a target is named do all versions of PyAV follow the recipe of the source
     try: pixels = frame.to_ndarray(format='rgb24', src_color_range=frame.color_range, dst_colorspace='itu601')
-    except (FFmpegError, ValueError): raise ValueError(f'{path}: pixels of the kind {frame.format.name} can not be read') from None
+    except (FFmpegError, ValueError):
+        raise ValueError(f'{path}: pixels of the kind {frame.format.name} can not be read') from None
     image = rearrange(torch.from_numpy(pixels), 'h w c -> c h w')
     transposed, flips = _turn(frame)
     return (image.mT if transposed else image).flip(flips)
@@ -191,13 +214,14 @@ def _colour(context):
     if not (context.pix_fmt or '').startswith(('yuv', 'nv', 'p0', 'p2', 'p4')): return {}
     return {tag: int(getattr(context, tag)) for tag in ('colorspace', 'color_range', 'color_primaries', 'color_trc')}
 
+# %% ../nbs/24_clips.ipynb #32e76158
 def _aspect(stream, transposed):
     "Width of a pixel by its height, as it is shown."
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     if not 1 / 100 < aspect < 100: return Fraction(1)
     return 1 / aspect if transposed else aspect
 
-# %% ../nbs/24_clips.ipynb #5838f84a
+# %% ../nbs/24_clips.ipynb #a70ca976
 def _facts(path):
     "What a video says of itself, and how its first frame looks."
     with _video(path) as (container, stream):
@@ -214,7 +238,7 @@ def _facts(path):
             claim=stream.frames, seconds=Fraction(container.duration or 0, av.time_base),
             pictures=len(_pictures(path, container)))
 
-# %% ../nbs/24_clips.ipynb #6afdf79d
+# %% ../nbs/24_clips.ipynb #c3fbb0c8
 def _spans(numbers):
     "Numbers as people write them: [3, 4, 5, 9] is '3-5, 9'."
     spans = []
@@ -224,6 +248,7 @@ def _spans(numbers):
     words = [str(a) if a == b else f'{a}-{b}' for a, b in spans]
     return ', '.join(words[:5]) + (', ...' if len(words) > 5 else '')
 
+# %% ../nbs/24_clips.ipynb #8e8e3cc2
 def _check_size(path, name, size, first):
     "Compare the size (h,w) of a frame with `first`, the name and the size of the first one."
     if size == first[1]: return
@@ -247,11 +272,12 @@ class Frames:
     @cached_property
     def _facts(self):
         if not self.path.is_dir(): return _facts(self.path)
-        return dict(size=_folder_size(self.path), rate=FOLDER_RATE, tick=1 / FOLDER_RATE, origin=Fraction(0),
-                    aspect=Fraction(1), colour={})
+        return dict(rate=FOLDER_RATE, tick=1 / FOLDER_RATE, origin=Fraction(0), aspect=Fraction(1), colour={})
 
-    @property
-    def size(self) -> tuple[int, int]: return self._facts['size']      # (height, width), as shown
+    @cached_property
+    def size(self) -> tuple[int, int]: # (height, width), as shown
+        return _folder_size(self.path) if self.path.is_dir() else self._facts['size']
+
     @property
     def rate(self) -> float: return float(self._facts['rate'])         # frames a second, on average
     @property
@@ -268,7 +294,7 @@ class Frames:
         "(n,) seconds of each frame since the first."
         return (np.array(self.stamps) - self.stamps[0]) * float(self.tick) if self.stamps else np.zeros(0)
 
-# %% ../nbs/24_clips.ipynb #ececd330
+# %% ../nbs/24_clips.ipynb #1fec63db
 def _folder_size(folder):
     "(h,w) of the pictures of a folder, from their first bytes; the first that differs is named."
     files = list_images(folder)
@@ -276,6 +302,7 @@ def _folder_size(folder):
     for f in files[1:]: _check_size(folder, f.stem, image_size(f), first)
     return first[1]
 
+# %% ../nbs/24_clips.ipynb #aacc204b
 @patch
 def _files(self: Frames):
     "(name, file) for each picture of a folder."
@@ -290,7 +317,7 @@ def _folder(self: Frames):
     bits = folder_bits(list_images(self.path))
     for name, file in self._files(): yield name, read_image(file, bits)
 
-# %% ../nbs/24_clips.ipynb #e612ea83
+# %% ../nbs/24_clips.ipynb #3d04c878
 @patch
 def _note(self: Frames, number, pts):
     "Note a frame of a video. A time that runs backwards, or that nobody knows, is one step after the frame before."
@@ -301,6 +328,7 @@ def _note(self: Frames, number, pts):
     self.numbers.append(number)
     self.stamps.append(stamp or 0)
 
+# %% ../nbs/24_clips.ipynb #8108ae4c
 @patch
 def _numbered(self: Frames):
     "(number, PyAV's frame) for each frame of a video."
@@ -313,21 +341,25 @@ def _numbered(self: Frames):
             yield number, frame
     self._judge(ledger)
 
-# %% ../nbs/24_clips.ipynb #9c6b74eb
+# %% ../nbs/24_clips.ipynb #62517b3a
 @patch
 def _judge(self: Frames, ledger):
     "Put into words what was wrong with a video that has been gone through."
     facts, name, n = self._facts, readable_name(self.path), len(self.numbers)
     claim = facts['claim'] or round(facts['seconds'] * facts['rate'])
-    cut = n + len(self.missing) < .9 * claim and (facts['claim'] or ledger.end - facts['origin'] < Fraction(9, 10) * facts['seconds'])
+    absent = facts['seconds'] - (ledger.end - facts['origin'])
+    early = not facts['timed'] or absent > max(facts['seconds'] / 10, Fraction(3, 10))
+    cut = early and ledger.packets < .9 * claim
+    while cut and self.missing and self.missing[-1] > self.numbers[-1]: self.missing.pop()      # said with the cut
     if facts['pictures'] > 1:
-        self.warnings.append(f'{name}: {facts["pictures"]} videos in one file; the one of {self.size[1]}x{self.size[0]} is taken')
+        height, width = self.size
+        self.warnings.append(f'{name}: {facts["pictures"]} videos in one file; the one of {width}x{height} is taken')
     if self.missing:
-        self.warnings.append(f'{name}: {len(self.missing)} frames are damaged and missing ({_spans(self.missing)}); '
-                             'the others keep their numbers')
+        lost = f'{len(self.missing)} of {n + len(self.missing)} frames are missing ({_spans(self.missing)})'
+        self.warnings.append(f'{name}: damaged, {lost}; the others keep their numbers')
     if cut: self.warnings.append(f'{name}: only {n} of {claim} frames can be decoded, the file seems to be cut off')
 
-# %% ../nbs/24_clips.ipynb #b78db9e6
+# %% ../nbs/24_clips.ipynb #31cc0cd7
 @patch
 def __iter__(self: Frames) -> Iterator[tuple[str, Tensor]]:
     first = None
@@ -337,17 +369,19 @@ def __iter__(self: Frames) -> Iterator[tuple[str, Tensor]]:
         _check_size(self.path, name, size, first)
         yield name, image
 
+# %% ../nbs/24_clips.ipynb #21d005b6
 @patch
 def _video(self: Frames):
     for number, frame in self._numbered(): yield f'{number:05d}', _rgb(self.path, frame)
 
+# %% ../nbs/24_clips.ipynb #ebc9517a
 @patch
 def names(self: Frames) -> list[str]:
     "The names of all frames. A video is decoded for it, without its colours, and all that is noted is filled in."
     if self.path.is_dir(): return [name for name, _ in self._files()]
     return [f'{number:05d}' for number, _ in self._numbered()]
 
-# %% ../nbs/24_clips.ipynb #71c6f0a8
+# %% ../nbs/24_clips.ipynb #2031c249
 def open_clip(path: str | Path # a video file or a folder of frames
              ) -> Frames: # to be gone through; nothing is decoded yet
     "A clip. Raises `FileNotFoundError` if there is none; going through it raises `ValueError` for what can't be read."
@@ -355,12 +389,13 @@ def open_clip(path: str | Path # a video file or a folder of frames
         raise FileNotFoundError(f'{path}: no such clip (give a video file or a folder of frames)')
     return Frames(path)
 
+# %% ../nbs/24_clips.ipynb #d2254659
 def read_frames(path: str | Path # a video file or a folder of frames
                ) -> Iterator[tuple[str, Tensor]]: # (name, (3,h,w) uint8 RGB)
     "Frames in order. Raises `FileNotFoundError`, or `ValueError` for unreadable files and frames that differ in size."
     yield from open_clip(path)
 
-# %% ../nbs/24_clips.ipynb #e6574adb
+# %% ../nbs/24_clips.ipynb #3b3ce0ce
 def frame_names(path: str | Path # a video file or a folder of frames
                ) -> list[str]: # a video's are 00000, 00001, ..., without those that are missing
     "Names of the frames of a clip; what is wrong with a video is said in lines. Raises `ValueError` if there are none."
@@ -374,6 +409,7 @@ def count_frames(path: str | Path # a video file or a folder of frames
     "How many names `frame_names` finds."
     return len(frame_names(path))
 
+# %% ../nbs/24_clips.ipynb #9728d96a
 def frame_size(path: str | Path # a video file or a folder of frames
               ) -> tuple[int, int]: # (height, width)
     "Size of the frames of a clip. Raises `ValueError` that names the first frame of a folder that differs."

@@ -87,6 +87,7 @@ def _earlier_results(path):
     try: return [Path(name).name for name in json.loads((path/'result.json').read_text())['files']]
     except (OSError, ValueError, KeyError, TypeError): return []
 
+# %% ../nbs/21_files.ipynb #14674991
 def _move_in(hidden, path):
     "Files of `hidden` replace those of an earlier run in `path`, and no others."
     earlier = _earlier_results(path)
@@ -120,12 +121,13 @@ def output_folder(path: str | Path # the folder that results shall be in
         raise
 
 # %% ../nbs/21_files.ipynb #3ca3ede3
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.ppm', '.pgm', '.pbm', '.pnm', '.webp', '.tif', '.tiff'}
+IMAGE_SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .bmp .ppm .pgm .pbm .pnm .webp .tif .tiff'.split())
 
 def _is_image(file): return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.') and file.is_file()
 
 def _twice(names): return next(n for n in names if names.count(n) > 1)
 
+# %% ../nbs/21_files.ipynb #d0d411d5
 def _number_form(stems):
     "The form of numbers in these names, as a regular expression."
     before = {re.split(r'\d', s, maxsplit=1)[0] for s in stems}
@@ -134,6 +136,7 @@ def _number_form(stems):
     counted = len({len(p) for p in parts}) > 1 and any(len(p) > 1 and p[-1] == '0' for p in parts)     # 1.9, 1.10
     return ('-?' if signed else r'(?:(?<![^\W_])-)?') + r'\d+' + ('' if counted else r'(?:\.\d+)?')
 
+# %% ../nbs/21_files.ipynb #035c1da0
 def by_number(files: list[Path] # files or folders
              ) -> list[Path]: # in the order of the numbers in their names
     "Sort: 'frame10' after 'frame2', '-1' before '0', '0.25' before '0.5'; without numbers by letters."
@@ -149,6 +152,7 @@ def _what_else(folder):
     others = [f.name for f in folder.iterdir() if f.is_file() and not f.name.startswith('.')]
     return f' ({readable_name(min(others))} can not be read as a frame; save frames as .png or .jpg)' if others else ''
 
+# %% ../nbs/21_files.ipynb #e178624d
 def list_images(folder: str | Path # a folder of frames
                ) -> list[Path]: # its pictures in the order of the numbers in their names
     "Pictures directly in `folder`. Raises `FileNotFoundError`, or `ValueError` if there are none or two share a name."
@@ -164,33 +168,42 @@ def list_images(folder: str | Path # a folder of frames
 # %% ../nbs/21_files.ipynb #f13211c8
 LARGEST = 1 << 27      # pixels of a picture; what claims more is damage, or fills the memory
 
-def image_size(path: str | Path # a picture
-              ) -> tuple[int, int]: # (height, width), as it is shown
-    "Size of a picture, from its first bytes. Raises `ValueError` if it is none, or has more than 134 million pixels."
+def _header(path):
+    "(height, width) of a picture as it is shown, and the kind of its pixels, from its first bytes."
     with open(path, 'rb') as file:
         try:
             with Image.open(file) as image:
                 lies_on_its_side = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                size = image.size if lies_on_its_side else image.size[::-1]
+                size = image.size
+                if image.format == 'TIFF': size = image.tag_v2[256], image.tag_v2[257]      # Pillow turns these itself
+                if not lies_on_its_side: size = size[::-1]
+                no_scale = image.mode == 'F' or (image.mode == 'I' and image.format == 'TIFF')
         except Exception: raise ValueError(f'{path}: not a readable image') from None      # Pillow raises many kinds
     if size[0] * size[1] > LARGEST: raise ValueError(f'{path}: {size[1]}x{size[0]} pixels are too many')
-    return size
+    return size, no_scale
 
+# %% ../nbs/21_files.ipynb #47aa4208
+def image_size(path: str | Path # a picture
+              ) -> tuple[int, int]: # (height, width), as it is shown
+    "Size of a picture, from its first bytes. Raises `ValueError` if it is none, or has more than 134 million pixels."
+    return _header(path)[0]
+
+# %% ../nbs/21_files.ipynb #8262b373
 def _pixels(path):
     "(h,w,3) uint8 or uint16, BGR, as it is shown."
-    image_size(path)
+    no_scale = _header(path)[1]
+    if no_scale: raise ValueError(f'{path}: numbers of 32 bits, of which nobody knows the scale; save 8 or 16 bits')
     try: pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error: pixels = None
-    if pixels is None: raise ValueError(f'{path}: not a readable image')
-    if pixels.dtype in (np.uint8, np.uint16): return pixels
-    raise ValueError(f'{path}: its pixels are {pixels.dtype}, of which nobody knows the scale; save 8 or 16 bits')
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16): raise ValueError(f'{path}: not a readable image')
+    return pixels
 
-# %% ../nbs/21_files.ipynb #c731a7d7
+# %% ../nbs/21_files.ipynb #c5da3dfb
 def _bits(brightest): return next(b for b in (8, 10, 12, 14, 16) if brightest < 1 << b)
 
 def folder_bits(files: list[Path] # the pictures of a clip
                ) -> int: # 8, 10, 12, 14 or 16: how many bits their numbers use
-    "The common scale of pictures: the fewest bits that hold the brightest pixel. Only pictures of 16 bits are searched."
+    "The fewest bits that hold the brightest pixel of all; only pictures of 16 bits are searched."
     brightest = 0
     for file in files:
         pixels = _pixels(file)
@@ -199,6 +212,7 @@ def folder_bits(files: list[Path] # the pictures of a clip
         if _bits(brightest) == 16: break
     return _bits(brightest)
 
+# %% ../nbs/21_files.ipynb #50bd34dd
 def read_image(path: str | Path, # a picture
                bits: int | None = None # how many bits its numbers use, if they are of 16; None: look at this picture
               ) -> Tensor: # (3,h,w) uint8, RGB
@@ -209,7 +223,7 @@ def read_image(path: str | Path, # a picture
         pixels = (pixels * np.float32(255 / white)).round().astype(np.uint8)
     return rearrange(torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)), 'h w c -> c h w')
 
-# %% ../nbs/21_files.ipynb #740cf7a9
+# %% ../nbs/21_files.ipynb #f9682288
 def read_mask(path: str | Path # an annotation: a picture, 0 is background
              ) -> Tensor: # (h,w) int64 labels: 0 background, 1 object
     "Read an annotation as background and object. Raises `ValueError` if it can't be decoded."
@@ -243,6 +257,7 @@ def _sized(folder):
     sizes = [d for d in below if d.is_dir() and re.fullmatch(r'\d+p|Full-Resolution', d.name)]
     return min(sizes, key=lambda d: (d.name != '480p', d.name), default=folder)
 
+# %% ../nbs/21_files.ipynb #e40cf142
 def _data_set(root, prefix, depth):
     "Clips of a data set in the published layout."
     gaps = {d: d.name.removeprefix('Flows_gap') for d in root.glob('Flows_gap*')}

@@ -65,7 +65,7 @@ def overlay(image: Tensor, # (3,h,w) in [0,1]
     outline = torch.tensor(colour, device=image.device)[:, None, None]
     return torch.where(mask, image, torch.where(grown, outline, faded))
 
-# %% ../nbs/20_show.ipynb #cc4bb307
+# %% ../nbs/20_show.ipynb #0e244497
 SOUND_OF_MP4 = {'aac', 'mp3', 'ac3', 'eac3', 'opus', 'alac', 'flac'}      # what players expect there
 
 def _track(container):
@@ -81,6 +81,7 @@ def _copied(source, track, target):
         packet.stream = target
         yield seconds, [packet]
 
+# %% ../nbs/20_show.ipynb #bb356ce3
 def _encoded(source, track, target):
     "(seconds, packets) of sound, encoded anew."
     for packet in source.demux(track):
@@ -89,7 +90,7 @@ def _encoded(source, track, target):
         for frame in frames: yield Fraction(frame.time or 0), target.encode(frame)
     yield Fraction(10**9), target.encode()
 
-# %% ../nbs/20_show.ipynb #ce809aa2
+# %% ../nbs/20_show.ipynb #8b6d3d2d
 def _sound(file, path, parts):
     "Adds a stream of sound to an open .mp4; returns its (seconds, packets) from the clip at `path`, or nothing."
     try:
@@ -103,7 +104,7 @@ def _sound(file, path, parts):
         return _encoded(source, track, target)
     except (ValueError, FFmpegError): return iter(())
 
-# %% ../nbs/20_show.ipynb #84daaa9e
+# %% ../nbs/20_show.ipynb #5f5c2038
 RECIPES = {1, 4, 5, 6, 7, 9}      # matrices that swscale knows: BT.709, FCC, two names of BT.601, SMPTE 240M, BT.2020
 
 def _tags(colour):
@@ -112,20 +113,24 @@ def _tags(colour):
     if said.get('colorspace') not in RECIPES: said.pop('colorspace', None)
     return dict(colorspace=1, color_primaries=1, color_trc=1, color_range=1) | said
 
-# %% ../nbs/20_show.ipynb #5ccaac76
+# %% ../nbs/20_show.ipynb #1bc98ba0
 class VideoWriter:
     """Write frames (3,h,w) in [0,1] as an H.264 .mp4 that browsers play: whole, or not at all. Use as a context.
     With `like`, frame n that is added has the time of frame n of that clip."""
     def __init__(self,
         path: str | Path, # the .mp4 file
         rate: float = 24., # frames a second; of no matter with `like`
-        like: str | Path | Frames | None = None, # a clip whose times, pixel aspect, colour tags and sound are taken over
+        like: str | Path | Frames | None = None, # a clip whose times, pixel shape, tags and sound it has
         sound: bool = True # take over the sound
     ):
         self.path, self.stream, self.n = Path(path), None, 0
         self.like = like if like is None or isinstance(like, Frames) else open_clip(like)
         if like is not None and self.like is not like: self.like.names()      # nobody else finds its times
         self.rate = Fraction(self.like.rate if self.like else rate).limit_denominator(1001)
+        self.tick = self.like.tick if self.like else 1 / self.rate
+        if self.tick.denominator > 10**6: self.tick = Fraction(1, 90_000)
+        self.origin = self.like.origin if self.like else Fraction(0)
+        self.tags = _tags(self.like.colour if self.like else {})
         self.with_sound = sound and self.like is not None and not self.like.path.is_dir()
 
     def __enter__(self):
@@ -139,14 +144,11 @@ class VideoWriter:
         if self.stream is not None: self.parts.push(self._finish)
         return self.parts.__exit__(*exception)
 
-# %% ../nbs/20_show.ipynb #9b47b126
+# %% ../nbs/20_show.ipynb #c808d00d
 @patch
 def _begin(self: VideoWriter, height, width):
     "Open the streams, when the size is known."
     like = self.like
-    self.tick = like.tick if like and like.tick.denominator <= 10**6 else 1 / self.rate if like is None else Fraction(1, 90_000)
-    self.origin = like.origin if like else Fraction(0)
-    self.tags = _tags(like.colour if like else {})
     self.stream = self.file.add_stream('libx264', rate=self.rate, options=dict(crf='20', preset='veryfast'))
     self.stream.pix_fmt, self.stream.height, self.stream.width = 'yuv420p', height, width
     context = self.stream.codec_context
@@ -156,6 +158,7 @@ def _begin(self: VideoWriter, height, width):
     self.sound = _sound(self.file, like.path, self.parts) if self.with_sound else iter(())
     self.next_sound = next(self.sound, None)
 
+# %% ../nbs/20_show.ipynb #0c1ee11b
 @patch
 def _stamp(self: VideoWriter):
     "The time of the next frame, in ticks."
@@ -164,7 +167,7 @@ def _stamp(self: VideoWriter):
     if self.n < len(like.stamps): return round((like.stamps[self.n] * like.tick - self.origin) / self.tick)
     return self.last + max(1, round(1 / (self.rate * self.tick)))
 
-# %% ../nbs/20_show.ipynb #803ea9e7
+# %% ../nbs/20_show.ipynb #f73aacf4
 @patch
 def _mux_sound(self: VideoWriter, until=None):
     "Write the sound up to a time in seconds; None: all of it."
@@ -177,6 +180,7 @@ def _mux_sound(self: VideoWriter, until=None):
             self.next_sound = next(self.sound, None)
     except FFmpegError: self.next_sound = None      # damaged: the film goes on without
 
+# %% ../nbs/20_show.ipynb #2748a235
 @patch
 def _finish(self: VideoWriter, kind, error, trace):
     if error is not None: return
@@ -184,17 +188,23 @@ def _finish(self: VideoWriter, kind, error, trace):
     self._mux_sound()
 
 @patch
+def _picture(self: VideoWriter, frame):
+    "A frame (3,h,w) in the colours of the video."
+    pixels = rearrange((frame.clamp(0, 1) * 255).round().byte().cpu(), 'c h w -> h w c').contiguous().numpy()
+    recipe = Colorspace(5 if self.tags['colorspace'] == 6 else self.tags['colorspace'])
+    target = 'JPEG' if self.tags['color_range'] == 2 else 'MPEG'
+    picture = av.VideoFrame.from_ndarray(pixels, format='rgb24')
+    return picture.reformat(format='yuv420p', dst_colorspace=recipe, dst_color_range=target)
+
+# %% ../nbs/20_show.ipynb #c0adf7c3
+@patch
 def add(self: VideoWriter, frame: Tensor): # (3,h,w) in [0,1]
     "Append a frame; the first one decides the size. Raises `ValueError` if a later one has another."
     frame = F.pad(frame[None].float(), (0, frame.shape[2] % 2, 0, frame.shape[1] % 2), mode='replicate')[0]
     if self.stream is None: self._begin(*frame.shape[1:])
     size, wanted = tuple(frame.shape[1:]), (self.stream.height, self.stream.width)
     if size != wanted: raise ValueError(f'{self.path}: a frame of {size} after others of {wanted}')
-    pixels = rearrange((frame.clamp(0, 1) * 255).round().byte().cpu(), 'c h w -> h w c').contiguous().numpy()
-    picture = av.VideoFrame.from_ndarray(pixels, format='rgb24')
-    recipe = Colorspace(5 if self.tags['colorspace'] == 6 else self.tags['colorspace'])
-    target = 'JPEG' if self.tags['color_range'] == 2 else 'MPEG'
-    picture = picture.reformat(format='yuv420p', dst_colorspace=recipe, dst_color_range=target)
+    picture = self._picture(frame)
     stamp = self._stamp()
     self.last = stamp if self.n == 0 else max(stamp, self.last + 1)
     picture.pts, picture.time_base = self.last, self.tick
