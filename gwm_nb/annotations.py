@@ -6,7 +6,7 @@
 __all__ = ['LOSSY', 'FULL', 'SCALES', 'VOID_COLOURS', 'Stored', 'read_stored', 'Seen', 'Meaning', 'meaning_of', 'Annotations',
            'read_annotation']
 
-# %% ../nbs/25_annotations.ipynb #262d7cb4
+# %% ../nbs/25_annotations.ipynb #33df9ec1
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -21,12 +21,13 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 
-from .files import list_images, read_frames, write_whole
+from .clips import read_frames
+from .files import list_images, write_whole
 
-# %% ../nbs/25_annotations.ipynb #fa09cefc
+# %% ../nbs/25_annotations.ipynb #53e38dbe
 LOSSY = {'.jpg', '.jpeg', '.jfif', '.webp', '.avif'}
 
-# %% ../nbs/25_annotations.ipynb #8fd9ab07
+# %% ../nbs/25_annotations.ipynb #2fc41228
 def _pixels(path):
     "The numbers in a picture (h,w) or (h,w,C), RGB or RGBA; whether they are indices of a palette."
     try:
@@ -42,7 +43,7 @@ def _pixels(path):
     if pixels is None: raise ValueError(f'{path}: not a readable image')
     return pixels[..., [2, 1, 0, 3][:pixels.shape[2]]] if pixels.ndim == 3 else pixels, False
 
-# %% ../nbs/25_annotations.ipynb #5d9949bb
+# %% ../nbs/25_annotations.ipynb #ffce5414
 def _whole_numbers(pixels, path):
     "Pixels as whole numbers; fractions are shades from 0 to 1 (or 255) and become 0 to 255. Whether they are shades."
     if pixels.dtype.kind != 'f': return pixels, False
@@ -52,7 +53,7 @@ def _whole_numbers(pixels, path):
     if (pixels == rounded).all() and pixels.max() < 2**31: return rounded.astype(np.int64), False
     return np.rint(pixels * (255 if pixels.max() <= 1 else 1)).clip(0, 255).astype(np.uint8), True
 
-# %% ../nbs/25_annotations.ipynb #d5d408f1
+# %% ../nbs/25_annotations.ipynb #495547c3
 @dataclass
 class Stored:
     "A picture as it is stored: numbers (h,w), or (h,w,3) where they are colours; beside them alpha (h,w), if any."
@@ -60,7 +61,7 @@ class Stored:
     values: np.ndarray # (h,w) or (h,w,3) whole numbers
     alpha: np.ndarray | None = None # (h,w)
 
-# %% ../nbs/25_annotations.ipynb #efe8bcbd
+# %% ../nbs/25_annotations.ipynb #d76eb8f8
 def read_stored(path: str | Path # an annotation
                ) -> Stored:
     "What is in a picture, unconverted. Raises `ValueError` if it can't be decoded."
@@ -75,24 +76,24 @@ def read_stored(path: str | Path # an annotation
     is_grey = np.ptp(colours.astype(np.int64), axis=2).max() <= tolerance
     return Stored(storage, colours.max(2) if is_grey else colours, alpha)
 
-# %% ../nbs/25_annotations.ipynb #cc907782
+# %% ../nbs/25_annotations.ipynb #c305dd92
 def _coded(values):
     "Colours (h,w,3) as one number a pixel; anything else stays."
     if values.ndim == 2: return values
     r, g, b = np.moveaxis(values.astype(np.int64), 2, 0)
     return (r << 32) | (g << 16) | b
 
-# %% ../nbs/25_annotations.ipynb #e9d1b1ef
+# %% ../nbs/25_annotations.ipynb #b2990e66
 def _brightness(values): return values.max(2) if values.ndim == 3 else values
 
-# %% ../nbs/25_annotations.ipynb #a35624b4
+# %% ../nbs/25_annotations.ipynb #660759db
 def _count(values):
     "Counter of values."
     if values.dtype == np.uint8: return Counter({v: n for v, n in enumerate(np.bincount(values.ravel()).tolist()) if n})
     found, n = np.unique(values, return_counts=True)
     return Counter(dict(zip(found.tolist(), n.tolist())))
 
-# %% ../nbs/25_annotations.ipynb #a968a215
+# %% ../nbs/25_annotations.ipynb #420b8eb7
 @dataclass
 class Seen:
     "What the values of many pictures are, all together."
@@ -114,7 +115,7 @@ class Seen:
         "Values other than 0 that fill areas."
         return sorted(v for v, n in self.pixels.items() if v and self.flat[v] > .25 * n)
 
-# %% ../nbs/25_annotations.ipynb #9f97a239
+# %% ../nbs/25_annotations.ipynb #1a6d8d1d
 @dataclass
 class Meaning:
     "What the values of a folder's annotations mean."
@@ -134,12 +135,12 @@ class Meaning:
         place = np.searchsorted(known[order], code).clip(max=len(known) - 1)
         return np.where(known[order][place] == code, as_label[order][place], 0).astype(np.uint8)
 
-# %% ../nbs/25_annotations.ipynb #ef57af80
+# %% ../nbs/25_annotations.ipynb #0b1c3c2a
 FULL = (255, 65535) # full scale of 8 and 16 bits
 SCALES = (255, 1023, 4095, 16383, 65535) # of 8 to 16 bits
 VOID_COLOURS = ((255 << 32) | (255 << 16) | 255, (224 << 32) | (224 << 16) | 192) # white; void in PASCAL VOC's palette
 
-# %% ../nbs/25_annotations.ipynb #296d318f
+# %% ../nbs/25_annotations.ipynb #ecc06c5b
 def _ids(values, void, about):
     "Values as ids; `void` is one of them that is left out if there are others."
     objects = [v for v in values if v and v not in void] or [v for v in values if v]
@@ -149,7 +150,7 @@ def _ids(values, void, about):
     else: ids = {v: v if keep else min(i, 254) for i, v in enumerate(objects, 1)}
     return Meaning(about + (', 255 or white left out' if left_out else ''), ids, left_out)
 
-# %% ../nbs/25_annotations.ipynb #99dc5197
+# %% ../nbs/25_annotations.ipynb #da37dca9
 def _is_shaded(seen):
     "Whether values are shades between black and a bright one that fills areas, and not ids."
     full = max(seen.pixels)
@@ -160,7 +161,7 @@ def _is_shaded(seen):
     between = sum(seen.pixels[v] for v in values if v not in areas)
     return full > 200 and full in seen.areas() and between > sum(seen.pixels[v] for v in areas)
 
-# %% ../nbs/25_annotations.ipynb #dd8c272b
+# %% ../nbs/25_annotations.ipynb #39a3ca0d
 def _shades(seen, full):
     "Shades, cut at half of `full`. Raises `ValueError` where that tells nothing."
     peak, total = max(seen.bright), seen.bright.total()
@@ -171,7 +172,7 @@ def _shades(seen, full):
     if unsure > .4 * total: raise ValueError('these pictures look like photographs, not like annotations')
     return Meaning(f'shades, from {full / 2:g} on', level=full / 2)
 
-# %% ../nbs/25_annotations.ipynb #cb29f7ad
+# %% ../nbs/25_annotations.ipynb #73997e73
 def _colours(seen):
     "Colours as labels, black as background. Raises `ValueError` where they tell nothing."
     main = sum(n for _, n in seen.pixels.most_common(32))
@@ -183,7 +184,7 @@ def _colours(seen):
         return Meaning('colours with soft outlines', level=max(seen.bright) / 2)
     return _ids(sorted(seen.pixels), VOID_COLOURS, 'colours')
 
-# %% ../nbs/25_annotations.ipynb #99f93074
+# %% ../nbs/25_annotations.ipynb #eb477c1c
 def meaning_of(storage: str, # 'palette', 'plain' or 'soft'
                seen: Seen # all pictures of a folder that are stored so
               ) -> Meaning:
@@ -197,7 +198,7 @@ def meaning_of(storage: str, # 'palette', 'plain' or 'soft'
     one = 1 == len([v for v in values if v])
     return _ids(values, void, 'object where not 0' if one else 'numbers')
 
-# %% ../nbs/25_annotations.ipynb #f23d40ba
+# %% ../nbs/25_annotations.ipynb #81c37270
 def _by_alpha(pictures):
     "Whether the labels of pictures with alpha are in it. `pictures` are called for each look. Raises `ValueError`."
     alpha, colour = Seen(), Seen()
@@ -214,7 +215,7 @@ def _by_alpha(pictures):
     raise ValueError('both the colours and the transparency of these pictures look like labels, and they differ; '
                      'write the right one as 0 and 255')
 
-# %% ../nbs/25_annotations.ipynb #3ec6a250
+# %% ../nbs/25_annotations.ipynb #0d525c12
 class Annotations:
     "Pictures of labels, understood all together; `.files` {name: picture} in order."
     def __init__(self,
@@ -239,7 +240,7 @@ class Annotations:
 
     def _where(self): return self.source if isinstance(self.source, (str, Path)) else next(iter(self.files.values()))
 
-# %% ../nbs/25_annotations.ipynb #054f50e1
+# %% ../nbs/25_annotations.ipynb #a82fa41c
 @patch
 def _stored(self: Annotations, file):
     "A picture as it is stored; frames of a film are soft. In which group of the folder it belongs."
@@ -247,7 +248,7 @@ def _stored(self: Annotations, file):
     if self.is_film: stored.storage = 'soft'
     return stored, (stored.storage, stored.alpha is not None)
 
-# %% ../nbs/25_annotations.ipynb #34e057ab
+# %% ../nbs/25_annotations.ipynb #16d96982
 @patch(as_prop=True)
 def meanings(self: Annotations) -> dict: # {(storage, has alpha): (Meaning, whether alpha is meant)}
     "What the pictures mean. All are read once. Raises `ValueError` that names the folder where they don't tell."
@@ -258,7 +259,7 @@ def meanings(self: Annotations) -> dict: # {(storage, has alpha): (Meaning, whet
             raise ValueError(f'{self._where()}: {e}') from None
     return self._meanings
 
-# %% ../nbs/25_annotations.ipynb #540dc5d7
+# %% ../nbs/25_annotations.ipynb #fe4ec637
 @patch
 def _understand(self: Annotations):
     "{group: (Meaning, whether its alpha is meant)}"
@@ -274,13 +275,13 @@ def _understand(self: Annotations):
         found[storage, has_alpha] = meaning, alpha
     return found
 
-# %% ../nbs/25_annotations.ipynb #25c982b9
+# %% ../nbs/25_annotations.ipynb #bec0f600
 @patch(as_prop=True)
 def about(self: Annotations) -> str:
     "How the annotations are read, in words."
     return '; '.join(dict.fromkeys(meaning.about for meaning, _ in self.meanings.values()))
 
-# %% ../nbs/25_annotations.ipynb #8cdabbb2
+# %% ../nbs/25_annotations.ipynb #1c504042
 @patch
 def labels(self: Annotations,
            name: str # of an annotation, a key of `.files`
@@ -290,7 +291,7 @@ def labels(self: Annotations,
     meaning, alpha = self.meanings[group]
     return meaning.labels(stored.alpha if alpha else stored.values)
 
-# %% ../nbs/25_annotations.ipynb #2b494138
+# %% ../nbs/25_annotations.ipynb #bf1eea8a
 @patch
 def mask(self: Annotations,
          name: str # of an annotation, a key of `.files`
@@ -299,14 +300,14 @@ def mask(self: Annotations,
     labels = torch.from_numpy(self.labels(name))
     return (labels > 0) & (labels < 255), labels == 255
 
-# %% ../nbs/25_annotations.ipynb #43a05c50
+# %% ../nbs/25_annotations.ipynb #f9507e55
 def read_annotation(path: str | Path # a picture of labels
                    ) -> np.ndarray: # (h,w) uint8: 0 background, 1, 2, ... objects, 255 void
     "The labels of a single picture. In a folder, `Annotations` understands more. Raises `ValueError` as it does."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such annotation')
     return Annotations([Path(path)]).labels(Path(path).stem)
 
-# %% ../nbs/25_annotations.ipynb #f9dba1c2
+# %% ../nbs/25_annotations.ipynb #c1011ae3
 @patch
 def check_size(self: Annotations,
                names: Iterable[str], # of annotations, keys of `.files`

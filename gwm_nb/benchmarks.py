@@ -31,7 +31,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import Clip, command, find_clips, lazily, list_images, output_folder, read_frames, write_whole
+from .clips import read_frames
+from .files import Clip, command, find_clips, lazily, list_images, output_folder, write_whole
 from .annotations import Annotations, read_annotation
 from .show import overlay
 from .flow import estimate_flow

@@ -25,8 +25,8 @@ from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import (Clip, cache_folder, count_frames, find_clips, frame_size, lazily, list_images, locked,
-                          read_frames, readable_size)
+from .clips import frame_names, frame_size, read_frames
+from .files import Clip, cache_folder, find_clips, lazily, list_images, locked, readable_size
 from .flow import estimate_flow, estimator_settings, get_estimator, limit_size, read_flow, resize_flow
 
 # %% ../nbs/22_store.ipynb #lazy2201
@@ -110,8 +110,7 @@ def _flow_files(clip, gap, frames):
 # %% ../nbs/22_store.ipynb #60e58a98
 def _survey(clip, gaps, by_files):
     "What is to be known of a clip: its name, the names of its frames, its content's key."
-    if clip.path.is_dir(): names = [f.stem for f in list_images(clip.path)]
-    else: names = [f'{t:05d}' for t in range(count_frames(clip.path))]
+    names = frame_names(clip.path)
     widest = max(gaps, key=abs)
     if len(names) <= abs(widest):
         need = f'flow with gap {widest} needs at least {abs(widest) + 1}'
