@@ -6,7 +6,7 @@
 __all__ = ['LOSSY', 'FULL', 'SCALES', 'VOID_COLOURS', 'Stored', 'read_stored', 'Seen', 'Meaning', 'meaning_of', 'Annotations',
            'read_annotation']
 
-# %% ../nbs/25_annotations.ipynb #33df9ec1
+# %% ../nbs/25_annotations.ipynb #a62cc7b6
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -22,14 +22,21 @@ from PIL import Image
 from torch import Tensor
 
 from .clips import read_frames
-from .files import list_images, write_whole
+from .files import image_size, list_images, write_whole
 
-# %% ../nbs/25_annotations.ipynb #53e38dbe
+# %% ../nbs/25_annotations.ipynb #b2fbfa80
 LOSSY = {'.jpg', '.jpeg', '.jfif', '.webp', '.avif'}
 
-# %% ../nbs/25_annotations.ipynb #2fc41228
+# %% ../nbs/25_annotations.ipynb #70993a04
+def _check_claim(path):
+    "A `ValueError` for a picture that claims more pixels than its bytes can hold, or than fit into memory."
+    height, width = image_size(path)
+    if path.suffix.lower() == '.png' and height * width / 8 > 1100 * path.stat().st_size:      # deflate's limit
+        raise ValueError(f'{path}: not a readable image, it claims {width}x{height} pixels')
+
 def _pixels(path):
     "The numbers in a picture (h,w) or (h,w,C), RGB or RGBA; whether they are indices of a palette."
+    _check_claim(path)
     try:
         with Image.open(path) as picture:
             if picture.mode == '1': return np.array(picture.convert('L')), False
@@ -43,7 +50,7 @@ def _pixels(path):
     if pixels is None: raise ValueError(f'{path}: not a readable image')
     return pixels[..., [2, 1, 0, 3][:pixels.shape[2]]] if pixels.ndim == 3 else pixels, False
 
-# %% ../nbs/25_annotations.ipynb #ffce5414
+# %% ../nbs/25_annotations.ipynb #e7740a27
 def _whole_numbers(pixels, path):
     "Pixels as whole numbers; fractions are shades from 0 to 1 (or 255) and become 0 to 255. Whether they are shades."
     if pixels.dtype.kind != 'f': return pixels, False
@@ -53,7 +60,7 @@ def _whole_numbers(pixels, path):
     if (pixels == rounded).all() and pixels.max() < 2**31: return rounded.astype(np.int64), False
     return np.rint(pixels * (255 if pixels.max() <= 1 else 1)).clip(0, 255).astype(np.uint8), True
 
-# %% ../nbs/25_annotations.ipynb #495547c3
+# %% ../nbs/25_annotations.ipynb #071341ed
 @dataclass
 class Stored:
     "A picture as it is stored: numbers (h,w), or (h,w,3) where they are colours; beside them alpha (h,w), if any."
@@ -61,7 +68,7 @@ class Stored:
     values: np.ndarray # (h,w) or (h,w,3) whole numbers
     alpha: np.ndarray | None = None # (h,w)
 
-# %% ../nbs/25_annotations.ipynb #d76eb8f8
+# %% ../nbs/25_annotations.ipynb #40ac22fc
 def read_stored(path: str | Path # an annotation
                ) -> Stored:
     "What is in a picture, unconverted. Raises `ValueError` if it can't be decoded."
@@ -76,24 +83,24 @@ def read_stored(path: str | Path # an annotation
     is_grey = np.ptp(colours.astype(np.int64), axis=2).max() <= tolerance
     return Stored(storage, colours.max(2) if is_grey else colours, alpha)
 
-# %% ../nbs/25_annotations.ipynb #c305dd92
+# %% ../nbs/25_annotations.ipynb #b50fd80c
 def _coded(values):
     "Colours (h,w,3) as one number a pixel; anything else stays."
     if values.ndim == 2: return values
     r, g, b = np.moveaxis(values.astype(np.int64), 2, 0)
     return (r << 32) | (g << 16) | b
 
-# %% ../nbs/25_annotations.ipynb #b2990e66
+# %% ../nbs/25_annotations.ipynb #de69facc
 def _brightness(values): return values.max(2) if values.ndim == 3 else values
 
-# %% ../nbs/25_annotations.ipynb #660759db
+# %% ../nbs/25_annotations.ipynb #785fca8d
 def _count(values):
     "Counter of values."
     if values.dtype == np.uint8: return Counter({v: n for v, n in enumerate(np.bincount(values.ravel()).tolist()) if n})
     found, n = np.unique(values, return_counts=True)
     return Counter(dict(zip(found.tolist(), n.tolist())))
 
-# %% ../nbs/25_annotations.ipynb #420b8eb7
+# %% ../nbs/25_annotations.ipynb #048045ed
 @dataclass
 class Seen:
     "What the values of many pictures are, all together."
@@ -115,7 +122,7 @@ class Seen:
         "Values other than 0 that fill areas."
         return sorted(v for v, n in self.pixels.items() if v and self.flat[v] > .25 * n)
 
-# %% ../nbs/25_annotations.ipynb #1a6d8d1d
+# %% ../nbs/25_annotations.ipynb #a4a922b8
 @dataclass
 class Meaning:
     "What the values of a folder's annotations mean."
@@ -135,12 +142,12 @@ class Meaning:
         place = np.searchsorted(known[order], code).clip(max=len(known) - 1)
         return np.where(known[order][place] == code, as_label[order][place], 0).astype(np.uint8)
 
-# %% ../nbs/25_annotations.ipynb #0b1c3c2a
+# %% ../nbs/25_annotations.ipynb #d01a93ec
 FULL = (255, 65535) # full scale of 8 and 16 bits
 SCALES = (255, 1023, 4095, 16383, 65535) # of 8 to 16 bits
 VOID_COLOURS = ((255 << 32) | (255 << 16) | 255, (224 << 32) | (224 << 16) | 192) # white; void in PASCAL VOC's palette
 
-# %% ../nbs/25_annotations.ipynb #ecc06c5b
+# %% ../nbs/25_annotations.ipynb #549378e8
 def _ids(values, void, about):
     "Values as ids; `void` is one of them that is left out if there are others."
     objects = [v for v in values if v and v not in void] or [v for v in values if v]
@@ -150,7 +157,7 @@ def _ids(values, void, about):
     else: ids = {v: v if keep else min(i, 254) for i, v in enumerate(objects, 1)}
     return Meaning(about + (', 255 or white left out' if left_out else ''), ids, left_out)
 
-# %% ../nbs/25_annotations.ipynb #da37dca9
+# %% ../nbs/25_annotations.ipynb #b478ff09
 def _is_shaded(seen):
     "Whether values are shades between black and a bright one that fills areas, and not ids."
     full = max(seen.pixels)
@@ -161,7 +168,7 @@ def _is_shaded(seen):
     between = sum(seen.pixels[v] for v in values if v not in areas)
     return full > 200 and full in seen.areas() and between > sum(seen.pixels[v] for v in areas)
 
-# %% ../nbs/25_annotations.ipynb #39a3ca0d
+# %% ../nbs/25_annotations.ipynb #5e63828b
 def _shades(seen, full):
     "Shades, cut at half of `full`. Raises `ValueError` where that tells nothing."
     peak, total = max(seen.bright), seen.bright.total()
@@ -172,7 +179,7 @@ def _shades(seen, full):
     if unsure > .4 * total: raise ValueError('these pictures look like photographs, not like annotations')
     return Meaning(f'shades, from {full / 2:g} on', level=full / 2)
 
-# %% ../nbs/25_annotations.ipynb #73997e73
+# %% ../nbs/25_annotations.ipynb #6808f5ce
 def _colours(seen):
     "Colours as labels, black as background. Raises `ValueError` where they tell nothing."
     main = sum(n for _, n in seen.pixels.most_common(32))
@@ -184,7 +191,7 @@ def _colours(seen):
         return Meaning('colours with soft outlines', level=max(seen.bright) / 2)
     return _ids(sorted(seen.pixels), VOID_COLOURS, 'colours')
 
-# %% ../nbs/25_annotations.ipynb #eb477c1c
+# %% ../nbs/25_annotations.ipynb #cc559f72
 def meaning_of(storage: str, # 'palette', 'plain' or 'soft'
                seen: Seen # all pictures of a folder that are stored so
               ) -> Meaning:
@@ -198,7 +205,7 @@ def meaning_of(storage: str, # 'palette', 'plain' or 'soft'
     one = 1 == len([v for v in values if v])
     return _ids(values, void, 'object where not 0' if one else 'numbers')
 
-# %% ../nbs/25_annotations.ipynb #81c37270
+# %% ../nbs/25_annotations.ipynb #4c3471f1
 def _by_alpha(pictures):
     "Whether the labels of pictures with alpha are in it. `pictures` are called for each look. Raises `ValueError`."
     alpha, colour = Seen(), Seen()
@@ -215,7 +222,7 @@ def _by_alpha(pictures):
     raise ValueError('both the colours and the transparency of these pictures look like labels, and they differ; '
                      'write the right one as 0 and 255')
 
-# %% ../nbs/25_annotations.ipynb #0d525c12
+# %% ../nbs/25_annotations.ipynb #9464a346
 class Annotations:
     "Pictures of labels, understood all together; `.files` {name: picture} in order."
     def __init__(self,
@@ -240,7 +247,7 @@ class Annotations:
 
     def _where(self): return self.source if isinstance(self.source, (str, Path)) else next(iter(self.files.values()))
 
-# %% ../nbs/25_annotations.ipynb #a82fa41c
+# %% ../nbs/25_annotations.ipynb #9444dcd5
 @patch
 def _stored(self: Annotations, file):
     "A picture as it is stored; frames of a film are soft. In which group of the folder it belongs."
@@ -248,7 +255,7 @@ def _stored(self: Annotations, file):
     if self.is_film: stored.storage = 'soft'
     return stored, (stored.storage, stored.alpha is not None)
 
-# %% ../nbs/25_annotations.ipynb #16d96982
+# %% ../nbs/25_annotations.ipynb #ed3dc93a
 @patch(as_prop=True)
 def meanings(self: Annotations) -> dict: # {(storage, has alpha): (Meaning, whether alpha is meant)}
     "What the pictures mean. All are read once. Raises `ValueError` that names the folder where they don't tell."
@@ -259,7 +266,7 @@ def meanings(self: Annotations) -> dict: # {(storage, has alpha): (Meaning, whet
             raise ValueError(f'{self._where()}: {e}') from None
     return self._meanings
 
-# %% ../nbs/25_annotations.ipynb #fe4ec637
+# %% ../nbs/25_annotations.ipynb #b021f5ad
 @patch
 def _understand(self: Annotations):
     "{group: (Meaning, whether its alpha is meant)}"
@@ -275,13 +282,13 @@ def _understand(self: Annotations):
         found[storage, has_alpha] = meaning, alpha
     return found
 
-# %% ../nbs/25_annotations.ipynb #bec0f600
+# %% ../nbs/25_annotations.ipynb #a2fe19c6
 @patch(as_prop=True)
 def about(self: Annotations) -> str:
     "How the annotations are read, in words."
     return '; '.join(dict.fromkeys(meaning.about for meaning, _ in self.meanings.values()))
 
-# %% ../nbs/25_annotations.ipynb #1c504042
+# %% ../nbs/25_annotations.ipynb #3653f2a1
 @patch
 def labels(self: Annotations,
            name: str # of an annotation, a key of `.files`
@@ -291,7 +298,7 @@ def labels(self: Annotations,
     meaning, alpha = self.meanings[group]
     return meaning.labels(stored.alpha if alpha else stored.values)
 
-# %% ../nbs/25_annotations.ipynb #bf1eea8a
+# %% ../nbs/25_annotations.ipynb #79924bc1
 @patch
 def mask(self: Annotations,
          name: str # of an annotation, a key of `.files`
@@ -300,14 +307,14 @@ def mask(self: Annotations,
     labels = torch.from_numpy(self.labels(name))
     return (labels > 0) & (labels < 255), labels == 255
 
-# %% ../nbs/25_annotations.ipynb #f9507e55
+# %% ../nbs/25_annotations.ipynb #7580aa18
 def read_annotation(path: str | Path # a picture of labels
                    ) -> np.ndarray: # (h,w) uint8: 0 background, 1, 2, ... objects, 255 void
     "The labels of a single picture. In a folder, `Annotations` understands more. Raises `ValueError` as it does."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such annotation')
     return Annotations([Path(path)]).labels(Path(path).stem)
 
-# %% ../nbs/25_annotations.ipynb #c1011ae3
+# %% ../nbs/25_annotations.ipynb #a399a27b
 @patch
 def check_size(self: Annotations,
                names: Iterable[str], # of annotations, keys of `.files`
@@ -316,10 +323,7 @@ def check_size(self: Annotations,
     "Raises `ValueError` that names the first annotation of another size than the frames."
     for name in names:
         file = self.files[name]
-        try:
-            with Image.open(file) as picture: width, height = picture.size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            height, width = read_stored(file).values.shape[:2]
+        height, width = image_size(file)
         if (height, width) == tuple(size): continue
         where = f'{self.source}: annotation {name}' if self.is_film else file
         raise ValueError(f'{where} is {width}x{height}, its frame {size[1]}x{size[0]}')

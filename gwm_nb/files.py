@@ -375,7 +375,7 @@ def _in_own_words(message, func, details):
         message = re.sub(rf"(?<![\w-]){name}(?= must (?:be|have)\b)", option(name), message)
     return message
 
-# %% ../nbs/21_files.ipynb #68ab195d
+# %% ../nbs/21_files.ipynb #9260daba
 def _one_line(e):
     "An error in one line; those of the operating system begin with the file."
     if isinstance(e, OSError) and e.strerror: return f'{e.filename}: {e.strerror}' if e.filename else e.strerror

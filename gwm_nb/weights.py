@@ -7,7 +7,6 @@ __all__ = ['timm', 'fetched', 'read_weights', 'named_weights', 'aliases', 'adopt
 
 # %% ../nbs/23_weights.ipynb #26bc613a
 import logging
-import pickle
 import socket
 import sys
 import urllib.error
@@ -94,7 +93,7 @@ def _why(path):
     with open(path, 'rb') as f: begins = f.read(2)
     if zipfile.is_zipfile(path):
         try: runs = get_unsafe_globals_in_checkpoint(path)
-        except (RuntimeError, ValueError, pickle.UnpicklingError): runs = []
+        except Exception: runs = []             # a damaged file fails in many ways
         if runs: return f'it would run {", ".join(sorted(runs))}, which no weights need; do not trust this file'
     elif begins in (b'', b'PK'): return 'it is cut short or damaged; fetch it again'
     return 'it is no file of torch.save, or holds more than tensors, numbers and random states; do not trust it'
