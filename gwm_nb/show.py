@@ -126,8 +126,9 @@ class VideoWriter:
         sound: bool = True # take over the sound
     ):
         self.path, self.stream, self.n = Path(path), None, 0
-        self.like = like if like is None or isinstance(like, Frames) else open_clip(like)
-        if like is not None and self.like is not like: self.like.names()      # nobody else finds its times
+        named = isinstance(like, (str, Path))
+        self.like = open_clip(like) if named else like
+        if named: self.like.names()      # nobody else goes through it and finds its times
         self.rate = Fraction(self.like.rate if self.like else rate).limit_denominator(1001)
         self.tick = self.like.tick if self.like else 1 / self.rate
         if self.tick.denominator > 10**6: self.tick = Fraction(1, 90_000)
