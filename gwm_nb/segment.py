@@ -149,15 +149,16 @@ def notes(self: Watch) -> list[str]:
     if self.brightest < 16 / 255: return ['all frames are black: there is nothing to be seen']
     if not len(largest): return []
     if largest.max() < 3 / 255: return ['nothing moves in this clip: the masks will mean nothing']
-    found, usual = [], mean.median()
-    cuts = ((likeness < .5) & (mean > .06) & (mean > 4 * usual)).nonzero()[:, 0].tolist()
+    found, moves = [], largest > 1 / 255
+    unlike = (likeness < .3) & (likeness < likeness[moves].median() - .3)
+    cuts = (unlike & (mean > 2.5 * mean[moves].median())).nonzero()[:, 0].tolist()
     if cuts: found.append(f'there seems to be a cut before frame {", ".join(self.names[c + 1] for c in cuts[:3])}; '
                           'segment the parts one by one')
-    repeated = int((largest < 1 / 255).sum())
+    repeated = int((~moves).sum())
     if repeated >= .1 * len(largest):
         found.append(f'{repeated} of {len(self.names)} frames repeat the one before: nothing moves there')
     light = torch.tensor(self.light)
-    if not cuts and light.max() - light.min() > .2 and likeness.min() > .8:
+    if light.diff().abs().max() < .15 and light.max() - light.min() > .25:
         found.append(f'the light changes from {light[0]:.0%} to {light[-1]:.0%}, by {light.max() - light.min():.0%}: '
                      'flow takes that for motion')
     return found
