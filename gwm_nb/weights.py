@@ -91,7 +91,9 @@ def _harmless():
 def _why(path):
     "Why a file can't be opened as weights, in one line."
     with open(path, 'rb') as f: begins = f.read(2)
-    if zipfile.is_zipfile(path):
+    try: whole = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile: whole = False
+    if whole:
         try: runs = get_unsafe_globals_in_checkpoint(path)
         except Exception: runs = []             # a damaged file fails in many ways
         if runs: return f'it would run {", ".join(sorted(runs))}, which no weights need; do not trust this file'
