@@ -222,7 +222,7 @@ def check_inputs(clip: str | Path, # a video file, or a folder of frames
     if masks: job.truths = _truths(masks, names, size, job.notes)
     h, w = working_size(size)
     check_room(out, len(names) * (h * w * num_masks * 2 + size[0] * size[1] // 20), 'the result')
-    for note in job.notes: print(f'{clip}: {note}', flush=True)
+    for note in job.notes: print(f'{job.clip.name}: {note}', flush=True)
     return job
 
 # %% ../nbs/09_segment.ipynb #aee2df00
