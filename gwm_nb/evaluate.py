@@ -141,12 +141,12 @@ def _by_sequence(data):
     return rows
 
 # %% ../nbs/07_evaluate.ipynb #3c163850
-def _scores(masks, truth, chosen):
-    "J label-free, best of two, best single mask, and F label-free of one frame (4,). `masks` (K,h,w), `truth` (H,W)."
+def _scores(masks, truth, void, chosen):
+    "J label-free, best of two, best single mask, F label-free of a frame (4,). `masks` (K,h,w), `truth`, `void` (H,W)."
     mask = object_mask(masks[None], chosen, truth.shape)[0]
-    J = jaccard(mask, truth)
-    each = jaccard(_resized(masks[None], truth.shape)[0] > .5, truth)
-    return torch.stack([J, torch.maximum(J, jaccard(~mask, truth)), each.max(), boundary_f(mask, truth)])
+    J = jaccard(mask, truth, void)
+    each = jaccard(_resized(masks[None], truth.shape)[0] > .5, truth, void)
+    return torch.stack([J, torch.maximum(J, jaccard(~mask, truth, void)), each.max(), boundary_f(mask, truth, void)])
 
 # %% ../nbs/07_evaluate.ipynb #e5978746
 def _measure_sequence(network, data, rows):
@@ -156,16 +156,17 @@ def _measure_sequence(network, data, rows):
     def images():
         for place, i in enumerate(rows):
             sample = data[i]
-            if 'mask' in sample: truths[place] = sample['name'].rpartition('/')[2], sample['mask'] > 0
+            if 'mask' in sample:
+                truths[place] = sample['name'].rpartition('/')[2], sample['mask'] > 0, sample.get('void')
             yield sample['image']
 
     masks = predict_masks(network, images())
     chosen = choose_object(masks)
-    return {frame: (rows[place], _scores(masks[place], truth, chosen)) for place, (frame, truth) in truths.items()}
+    return {frame: (rows[place], _scores(masks[place], *truth, chosen)) for place, (frame, *truth) in truths.items()}
 
 # %% ../nbs/07_evaluate.ipynb #baffc01c
 def evaluate(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
-             data: Dataset | list # samples with `image`, `name` and, where annotated, `mask` (H,W)
+             data: Dataset | list # samples with `image`, `name` and, where annotated, `mask` (H,W), perhaps `void`
             ) -> dict: # J and its relatives, see below
     """Measure a network, sequence by sequence. Returns means over sequences of the means over frames:
 

@@ -96,12 +96,16 @@ def damaged(clip, root):
             "out is a file": ([good, "--out", "file"], "is not a folder"), "out below a file": ([good, "--out", "file/out"], "Not a directory"),
             "out is the clip": ([good, "--out", good], "overwrite"), "out is the truth": ([good, "--masks", clip / "truth", "--out", clip / "truth"], "overwrite"),
             "out not writable": ([good, "--out", "/proc/gwm"], "/proc"), "wrong annotations": ([good, "--masks", "one2"], "no such folder"),
-            "offline weights": ([good, "--pretrained", "offline"], "no pretrained weights")}
+            "offline weights": ([good, "--pretrained", "offline"], "no pretrained weights"), "many masks": ([good, "--num-masks", "100000"], "--num-masks must be at least 2 (object and background) and at most 64"),
+            "steps alone": ([good, "--steps", "-5"], "--steps must be at least 1, not -5"), "weights": ([good, "--pretrained", "imagenet"], "--pretrained must be 'timm', 'offline', 'random' or a file of weights, not 'imagenet'"),
+            "out twice": ([good, "one", "--out", "two"], "out is given twice"), "foreign files": ([good, "--out", "mixed"], "is already there and not from an earlier run"),
+            "annotations": ([good, "--masks", "empty"], "no images"), "film of masks": ([good, "--masks", "single.mp4"], "this film has 1 masks, the clip has 6 frames")}
 
 
 @pytest.mark.parametrize("case", ["missing file", "zero length", "no video", "cut off", "one frame", "one frame video", "mixed sizes", "no images",
                                   "torn image", "backbone", "basis", "method", "option", "number", "zero steps", "no clip", "out is a file",
-                                  "out below a file", "out is the clip", "out is the truth", "out not writable", "wrong annotations", "offline weights"])
+                                  "out below a file", "out is the clip", "out is the truth", "out not writable", "wrong annotations", "offline weights", "many masks",
+                                  "steps alone", "weights", "out twice", "foreign files", "annotations", "film of masks"])
 def test_wrong_input_gives_one_line_and_leaves_nothing(clip, tmp_path, case, capsys, monkeypatch):
     from gwm_nb.segment import gwm_segment
     argv, message = damaged(clip, tmp_path)[case]
@@ -111,6 +115,7 @@ def test_wrong_input_gives_one_line_and_leaves_nothing(clip, tmp_path, case, cap
     with pytest.raises(SystemExit) as stop:
         gwm_segment()
     line = str(stop.value)
+    assert "num_masks" not in line and "=" not in line.replace(str(tmp_path), ""), line
     assert isinstance(stop.value.code, str) and message in line and "\n" not in line and line.startswith("gwm_segment: "), line
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
@@ -157,3 +162,274 @@ def test_nan_flow_is_named(tmp_path):
     flow[0, 2, 3] = float("nan")
     with pytest.raises(ValueError, match="x=3, y=2"):
         read_flo(write_flo(tmp_path / "bad.flo", flow))
+
+
+# ---- every kind of clip and annotation that went wrong once
+
+def texture(h, w, seed):
+    cells = np.random.default_rng(seed).integers(0, 256, (max(2, h // 4), max(2, w // 4), 3)).astype(np.uint8)
+    return cv2.resize(cells, (w, h), interpolation=cv2.INTER_CUBIC)
+
+
+def disc(n=8, w=96, h=64):
+    "Frames (n,h,w,3) of a disc that moves over a ground, and its masks (n,h,w)."
+    ground, skin = texture(h, w, 0) // 2 + 30, texture(h, w, 1) // 2 + 120
+    yy, xx = np.mgrid[:h, :w]
+    masks = np.stack([(xx - w * .3 - 3 * t)**2 + (yy - h / 2)**2 < (min(h, w) // 4)**2 for t in range(n)])
+    return np.stack([np.where(m[..., None], np.roll(skin, 3 * t, 1), ground) for t, m in enumerate(masks)]), masks
+
+
+def folder(path, frames, first=0):
+    path.mkdir(parents=True)
+    for t, f in enumerate(frames): cv2.imwrite(str(path / f"{t + first:05d}.png"), f[..., [2, 1, 0, 3][:f.shape[2]]] if f.ndim == 3 else f)
+    return path
+
+
+def film(path, frames):
+    with VideoWriter(path, 24) as out:
+        for f in frames: out.add(torch.from_numpy(np.ascontiguousarray(f)).permute(2, 0, 1) / 255)
+    return path
+
+
+def call(command, capsys, monkeypatch, *argv):
+    "A command in this process: (what it printed, its last line or None)."
+    monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, argv)])
+    try: end = command()
+    except SystemExit as e: end = str(e)
+    out = capsys.readouterr()
+    return out.out, end if end is None else str(end)
+
+
+@pytest.fixture
+def segment(capsys, monkeypatch, tmp_path):
+    from gwm_nb.segment import gwm_segment
+    monkeypatch.chdir(tmp_path)
+    return lambda *argv: call(gwm_segment, capsys, monkeypatch, *argv)
+
+
+def report(path): return json.loads((path / "result.json").read_text())
+
+
+FRAMES, MASKS = disc()
+
+
+def test_all_kinds_of_annotations_give_the_same_J(segment, tmp_path):
+    clip = folder(tmp_path / "clip", FRAMES)
+    kinds = {"plain": MASKS.astype(np.uint8) * 255, "ids of 16 bits": MASKS.astype(np.uint16) * 3, "alpha": [np.dstack([f, m.astype(np.uint8) * 255]) for f, m in zip(FRAMES, MASKS)]}
+    J = {}
+    for name, masks in kinds.items():
+        out, end = segment(clip, name, "--masks", folder(tmp_path / f"truth {name}", masks), "--steps", 30, "--num-masks", 2, "--keep-network")
+        assert end is None and "annotations are read as: " in out
+        J[name] = report(tmp_path / name)["J"]["mean"]
+    assert len(set(J.values())) == 1 and J["plain"] > 0, J
+    film(tmp_path / "truth.mp4", np.repeat(MASKS[..., None], 3, 3).astype(np.uint8) * 255)
+    assert segment(clip, "film", "--masks", tmp_path / "truth.mp4", "--from", "plain/network.safetensors")[1] is None
+    assert report(tmp_path / "film")["J"]["mean"] == pytest.approx(J["plain"], abs=.03)
+
+
+def no_work(monkeypatch):
+    def never(*args, **kwargs): raise AssertionError("work before the inputs were checked")
+    for name in ("fit", "keep_masks"): monkeypatch.setattr(f"gwm_nb.segment.{name}", never)
+
+
+def test_what_is_wrong_is_found_before_any_work(segment, tmp_path, monkeypatch):
+    no_work(monkeypatch)
+    clip, video = folder(tmp_path / "clip", FRAMES), film(tmp_path / "clip.mp4", FRAMES)
+    from_one = folder(tmp_path / "from one", MASKS.astype(np.uint8) * 255, first=1)
+    half = folder(tmp_path / "half", MASKS[:, ::2, ::2].astype(np.uint8) * 255)
+    for source in (clip, video):
+        assert "annotation 00008 has no frame: annotations are named 00001 to 00008, frames 00000 to 00007" in segment(source, "out", "--masks", from_one)[1]
+        assert "half/00000.png is 48x32, its frame 96x64" in segment(source, "out", "--masks", half)[1]
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir(), (tmp_path / "out/00003.png").write_text("mine")
+    assert "00003.png is already there and not from an earlier run" in segment(clip, "out")[1]
+    monkeypatch.setattr("gwm_nb.store.shutil.disk_usage", lambda path: type("Full", (), dict(free=1000)))
+    assert "only 0.0 MB are free" in segment(clip, "other")[1] and not (tmp_path / "other").exists()
+
+
+def test_annotations_that_have_no_frame_are_announced(segment, tmp_path):
+    clip, truth = folder(tmp_path / "clip", FRAMES[:5]), folder(tmp_path / "truth", MASKS.astype(np.uint8) * 255)
+    out, end = segment(clip, "out", "--masks", truth, "--steps", 1)
+    assert end is None and "annotation 00005 has no frame (3 of 8 have none)" in out and len(report(tmp_path / "out")["J"]["frames"]) == 5
+
+
+def test_a_folder_with_one_clip_is_that_clip(segment, tmp_path):
+    film(tmp_path / "a.mp4", FRAMES)
+    (tmp_path / "one").mkdir(), (tmp_path / "a.mp4").rename(tmp_path / "one/a.mp4")
+    out, end = segment("one", "out", "--steps", 1)
+    assert end is None and "one: one clip, a" in out and report(tmp_path / "out")["frames"] == 8
+
+
+def test_several_clips_are_done_one_by_one(segment, tmp_path):
+    (tmp_path / "clips").mkdir()
+    film(tmp_path / "clips/b.mp4", FRAMES), (tmp_path / "clips/bad.mp4").write_text("no film"), folder(tmp_path / "clips/c", FRAMES)
+    folder(tmp_path / "truth/c", MASKS.astype(np.uint8) * 255), folder(tmp_path / "truth/b", MASKS.astype(np.uint8) * 255)
+    out, end = segment("clips", "--out", "clips/out", "--masks", "truth", "--steps", 1)
+    assert "clips: 3 clips (b, bad, c), one by one into clips/out/NAME" in out and end == "gwm_segment: 1 of 3 clips failed: bad"
+    assert all(report(tmp_path / "clips/out" / name)["J"] for name in "bc") and not (tmp_path / "clips/out/bad").exists()
+    assert "clips: 3 clips (b, bad, c)" in segment("clips", "--out", "clips/out", "--steps", 1)[0]       # not the results of before
+
+
+@pytest.mark.parametrize("name, frames, says", [
+    ("still", np.repeat(FRAMES[:1], 8, 0), "nothing moves"), ("black", FRAMES * 0, "all frames are black"), ("doubled", np.repeat(FRAMES, 2, 0), "8 of 16 frames repeat the one before"),
+    ("fading", np.stack([f * (1 - t / 8) for t, f in enumerate(FRAMES)]).astype(np.uint8), "the light changes"),
+    ("cut", np.concatenate([FRAMES[:4], texture(64, 96, 7)[None].repeat(4, 0)]), "a cut before frame 00004"), ("good", FRAMES, None)])
+def test_what_spoils_a_clip_is_said_and_noted(segment, tmp_path, name, frames, says):
+    out, end = segment(folder(tmp_path / name, frames), "out", "--steps", 1)
+    notes = report(tmp_path / "out")["notes"]
+    assert end is None and (any(says in n for n in notes) and f": {notes[0]}" in out if says else notes == []), notes
+
+
+@pytest.mark.parametrize("w, h", [(200, 24), (24, 200), (1200, 20), (16, 16)])
+def test_thin_and_tiny_clips(segment, tmp_path, w, h):
+    from gwm_nb.store import working_size
+    assert max(working_size((h, w))) <= 512
+    assert segment(folder(tmp_path / "clip", disc(4, w, h)[0]), "out", "--steps", 1)[1] is None
+    assert cv2.imread(str(tmp_path / "out/00003.png"), 0).shape == (h, w)
+
+
+@pytest.mark.parametrize("preset", ["ultrafast", "fast", "medium"])
+def test_dis_takes_thin_frames(tmp_path, capsys, monkeypatch, preset):
+    "OpenCV itself crashes on them, so this is a process of its own."
+    folder(tmp_path / "clip", disc(4, 200, 24)[0])
+    done = run_flow("clip", "--preset", preset, cwd=tmp_path)
+    assert done.returncode == 0 and "every row verified" in done.stdout, done.stderr
+
+
+def run_flow(*argv, cwd):
+    return subprocess.run([sys.executable, "-c", "from gwm_nb.videos import gwm_flow; gwm_flow()", *map(str, argv)], cwd=cwd, capture_output=True, text=True, env=os.environ)
+
+
+def test_flow_files_of_other_proportions_are_refused_by_name(tmp_path, capsys, monkeypatch):
+    from gwm_nb.videos import gwm_flow
+    monkeypatch.chdir(tmp_path)
+    frames = disc(5, 100, 60)[0]
+    for name, size in (("padded", (64, 104)), ("resized", (30, 50)), ("same", (60, 100))):
+        folder(tmp_path / name / "JPEGImages/a", frames)
+        for gap in (1, -1):
+            (tmp_path / name / f"Flows_gap{gap}/a").mkdir(parents=True)
+            for t in range(5):
+                if 0 <= t + gap < 5: write_flo(tmp_path / name / f"Flows_gap{gap}/a/{t:05d}.flo", torch.zeros(2, *size))
+        end = call(gwm_flow, capsys, monkeypatch, name, "--method", "files", "--gaps", "1", "-1")[1]
+        if name == "padded": assert "Flows_gap1/a/00000.flo: this flow is 104x64, its frames are 100x60: other proportions" in end.replace("Flows_gap-1", "Flows_gap1")
+        else: assert end is None
+
+
+# ---- the language of the shell, and how fast it speaks
+
+HEAVY = ("timm", "kornia", "matplotlib", "accelerate", "zarr", "torchvision", "sklearn", "scipy", "huggingface_hub.file_download")
+COMMANDS = dict(gwm_segment="segment", gwm_demo="segment", gwm_flow="videos", gwm_train="runs", gwm_evaluate="benchmarks")
+
+
+@pytest.mark.parametrize("command, argv", [*((c, "--help") for c in COMMANDS), *((c, "--version") for c in COMMANDS), ("gwm_segment", "nowhere.mp4"), ("gwm_segment", "clip --num-masks 1"),
+                                           ("gwm_segment", "clip --basis cubic"), ("gwm_segment", "clip --out file"), ("gwm_segment", "--bad"), ("gwm_flow", "nowhere"), ("gwm_flow", "clip --preset slow")])
+def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path, command, argv):
+    folder(tmp_path / "clip", FRAMES), (tmp_path / "file").write_text("")
+    code = (f"import sys\ntry:\n    from gwm_nb.{COMMANDS[command]} import {command}\n    {command}()\n"
+            f"finally: print('HEAVY', [m for m in {HEAVY} if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code, *argv.split()], cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+    assert done.stdout.endswith("HEAVY []\n"), done.stdout + done.stderr
+    assert done.returncode == (0 if argv in ("--help", "--version") else 1)
+    if argv == "--version":
+        from gwm_nb import __version__
+        assert done.stdout.splitlines()[0] == f"{command} {__version__}"
+
+
+def test_a_word_comes_before_the_first_bar(tmp_path):
+    folder(tmp_path / "clip", FRAMES)
+    code = "from gwm_nb.segment import gwm_segment; gwm_segment()"
+    done = subprocess.run([sys.executable, "-c", code, "clip", "out", "--steps", "1"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    assert done.returncode == 0 and done.stdout.startswith("segmenting clip into out\n")
+
+
+def test_messages_name_options(capsys, monkeypatch):
+    from gwm_nb.files import command
+
+    @command(pretrained=dict(words={"False": "random"}), trained=dict(option_strings=["--from"]), out=dict(place=True))
+    def tool(clip: str, # what
+             out: str = "there", # where
+             pretrained: str = "", # how
+             num_masks: int = 2, # how many
+             trained: str = ""): # by what
+        "A tool."
+        if num_masks == 2: return print(clip, out)
+        raise ValueError("num_masks must be at least 2, steps too; give pretrained='FILE', pretrained=False or trained=x.pth; my_out=3, data.out=3, clip=3 and the out must stay")
+    wanted = "tool: --num-masks must be at least 2, steps too; give --pretrained FILE, --pretrained random or --from x.pth; my_out=3, data.out=3, clip=3 and the out must stay"
+    assert call(tool, capsys, monkeypatch, "a", "--num-masks", 1)[1] == wanted
+    for argv in (("a", "b"), ("a", "--out", "b"), ("--out=b", "a")): assert call(tool, capsys, monkeypatch, *argv) == ("a b\n", None)
+    assert call(tool, capsys, monkeypatch, "a") == ("a there\n", None)
+
+
+def test_names_that_are_no_text(tmp_path):
+    "The name of a file is bytes; a terminal that can't show it is no reason to stop."
+    film(tmp_path / "cafe.mp4", FRAMES)
+    os.rename(os.fsencode(tmp_path / "cafe.mp4"), os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    code = "from gwm_nb.segment import gwm_segment; gwm_segment()"
+    done = subprocess.run([sys.executable.encode(), b"-c", code.encode(), b"caf\xe9.mp4", b"out", b"--steps", b"1"], cwd=tmp_path, capture_output=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert report(tmp_path / "out")["frames"] == 8
+
+
+# ---- the cache
+
+def test_the_cache_has_a_limit_and_can_be_cleared(tmp_path, capsys, monkeypatch):
+    import gc
+    from gwm_nb.files import find_clips
+    from gwm_nb.store import FlowSettings, kept_store
+    from gwm_nb.videos import gwm_flow
+    monkeypatch.setenv("GWM_CACHE", str(tmp_path / "cache"))
+    clips = find_clips(folder(tmp_path / "clip", FRAMES))
+    def kept(): return {f.name for f in (tmp_path / "cache/flow").iterdir() if f.is_dir()}
+    first = kept_store(clips, FlowSettings((32, 48)))
+    names, oldest = kept(), first.folder.name
+    os.utime(first.folder, (1, 1))
+    second = kept_store(clips, FlowSettings((48, 64)))
+    assert kept() > names
+    size = sum(f.stat().st_blocks * 512 for f in second.folder.rglob("*") if f.is_file())
+    monkeypatch.setenv("GWM_CACHE_LIMIT", str(2.5 * size / 1e9))
+    third = kept_store(clips, FlowSettings((48, 80)))
+    assert oldest in kept() and len(kept()) == 3                    # over the limit, but all are in use
+    del first
+    gc.collect()
+    again = kept_store(clips, FlowSettings((48, 80)))
+    assert oldest not in kept() and again.folder == third.folder
+    del second, third, again
+    gc.collect()
+    assert "2 kept flows removed" in call(gwm_flow, capsys, monkeypatch, "--clear-cache")[0] + str(kept())
+    assert kept() == set()
+    monkeypatch.setenv("GWM_CACHE_LIMIT", "much")
+    with pytest.raises(ValueError, match="GWM_CACHE_LIMIT must be a number of GB, not 'much'"): kept_store(clips, FlowSettings((32, 48)))
+
+
+def test_what_killed_runs_leave_is_removed_by_the_next(segment, tmp_path, monkeypatch):
+    import tempfile
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    for place in (f"tmp/gwm_nb-{dead.pid}-abc/flow", f"tmp/gwm_nb-{os.getpid()}-abc", "out/.unfinished-xyz/soft-abc"): (tmp_path / place).mkdir(parents=True)
+    assert segment(folder(tmp_path / "clip", FRAMES), "out", "--steps", 1)[1] is None
+    assert [f.name for f in (tmp_path / "tmp").glob("gwm_nb-*")] == [f"gwm_nb-{os.getpid()}-abc"]
+    assert not [f for f in (tmp_path / "out").iterdir() if f.is_dir()]
+
+
+# ---- memory
+
+def peak(clip, out, cwd):
+    "Peak memory in MB of gwm_segment on a clip, in a process of its own."
+    code = ("import resource\nfrom gwm_nb.segment import segment_clip\nimport sys\nsegment_clip(sys.argv[1], sys.argv[2], steps=20)\n"
+            "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)")
+    done = subprocess.run([sys.executable, "-c", code, clip, out], cwd=cwd, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return float(done.stdout.rsplit("PEAK", 1)[1])
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_length(tmp_path):
+    with VideoWriter(tmp_path / "long.mp4", 24) as long, VideoWriter(tmp_path / "short.mp4", 24) as short:
+        for t in range(5000):
+            frame = torch.from_numpy(np.roll(FRAMES[t % 8], t, 1)).permute(2, 0, 1) / 255
+            long.add(frame)
+            if t < 50: short.add(frame)
+    few, many = (peak(f"{name}.mp4", name, tmp_path) for name in ("short", "long"))
+    print(f"peak of 50 frames {few:.0f} MB, of 5,000 frames {many:.0f} MB")
+    assert many < few + 200

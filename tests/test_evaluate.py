@@ -221,12 +221,11 @@ def test_settings_are_refused_before_any_work(clip, tmp_path, options, message):
 
 
 def test_annotation_of_another_size_is_named(clip, tmp_path):
-    out, wrong = tmp_path / "out", tmp_path / "00001.png"
-    out.mkdir()
-    cv2.imwrite(str(wrong), np.zeros((10, 20), np.uint8))
-    masks = torch.full((3, 2, 64, 96), .5)
-    with pytest.raises(ValueError, match=r"00001.png: the annotation is 20x10, its frame 96x64"):
-        write_masks(clip, masks, torch.tensor([False, True]), out, {"00001": wrong})
+    (tmp_path / "truth").mkdir()
+    cv2.imwrite(str(tmp_path / "truth/00001.png"), np.zeros((10, 20), np.uint8))
+    with pytest.raises(ValueError, match=r"truth/00001.png is 20x10, its frame 96x64"):
+        segment_clip(clip, tmp_path / "out", masks=tmp_path / "truth")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_network_that_needs_its_own_size_says_so_in_one_line(clip, tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gwm_nb.files import (clip_rate, command, count_frames, find_clips, frame_size, list_images, locked, output_folder, read_frames,
-                          read_image, read_mask, readable_size, whole_file, write_mask, write_whole)
+from gwm_nb.clips import clip_rate, count_frames, frame_size, read_frames
+from gwm_nb.files import (command, find_clips, list_images, locked, output_folder, read_image, read_mask, readable_size, whole_file, write_mask, write_whole)
 from gwm_nb.show import VideoWriter, masks_to_rgb, overlay
 
 H, W = 48, 64
@@ -449,7 +449,7 @@ def test_a_command_takes_both_spellings(monkeypatch, capsys, argv, printed):
 
 
 @pytest.mark.parametrize("argv, line", [("", "tool: the following arguments are required: name (see tool --help)"), ("a --bad", "unrecognized arguments: --bad"),
-                                        ("a --num_masks x", "--num-masks: invalid int value: 'x'"), ("a --num-masks 1", "tool: num_masks must be at least 2"),
+                                        ("a --num_masks x", "--num-masks: invalid int value: 'x'"), ("a --num-masks 1", "tool: --num-masks must be at least 2"),
                                         ("disk", "tool: file.bin: No space left on device"), ("stop", "tool: interrupted")])
 def test_a_command_fails_in_one_line(monkeypatch, capfd, argv, line):
     monkeypatch.setattr(sys, "argv", ["tool", *argv.split()])

@@ -219,7 +219,7 @@ def test_raft_refuses_weights_that_are_not_its_own(tmp_path):
 
 def test_raft_without_a_network_says_so_in_one_line(monkeypatch):
     def unreachable(*args, **kwargs): raise OSError("no route")
-    monkeypatch.setattr(room, "get_model_weights", unreachable)
+    monkeypatch.setattr(room.models, "get_model_weights", unreachable)
     with pytest.raises(ValueError, match=r"no weights for torchvision's raft_large.*RAFT\(weights=\.\.\.\), or use DIS"):
         RAFT(device="cpu")(frame[None], frame[None])
     assert socket.getdefaulttimeout() is None

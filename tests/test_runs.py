@@ -434,7 +434,7 @@ class Told:
 def test_trackers_are_told_what_the_log_says(scenes, tmp_path, monkeypatch, name):
     runs = sys.modules["gwm_nb.runs"]
     monkeypatch.setitem(sys.modules, name, SimpleNamespace())
-    monkeypatch.setitem(runs.LOGGER_TYPE_TO_CLASS, name, Told)
+    monkeypatch.setitem(runs.accelerate.tracking.LOGGER_TYPE_TO_CLASS, name, Told)
     fit(scenes, steps=3, progress=False, callbacks=[Measure(2, "x loss", lambda n: 1.), Log(tmp_path / "log.jsonl"), Trackers(name, tmp_path / "run" / name)])
     told = Told.last.lines
     assert told[-1] == "finished" and [step for step, _ in told[:-1]] == [1, 2, 3]

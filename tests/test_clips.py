@@ -1,0 +1,390 @@
+"Every clip that people have: codecs, names, times, damage, shapes, colours, folders of every depth, and films written like them."
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gwm_nb.clips import count_frames, frame_size, open_clip, open_media, read_frames
+from gwm_nb.files import by_number, find_clips, folder_bits, image_size, list_images, read_image, readable_name
+from gwm_nb.show import VideoWriter
+
+H, W, N = 48, 64, 12
+
+
+def pattern(t, h=H, w=W):
+    "A frame (h,w,3) with a bright bar that moves."
+    pixels = np.zeros((h, w, 3), np.uint8)
+    pixels[: h // 2], pixels[:, : w // 4] = (200, 40, 40), (40, 40, 200)
+    pixels[-h // 4 :, 3 * t % w : 3 * t % w + 8] = 250
+    return pixels
+
+
+def sound(file, codec, seconds, start=0):
+    "A stream of sound, and its packets."
+    stream = file.add_stream(codec, rate=48000, layout="mono")
+    def packets():
+        for k in range(int(start * 48000), int((start + seconds) * 48000), 960):
+            form, kind = ("s16", np.int16) if codec.startswith("pcm") else ("fltp", np.float32)
+            wave = np.sin(np.arange(k, k + 960) * 0.05) * (8000 if kind == np.int16 else 0.2)
+            frame = av.AudioFrame.from_ndarray(wave.astype(kind)[None], format=form, layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, k, Fraction(1, 48000)
+            yield from stream.encode(frame)
+        yield from stream.encode()
+    return packets
+
+
+def write(path, n=N, codec="libx264", pix="yuv420p", rate=24, pts=None, tick=None, audio=None, container=None, tags=(), aspect=None, mux=None, size=(H, W), **options):
+    "A video; `pts` in units of `tick`; `audio` is (codec, seconds)."
+    with av.open(str(path), "w", format=container, options=mux or {}) as file:
+        stream = file.add_stream(codec, rate=Fraction(rate).limit_denominator(100000), options=options)
+        stream.height, stream.width = size
+        stream.pix_fmt = pix
+        if aspect: stream.codec_context.sample_aspect_ratio = aspect
+        for name, value in dict(tags).items(): setattr(stream.codec_context, name, value)
+        if tick: stream.codec_context.time_base = tick
+        packets = sound(file, *audio) if audio else None
+        for t in range(n):
+            frame = av.VideoFrame.from_ndarray(pattern(t, *size), format="rgb24").reformat(format=pix)
+            frame.pts, frame.time_base = (pts[t] if pts else t), tick or 1 / Fraction(rate).limit_denominator(100000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+        if packets: file.mux(list(packets()))
+    return path
+
+
+def images(path): return torch.stack([image for _, image in read_frames(path)])
+
+
+def bar(image): return int(image[:, -4:].float().sum((0, 1)).unfold(0, 8, 1).sum(-1).argmax()) // 3
+
+
+def broken(path, target, first, last):
+    "A copy in which these packets are zeros."
+    with av.open(str(path)) as f:
+        places = [(p.pos, p.size) for p in f.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for start, size in places[first:last]: data[start : start + size] = bytes(size)
+    target.write_bytes(data)
+    return target
+
+
+# ---- videos
+
+KINDS = [("a.mp4", "libsvtav1", "yuv420p", dict(preset="12")), ("a.webm", "libvpx-vp9", "yuv420p", {}), ("b.webm", "libvpx", "yuv420p", {"auto-alt-ref": "1", "lag-in-frames": "8"}),
+         ("h.mp4", "libx265", "yuv420p", {"x265-params": "log-level=none"}), ("h10.mov", "libx265", "yuv420p10le", {"x265-params": "log-level=none"}), ("p.mov", "prores_ks", "yuv422p10le", {}),
+         ("m.mov", "mjpeg", "yuvj420p", {}), ("f.mkv", "ffv1", "yuv444p12le", {}), ("g.gif", "gif", "rgb8", {}), ("t.ts", "libx264", "yuv420p", {}), ("t.m2ts", "libx264", "yuv420p", {}),
+         ("g.3gp", "libx264", "yuv420p", {}), ("f.flv", "libx264", "yuv420p", {}), ("w.wmv", "wmv2", "yuv420p", {}), ("x.mxf", "mpeg2video", "yuv420p", {}), ("r.h264", "libx264", "yuv420p", {}),
+         ("b.avi", "libx264", "yuv420p", dict(bf="3")), ("x.avi", "mpeg4", "yuv420p", dict(bf="2")), ("q.mov", "qtrle", "rgb24", {}), ("i.ivf", "libvpx-vp9", "yuv420p", {}), ("n.mpg", "mpeg2video", "yuv420p", dict(bf="2"))]
+
+
+@pytest.mark.parametrize("name, codec, pix, options", KINDS, ids=lambda v: v if isinstance(v, str) else "")
+def test_all_kinds_of_videos_are_found_and_read(tmp_path, name, codec, pix, options):
+    size = (96, 128) if codec == "libsvtav1" else (H, W)
+    write(tmp_path / name, codec=codec, pix=pix, size=size, **options)
+    clip, = find_clips(tmp_path)
+    frames = open_clip(clip.path)
+    assert [bar(image) for _, image in frames] == list(range(N)) and frames.size == size
+    assert list(frames.numbers) == list(range(N)) and frames.missing == frames.warnings == [] and frames.names() == [f"{t:05d}" for t in range(N)]
+    assert np.allclose(frames.times, np.arange(N) / frames.rate, atol=0.03)
+
+
+@pytest.mark.parametrize("name", ["rec-12:30:05.mp4", "http:x.mp4", "100%d.mp4", "it's \"so\".mp4", "-rf.mp4", "x" * 200 + ".mp4", "caf\udce9.mp4", " .mp4", "новый [1]*?.mp4", "concat:a|b.mp4", "#1 & 2;.mp4"])
+def test_any_name_is_a_file(tmp_path, name, monkeypatch):
+    write(tmp_path / "plain.mp4")
+    shutil.move(tmp_path / "plain.mp4", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(name), tmp_path / name): assert count_frames(path) == N
+    assert find_clips(tmp_path)[0].path == tmp_path / name and readable_name(name).encode()
+
+
+@pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("a.mov", "libx264"), ("a.mkv", "libx264"), ("a.avi", "libx264"), ("a.ts", "libx264"), ("a.flv", "libx264"), ("a.mp4", "libx265"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")])
+def test_frames_keep_their_numbers_when_others_are_damaged(tmp_path, capsys, name, codec):
+    options = {"x265-params": "keyint=5:bframes=0:log-level=none"} if codec == "libx265" else dict(g="5") if codec == "mjpeg" else dict(g="5", bf="0")
+    mux = dict(cluster_time_limit="200") if name[-3:] in ("mkv", "ebm") else {}          # after damage FFmpeg goes on with the next cluster
+    whole = write(tmp_path / name, n=20, mux=mux, codec=codec, pix="yuvj420p" if codec == "mjpeg" else "yuv420p", **({"g": "5"} if "vp9" in codec else options))
+    path = broken(whole, tmp_path / f"broken_{name}", 11, 15)
+    clip, wanted = open_clip(path), dict(read_frames(whole))
+    got = dict(clip)
+    assert list(got) == [f"{t:05d}" for t in range(20) if not 11 <= t < 15] and clip.missing == [11, 12, 13, 14] and list(clip.numbers) == [int(n) for n in got]
+    assert all(torch.equal(got[n], wanted[n]) for n in got)
+    assert clip.warnings == [f"{path}: damaged, 4 of 20 frames are missing (11-14); the others keep their numbers"]
+    assert count_frames(path) == 16 and capsys.readouterr().out == clip.warnings[0] + "\n"
+    assert np.allclose(clip.times, np.array(clip.numbers) / 24, atol=0.002)
+
+
+def test_damage_among_frames_that_rest_on_later_ones(tmp_path):
+    "With b-frames the packets 6 to 9 are those of other numbers, which are the ones that are missing."
+    whole = write(tmp_path / "a.mp4", n=30, g="10", bf="2")
+    with av.open(str(whole)) as f: order = [round(float(p.pts * p.time_base) * 24) for p in f.demux(video=0) if p.size]
+    clip = open_clip(broken(whole, tmp_path / "b.mp4", 17, 20))
+    got = dict(clip)
+    assert set(order[17:20]) <= set(clip.missing) and len(got) + len(clip.missing) == 30 and got.keys() <= dict(read_frames(whole)).keys()
+    wanted = dict(read_frames(whole))
+    assert all(torch.equal(got[f"{t:05d}"], wanted[f"{t:05d}"]) for t in (*range(16), *range(20, 30)))
+
+
+def test_variable_and_high_rates(tmp_path, capsys):
+    ticks = np.cumsum([0, 1, 1, 6, 1, 1, 6, 1, 1, 6, 1, 1]).tolist()
+    for name in ("a.mkv", "a.mp4"):
+        clip = open_clip(write(tmp_path / name, rate=30, pts=ticks, tick=Fraction(1, 30), audio=("aac", 3)))
+        assert len(clip.names()) == N and np.allclose(clip.times, np.array(ticks) / 30, atol=0.001) and clip.warnings == clip.missing == []
+        assert list(clip.numbers) == list(range(N))
+    for rate in (480, 1, Fraction(1, 2), Fraction(30000, 1001)):
+        clip = open_clip(write(tmp_path / "r.mp4", rate=rate))
+        assert clip.rate == pytest.approx(float(rate)) and len(clip.names()) == N and clip.times[-1] == pytest.approx(11 / float(rate), rel=1e-3)
+    assert count_frames(write(tmp_path / "s.mkv", audio=("aac", 5))) == N and capsys.readouterr().out == ""
+
+
+def test_an_edit_list_is_obeyed(tmp_path):
+    "A file that says: begin with the fifth frame."
+    write(tmp_path / "a.mp4", g="1", bf="0")
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    start = data.index(b"elst") + 12
+    length, begin, _ = struct.unpack(">IiI", data[start : start + 12])
+    data[start : start + 8] = struct.pack(">Ii", length * 8 // 12, begin + 4 * 512)
+    (tmp_path / "b.mp4").write_bytes(data)
+    clip = open_clip(tmp_path / "b.mp4")
+    assert [bar(image) for _, image in clip] == list(range(4, 12)) and clip.warnings == [] and list(clip.numbers) == list(range(8))
+
+
+def with_cover(path, target):
+    "A copy with a picture attached, in front of the video."
+    with av.open(str(path)) as source, av.open(str(target), "w") as out:
+        cover = out.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 96, 96, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        stream = out.add_stream_from_template(source.streams.video[0])
+        out.mux(cover.encode(av.VideoFrame.from_ndarray(pattern(0, 96, 96), format="rgb24").reformat(format="yuvj420p"))), out.mux(cover.encode())
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    return target
+
+
+def test_a_cover_is_not_the_clip(tmp_path):
+    path = with_cover(write(tmp_path / "a.mp4"), tmp_path / "cover.mp4")
+    with av.open(str(path)) as f: assert any(s.disposition & av.stream.Disposition.attached_pic for s in f.streams.video)
+    clip = open_clip(path)
+    assert clip.size == (H, W) and len(clip.names()) == N and clip.warnings == []
+
+
+def test_of_several_videos_one_is_taken_with_a_word(tmp_path):
+    with av.open(str(tmp_path / "two.mkv"), "w") as out:
+        streams = [out.add_stream("libx264", rate=24) for _ in range(2)]
+        for s, (h, w) in zip(streams, ((24, 32), (H, W))): s.height, s.width, s.pix_fmt = h, w, "yuv420p"
+        for t in range(N):
+            for s in streams: out.mux(s.encode(av.VideoFrame.from_ndarray(pattern(t, s.height, s.width), format="rgb24")))
+        for s in streams: out.mux(s.encode())
+    clip = open_clip(tmp_path / "two.mkv")
+    assert len(clip.names()) == N and clip.size == (24, 32)
+    assert clip.warnings == [f"{tmp_path}/two.mkv: 2 videos in one file; the one of 32x24 is taken"]
+
+
+def test_what_is_no_clip_is_one_line(tmp_path, capfd):
+    with av.open(str(tmp_path / "sound.mp4"), "w") as out: out.mux(list(sound(out, "aac", 1)()))
+    write(tmp_path / "secret.mp4", mux=dict(encryption_scheme="cenc-aes-ctr", encryption_key="0" * 32, encryption_kid="1" * 32))
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nother.ts\n#EXT-X-ENDLIST\n")
+    (tmp_path / "list.txt").write_text("ffconcat version 1.0\nfile other.mp4\n")
+    (tmp_path / "empty.mp4").write_bytes(b""), os.mkfifo(tmp_path / "pipe.mp4")
+    for name, line in {"sound.mp4": "not a readable video .there are no moving pictures", "secret.mp4": "this video is encrypted", "list.m3u8": "not a readable", "list.txt": "not a readable|no frames",
+                       "empty.mp4": "the file is empty", "pipe.mp4": "neither a file nor a folder"}.items():
+        with pytest.raises(ValueError, match=f"{name}: .*({line})") as e: count_frames(tmp_path / name)
+        assert "\n" not in str(e.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_size_that_changes_is_named(tmp_path):
+    first, second = write(tmp_path / "1.ts", 6, container="mpegts"), write(tmp_path / "2.ts", 6, container="mpegts", size=(24, 32))
+    (tmp_path / "both.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(ValueError, match=r"both.ts: frame 0000\d is 32x24, but frame 00000 is 64x48; all frames"): images(tmp_path / "both.ts")
+
+
+def test_pixels_that_are_not_square_and_tags(tmp_path):
+    path = write(tmp_path / "a.mp4", aspect=Fraction(4, 3), tags=dict(colorspace=9, color_range=2, color_primaries=9, color_trc=16))
+    clip = open_clip(path)
+    assert clip.aspect == Fraction(4, 3) and clip.colour == dict(colorspace=9, color_range=2, color_primaries=9, color_trc=16)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 44
+    data[start : start + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    (tmp_path / "turned.mp4").write_bytes(data)
+    turned = open_clip(tmp_path / "turned.mp4")
+    assert turned.aspect == Fraction(3, 4) and turned.size == (W, H) and frame_size(tmp_path / "turned.mp4") == (W, H)
+
+
+@pytest.mark.parametrize("matrix, recipe", [(1, "itu709"), (5, "itu601"), (6, "itu601"), (7, "smpte240m"), (9, 9)])
+@pytest.mark.parametrize("range_, target, pix", [(1, "MPEG", "yuv444p"), (2, "JPEG", "yuv444p"), (1, "MPEG", "yuv444p10le")])
+def test_colours_come_back(tmp_path, matrix, recipe, range_, target, pix):
+    colours = np.zeros((H, W, 3), np.uint8)
+    colours[:, :20], colours[:, 20:40], colours[:, 40:] = (230, 30, 30), (20, 200, 60), (128, 128, 128)
+    with av.open(str(tmp_path / "a.mkv"), "w") as out:
+        stream = out.add_stream("ffv1", rate=24)
+        stream.height, stream.width, stream.pix_fmt = H, W, pix
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, range_
+        frame = av.VideoFrame.from_ndarray(colours, format="rgb24").reformat(format=pix, dst_colorspace=av.video.reformatter.Colorspace(recipe) if recipe == 9 else recipe, dst_color_range=target)
+        out.mux(stream.encode(frame)), out.mux(stream.encode())
+    assert (images(tmp_path / "a.mkv")[0].permute(1, 2, 0).numpy().astype(int) - colours).__abs__().max() <= 2
+
+
+def test_memory_does_not_grow_with_length(tmp_path):
+    "Peak of a process that reads 3000 frames of 320x240 (690 MB if kept), beside that of one that reads 50."
+    peaks = []
+    for n in (50, 3000):
+        write(tmp_path / f"{n}.mp4", n, size=(240, 320), preset="ultrafast")
+        code = f"import resource; from gwm_nb.clips import open_clip\nfor _ in open_clip({str(tmp_path / f'{n}.mp4')!r}): pass\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        peaks.append(int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout))
+    assert peaks[1] - peaks[0] < 50_000, peaks
+
+
+# ---- folders
+
+ORDERS = [["1", "2", "10"], ["001", "002", "010"], ["frame1", "frame2", "frame10"], ["-10", "-1", "0", "2", "11"], ["f-1", "f-2", "f-10"], ["t-2", "t-1", "t0", "t10"], ["a_-1.5", "a_-0.5", "a_0.25"],
+          ["0.25", "0.5", "2.75", "10.0"], ["1.9", "1.10", "1.11"], ["0.033", "0.067", "0.100"], ["shot1.00009", "shot1.00010"], ["2023-12-01", "2024-01-02", "2024-01-10"], ["img (1)", "img (2)", "img (10)"]]
+
+
+@pytest.mark.parametrize("names", ORDERS, ids=lambda n: n[-1])
+def test_numbers_in_names_are_numbers(tmp_path, names):
+    for n in sorted(names): (tmp_path / f"{n}.png").touch()
+    (tmp_path / "._5.png").touch(), (tmp_path / "3.png").mkdir()
+    assert [f.stem for f in list_images(tmp_path)] == names
+    assert [f.stem for f in by_number([Path(f"{n}.png") for n in reversed(names)])] == names
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("form", ["png", "tif", "ppm"])
+def test_16_bit_pictures_have_the_scale_of_their_folder(tmp_path, form, bits):
+    for t, light in enumerate((0.2, 1.0)):
+        cv2.imwrite(str(tmp_path / f"{t}.{form}"), (pattern(t)[..., ::-1] * (light * (2**bits - 1) / 250)).round().astype(np.uint16))
+    read = images(tmp_path).float()
+    for t, light in enumerate((0.2, 1.0)): assert (read[t].permute(1, 2, 0).numpy() - pattern(t) * light * 255 / 250).__abs__().max() <= 1
+    assert folder_bits(list_images(tmp_path)) == bits
+
+
+def saved(path, **options):
+    "A picture and what Pillow sees in it, in each way it can be kept."
+    mode = options.pop("mode", "RGB")
+    image = Image.fromarray(pattern(3)).convert(mode) if mode != "P" else Image.fromarray(pattern(3)).quantize(16)
+    image.save(path, **options)
+    return np.array(image.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("name, options", [("a.png", dict(mode="L")), ("a.png", dict(mode="LA")), ("a.png", dict(mode="RGBA")), ("a.png", dict(mode="P")), ("a.png", dict(mode="1")), ("a.jpg", dict(mode="CMYK", quality=100)),
+                                           ("a.tif", dict(mode="CMYK")), ("a.tif", dict(mode="P")), ("a.bmp", dict(mode="P")), ("a.webp", dict(lossless=True)), ("a.jpg", dict(progressive=True, quality=100, subsampling=0))])
+def test_pictures_of_every_mode(tmp_path, name, options):
+    wanted = saved(tmp_path / name, **options)
+    assert np.abs(read_image(tmp_path / name).permute(1, 2, 0).numpy() - wanted).mean() <= 2
+
+
+@pytest.mark.parametrize("form", ["tif", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_other_formats(tmp_path, form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pattern(0)).save(tmp_path / f"a.{form}", exif=exif)
+    assert image_size(tmp_path / f"a.{form}") == tuple(read_image(tmp_path / f"a.{form}").shape[1:]) == ((W, H) if orientation > 4 else (H, W))
+
+
+def test_pictures_without_a_scale_and_arrays_are_refused_by_name(tmp_path, capfd):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "f.tif"), Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "i.tif")
+    for name in ("f.tif", "i.tif"):
+        with pytest.raises(ValueError, match=f"{name}: numbers of 32 bits"): read_image(tmp_path / name)
+    (tmp_path / "arrays").mkdir()
+    np.save(tmp_path / "arrays/00000.npy", np.zeros(3))
+    for call in (list_images, find_clips, frame_size, count_frames):
+        with pytest.raises(ValueError, match="no images in this folder.*00000.npy can not be read as a frame"): call(tmp_path / "arrays")
+    assert capfd.readouterr() == ("", "")
+
+
+# ---- films like a clip
+
+def tracks(path):
+    with av.open(str(path)) as f:
+        sounds = [(s.codec_context.name, sum(p.size for p in f.demux(s)), float((s.duration or 0) * s.time_base)) for s in f.streams.audio[:1]]
+    return sounds
+
+
+def again(source, target, **options):
+    clip = open_clip(source)
+    with VideoWriter(target, like=clip, **options) as out:
+        for _, image in clip: out.add(image / 255)
+    return clip, open_clip(target)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts", "a.flv"])
+def test_a_film_has_the_times_of_its_clip(tmp_path, name):
+    ticks = np.cumsum([0, 1, 1, 6, 1, 1, 6, 1, 1, 6, 1, 1]).tolist()
+    clip, film = again(write(tmp_path / name, rate=30, pts=ticks, tick=Fraction(1, 30)), tmp_path / "film.mp4")
+    assert len(film.names()) == N and np.allclose(film.times, clip.times, atol=1e-4) and np.allclose(clip.times, np.array(ticks) / 30, atol=0.001)
+    with VideoWriter(tmp_path / "by_name.mp4", like=tmp_path / name) as out:
+        for t in range(N): out.add(torch.zeros(3, H, W))
+    film = open_clip(tmp_path / "by_name.mp4")
+    assert len(film.names()) == N and np.allclose(film.times, clip.times, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [480, 1, Fraction(24000, 1001), 59.94])
+def test_a_film_has_the_rate_of_its_clip(tmp_path, rate):
+    clip, film = again(write(tmp_path / "a.mp4", rate=rate), tmp_path / "film.mp4")
+    assert film.rate == pytest.approx(clip.rate) and len(film.names()) == N and np.allclose(film.times, clip.times, atol=1e-4)
+
+
+@pytest.mark.parametrize("tags", [dict(colorspace=9, color_range=1, color_primaries=9, color_trc=16), dict(colorspace=5, color_range=2, color_primaries=5, color_trc=6), dict(colorspace=1, color_range=2, color_primaries=1, color_trc=1)])
+def test_a_film_has_the_colours_and_the_shape_of_its_clip(tmp_path, tags):
+    clip, film = again(write(tmp_path / "a.mp4", tags=tags, aspect=Fraction(16, 11)), tmp_path / "film.mp4")
+    assert film.colour == clip.colour == tags and film.aspect == clip.aspect == Fraction(16, 11)
+    assert (images(tmp_path / "a.mp4").float() - images(tmp_path / "film.mp4").float()).abs().mean() < 4
+
+
+@pytest.mark.parametrize("name, codec, wanted", [("a.mp4", "aac", "aac"), ("a.ts", "aac", "aac"), ("a.mkv", "libopus", "opus"), ("a.mkv", "libmp3lame", "mp3"), ("a.mov", "pcm_s16le", "aac"), ("a.avi", "pcm_s16le", "aac"), ("a.flv", "aac", "aac"), ("a.mkv", "flac", "flac")])
+def test_a_film_has_the_sound_of_its_clip(tmp_path, name, codec, wanted):
+    source = write(tmp_path / name, audio=(codec, 2))
+    again(source, tmp_path / "film.mp4")
+    (kind, size, seconds), (_, before, _) = tracks(tmp_path / "film.mp4")[0], tracks(source)[0]
+    assert kind.startswith(wanted) and seconds == pytest.approx(2, abs=0.1)
+    if wanted in codec: assert size == pytest.approx(before, abs=7 * 110)         # the packets themselves (of ADTS, without their heads)
+    clip, film = again(source, tmp_path / "silent.mp4", sound=False)
+    assert tracks(tmp_path / "silent.mp4") == [] and len(film.names()) == N and film.warnings == []
+
+
+def test_sound_and_pictures_keep_their_distance(tmp_path):
+    with av.open(str(write(tmp_path / "late.mkv", rate=10, pts=list(range(5, 17)), tick=Fraction(1, 10), audio=("aac", 2)))) as f: assert float(f.start_time) / 1e6 < 0.1
+    again(tmp_path / "late.mkv", tmp_path / "film.mp4")
+    with av.open(str(tmp_path / "film.mp4")) as f:
+        first = {s.type: min(p.pts * p.time_base for p in f.demux(s) if p.pts is not None and p.size) for s in (f.streams.video[0],)}
+    assert float(first["video"]) == pytest.approx(0.5, abs=0.06)
+
+
+def test_odd_sizes_folders_and_short_clips(tmp_path):
+    for t in range(3): cv2.imwrite(str(tmp_path / f"{t}.png"), pattern(t)[:47, :63])
+    clip, film = again(tmp_path, tmp_path / "film.mp4")
+    assert film.size == (48, 64) and len(film.names()) == 3 and np.allclose(film.times, [0, 1 / 24, 2 / 24], atol=1e-4)
+    with VideoWriter(tmp_path / "more.mp4", like=clip) as out:
+        for t in range(5): out.add(torch.zeros(3, 8, 8))                  # more frames than the clip has
+    film = open_clip(tmp_path / "more.mp4")
+    assert len(film.names()) == 5 and np.allclose(film.times, np.arange(5) / 24, atol=1e-3)
+
+
+def test_rotation_is_applied_once(tmp_path):
+    write(tmp_path / "a.mp4", aspect=Fraction(4, 3))
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    start = data.index(b"tkhd") + 44
+    data[start : start + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    (tmp_path / "turned.mp4").write_bytes(data)
+    clip, film = again(tmp_path / "turned.mp4", tmp_path / "film.mp4")
+    assert film.size == clip.size == (W, H) and film.aspect == clip.aspect == Fraction(3, 4)
+    assert (images(tmp_path / "turned.mp4").float() - images(tmp_path / "film.mp4").float()).abs().mean() < 4
+
+
+def test_damaged_clips_make_films_of_the_true_length(tmp_path):
+    path = broken(write(tmp_path / "a.mp4", n=20, g="5", bf="0"), tmp_path / "b.mp4", 11, 15)
+    clip, film = again(path, tmp_path / "film.mp4")
+    assert len(film.names()) == 16 and film.times[-1] == pytest.approx(19 / 24, abs=1e-3)
