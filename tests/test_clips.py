@@ -355,12 +355,42 @@ def test_a_film_has_the_sound_of_its_clip(tmp_path, name, codec, wanted):
     assert tracks(tmp_path / "silent.mp4") == [] and len(film.names()) == N and film.warnings == []
 
 
-def test_sound_and_pictures_keep_their_distance(tmp_path):
-    with av.open(str(write(tmp_path / "late.mkv", rate=10, pts=list(range(5, 17)), tick=Fraction(1, 10), audio=("aac", 2)))) as f: assert float(f.start_time) / 1e6 < 0.1
-    again(tmp_path / "late.mkv", tmp_path / "film.mp4")
-    with av.open(str(tmp_path / "film.mp4")) as f:
-        first = {s.type: min(p.pts * p.time_base for p in f.demux(s) if p.pts is not None and p.size) for s in (f.streams.video[0],)}
-    assert float(first["video"]) == pytest.approx(0.5, abs=0.06)
+def test_sound_of_an_odd_rate_and_damaged_sound(tmp_path):
+    with av.open(str(tmp_path / "odd.mkv"), "w") as out:
+        stream, track = out.add_stream("libx264", rate=24), out.add_stream("pcm_s16le", rate=44056, layout="mono")
+        stream.height, stream.width, stream.pix_fmt = H, W, "yuv420p"
+        for t in range(N): out.mux(stream.encode(av.VideoFrame.from_ndarray(pattern(t), format="rgb24")))
+        out.mux(stream.encode())
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44056), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts = 44056, 0
+        out.mux(track.encode(frame)), out.mux(track.encode())
+    again(tmp_path / "odd.mkv", tmp_path / "film.mp4")
+    assert tracks(tmp_path / "film.mp4")[0][2] == pytest.approx(1, abs=0.1)
+    whole = write(tmp_path / "a.avi", audio=("libmp3lame", 2))
+    with av.open(str(whole)) as f: places = [(p.pos, p.size) for p in f.demux(audio=0) if p.size]
+    data = bytearray(whole.read_bytes())
+    for start, size in places[10:20]: data[start : start + size] = bytes(size)
+    (tmp_path / "b.avi").write_bytes(data)
+    clip, film = again(tmp_path / "b.avi", tmp_path / "film.mp4")
+    assert len(film.names()) == N and tracks(tmp_path / "film.mp4")[0][2] == pytest.approx(2, abs=0.15)
+
+
+def begins(path):
+    "Seconds at which pictures and sound begin."
+    with av.open(str(path)) as f:
+        first = {}
+        for p in f.demux():
+            if p.pts is not None and p.size: first[p.stream.type] = min(first.get(p.stream.type, 1e9), float(p.pts * p.time_base))
+    return first
+
+
+@pytest.mark.parametrize("name, start", [("late.mkv", 5), ("late.ts", 5), ("even.ts", 0), ("late.mp4", 5)])
+def test_sound_and_pictures_keep_their_distance(tmp_path, name, start):
+    source = write(tmp_path / name, rate=10, pts=list(range(start, start + N)), tick=Fraction(1, 10), audio=("aac", 2))
+    again(source, tmp_path / "film.mp4")
+    before, after = begins(source), begins(tmp_path / "film.mp4")
+    assert after["video"] - after["audio"] == pytest.approx(before["video"] - before["audio"], abs=0.03)
+    assert min(after.values()) == pytest.approx(0, abs=0.1)
 
 
 def test_odd_sizes_folders_and_short_clips(tmp_path):

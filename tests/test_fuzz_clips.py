@@ -99,7 +99,7 @@ PICTURES = ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tif", "a.ppm", "p.png", "c.j
 
 share = st.floats(0, 1, exclude_max=True) | st.floats(0, 0.1)                  # of the length; heads of files more often
 change = st.tuples(st.sampled_from(["set", "set", "flip", "zeros", "drop", "double", "random"]), share, st.integers(0, 255), st.sampled_from([1, 2, 4, 16, 200]))
-damage = st.tuples(st.lists(change, max_size=12), st.none() | share)
+damage = st.tuples(st.lists(change, max_size=2) | st.lists(change, max_size=12), st.none() | st.none() | st.none() | share)
 
 
 def spoil(data, changes, cut):
@@ -139,7 +139,7 @@ def test_damaged_files(read, whole, tmp_path, n, reader, names):
         answers[kind] += 1
 
     try_all(n, body, name=st.sampled_from(names), damage=damage)
-    assert min(answers.values()) > n // 20, answers                            # else the inputs test one way only
+    assert min(answers.values()) > n // 25, answers                            # else the inputs test one way only
 
 
 @pytest.mark.parametrize("n", HOW_MANY)
