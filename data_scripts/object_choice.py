@@ -1,0 +1,80 @@
+"""Which cue finds the object without labels? J of each on every sequence of an annotated data set.
+
+    python data_scripts/object_choice.py RUN --data DAVIS2016
+
+RUN is a run's folder or a checkpoint. The first table takes the network's masks; `best` is the best choice of masks that a
+label could make. In the second the true object is one mask and the background is divided as the network divides it.
+"""
+import itertools
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fastcore.script import call_parse
+from torch import Tensor
+
+from gwm_nb.benchmarks import load_any, read_truths, sequences_there
+from gwm_nb.evaluate import choose_by_border, choose_object, jaccard, motion_ratio, object_mask
+from gwm_nb.files import read_frames
+from gwm_nb.flow import estimate_flow, warp
+from gwm_nb.network import predict_masks
+from gwm_nb.store import shrink
+
+SIZE = 128, 224
+
+
+def consistency(masks: Tensor, flow: Tensor) -> Tensor:
+    "How well each mask agrees with itself in the next frame: correlation along the flow (K,)."
+    a, b = masks[:-1], warp(masks[1:], flow)
+    a, b = a - a.mean((-2, -1), keepdim=True), b - b.mean((-2, -1), keepdim=True)
+    return (a * b).sum((0, -2, -1)) / (a.square().sum((0, -2, -1)) * b.square().sum((0, -2, -1))).sqrt().clamp_min(1e-6)
+
+
+def above_mean(ratio: Tensor) -> Tensor:
+    "The masks above the mean of a cue's logarithm; at least one is, and one is not."
+    log = ratio.clamp_min(1e-3).log()
+    chosen = log > log.mean()
+    chosen[log.argmax()], chosen[log.argmin()] = True, False
+    return chosen
+
+
+def with_truth(masks: Tensor, truth: Tensor) -> Tensor:
+    "The true object (N,h,w) as one mask, the background divided by the three largest masks."
+    masks, truth = masks[:len(truth)], truth[:, None].float()
+    background = masks[:, masks.mean((0, 2, 3)).argsort(descending=True)[:3]]
+    background = background / background.sum(1, keepdim=True).clamp_min(1e-6)
+    return torch.cat([background * (1 - truth), truth], 1)
+
+
+def measure(masks: Tensor, flow: Tensor, truth: Tensor) -> dict[str, float]:
+    "J of the best choice, and of each cue's."
+    score = lambda chosen: jaccard(object_mask(masks[:len(truth)], chosen), truth).mean().item()
+    subsets = [torch.tensor(s) for s in itertools.product([False, True], repeat=masks.shape[1])][1:-1]
+    return dict(best=max(map(score, subsets)), border=score(choose_by_border(masks)),
+                motion=score(above_mean(motion_ratio(masks, flow))), both=score(choose_object(masks, flow)),
+                consistency=score(above_mean(consistency(masks, flow))))
+
+
+def show(title: str, rows: dict[str, dict]) -> None:
+    columns = list(next(iter(rows.values())))
+    print(f'{title:18}', *[f'{c:>11}' for c in columns])
+    for name, row in (rows | {'mean': {c: np.mean([r[c] for r in rows.values()]) for c in columns}}).items():
+        print(f'{name:18}', *[f'{row[c]:11.3f}' for c in columns])
+
+
+@call_parse
+def main(run: str, # a run's folder, or a checkpoint
+         data: str = 'data/DAVIS2016' # an annotated data set
+        ):
+    "J by border, by motion, by both, and by consistency over the clip."
+    network, found, ideal = load_any(run), {}, {}
+    for clip in sequences_there(data)[0]:
+        names, truths = read_truths(clip)
+        images = torch.stack([shrink(image, SIZE) for _, image in read_frames(clip.path)])
+        masks, flow = predict_masks(network, images), estimate_flow(images[:-1], images[1:])
+        labels = torch.stack([torch.from_numpy((truths[t] > 0).astype(np.float32)) for t in truths])
+        truth = F.interpolate(labels[:, None], SIZE, mode='area')[:, 0] > .5
+        found[clip.name] = measure(masks[list(truths)], flow, truth)
+        ideal[clip.name] = measure(with_truth(masks, truth), flow, truth)
+    show('masks as they are', found)
+    show('object as one mask', ideal)
