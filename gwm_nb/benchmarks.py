@@ -747,7 +747,7 @@ def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
 
 # %% ../nbs/16_benchmarks.ipynb #9d84f7f7
 @command(run=dict(nargs='?'), clips=dict(nargs='+'), compare=dict(nargs=2))
-def gwm_evaluate(run: str, # a run's folder, a checkpoint of gwm_train, a published one or its name (DAVIS, STv2, FBMS, all)
+def gwm_evaluate(run: str, # a run's folder, a checkpoint, or a published one's name: DAVIS, STv2, FBMS, all
                  data: str = 'data/DAVIS2016', # a data set's folder, or a folder of clips with annotations
                  protocol: str = 'all', # published, per-sequence, label-free, k-way, joined by commas; or all
                  merge: str = 'border', # K masks to two: spectral (as published; fetches a DINO), motion, border, none

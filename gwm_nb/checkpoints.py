@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import ContentTooShortError, URLError
+from urllib.error import ContentTooShortError, HTTPError, URLError
 from urllib.parse import quote
 
 import numpy as np
@@ -176,7 +176,7 @@ def _check_published(state, network, where):
 # %% ../nbs/11_checkpoints.ipynb #3b0d103f
 def load_published(source: str | Path | dict, # a file of the release, or what it holds
                    network: PaperNetwork | None = None, # None: build one for its K
-                   pretrained: bool | str | Path = True # DINO's weights of one that is built: True, from timm; or a file
+                   pretrained: bool | str | Path = True # DINO's weights, if it is built: True, from timm; a file
                   ) -> PaperNetwork: # with the published weights
     "Load a released checkpoint; nothing in it is run. A `ValueError` says what is wrong; the network stays as it was."
     state, where = _weights_of(source)
@@ -232,7 +232,9 @@ def _download(address, file):
             with tqdm.wrapattr(answer, 'read', total=size or None, desc='published weights') as source:
                 shutil.copyfileobj(source, f)
             if f.tell() < size: raise ContentTooShortError(f'only {f.tell()} of {size} bytes came', None)
-    except broken as e: raise ValueError(f'it could not be fetched ({str(e) or type(e).__name__})') from None
+    except broken as e:
+        why = str(e if isinstance(e, HTTPError) else getattr(e, 'reason', e)) or type(e).__name__
+        raise ValueError(f'it could not be fetched ({why})') from None
 
 # %% ../nbs/11_checkpoints.ipynb #749030d6
 def _fetch(address, file, blob):
@@ -248,7 +250,8 @@ def published_checkpoint(name: str # DAVIS, STv2, FBMS, or DAVIS+FBMS+STv2 ('all
     """A file of the release, fetched once; the environment variable GWM_RELEASE names another address of the
     repository. Raises `ValueError` for an unknown name, and for a file that can't be had or is not the published one."""
     known = published_name(name)
-    if known is None: raise ValueError(f'no published checkpoint {str(name)!r}; choose from {", ".join(published_blobs)}')
+    if known is None:
+        raise ValueError(f'no published checkpoint {str(name)!r}; choose from {", ".join(published_blobs)}')
     base = os.environ.get('GWM_RELEASE') or RELEASE
     address = f'{base.rstrip("/")}/checkpoints/{quote(known)}/checkpoints/checkpoint_best.pth'
     file = cache_folder()/'published'/f'{known}.pth'
@@ -257,7 +260,8 @@ def published_checkpoint(name: str # DAVIS, STv2, FBMS, or DAVIS+FBMS+STv2 ('all
             with locked(file): _fetch(address, file, published_blobs[known])
         _check_blob(file, published_blobs[known])
     except ValueError as e:
-        raise ValueError(f'published checkpoint {known}: {e}; get {address} by other means and put it at {file}') from None
+        raise ValueError(f'published checkpoint {known}: {e}; '
+                         f'get {address} by other means and put it at {file}') from None
     return file
 
 # %% ../nbs/11_checkpoints.ipynb #d9828b2a
@@ -267,10 +271,12 @@ def published_network(name: str, # DAVIS, STv2, FBMS, or DAVIS+FBMS+STv2 ('all')
                      ) -> PaperNetwork: # in evaluation mode
     "A published network by its name. Raises `ValueError` for weights that can't be had."
     if pretrained is False:
-        raise ValueError(f"{name} is trained on DINO's features; for random weights: create_network('paper', pretrained=False)")
+        raise ValueError(f"{name} is trained on DINO's features, which random ones can't replace; a network of random "
+                         "weights is create_network('paper', pretrained=False)")
     state = named_weights(read_weights(published_checkpoint(name)), name)
     K = num_masks_of(state)
-    if num_masks not in (None, K): raise ValueError(f'the published checkpoint {name} is for {K} masks, not {num_masks}')
+    if num_masks not in (None, K):
+        raise ValueError(f'the published checkpoint {name} is for {K} masks, not {num_masks}')
     return load_published(state, pretrained=pretrained).eval()
 
 # %% ../nbs/11_checkpoints.ipynb #02a4ca0d
