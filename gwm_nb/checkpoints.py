@@ -248,7 +248,7 @@ def _fetch(address, file, blob):
 def published_checkpoint(name: str # DAVIS, STv2, FBMS, or DAVIS+FBMS+STv2 ('all'), in capitals or not
                         ) -> Path: # in the cache folder
     """A file of the release, fetched once; the environment variable GWM_RELEASE names another address of the
-    repository. Raises `ValueError` for an unknown name, and for a file that can't be had or is not the published one."""
+    repository. Raises `ValueError` for an unknown name, for a file that can't be had, and for one that is another."""
     known = published_name(name)
     if known is None:
         raise ValueError(f'no published checkpoint {str(name)!r}; choose from {", ".join(published_blobs)}')
