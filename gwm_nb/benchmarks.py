@@ -42,7 +42,7 @@ from .store import shrink
 from .videos import data_sets, find_masks, known_data_set, lonely_masks
 from .network import predict_masks
 from .paper import KeyFeatures
-from .checkpoints import load_published
+from .checkpoints import load_published, published_name, published_network
 from .evaluate import boundary_f, choose_object, jaccard, object_mask, over_time
 from .runs import best_file, load_run
 
@@ -658,9 +658,11 @@ def html_report(title: str, # what was measured
     return PAGE.format(title=escape(title), table=escape(table(results)), pictures=''.join(parts))
 
 # %% ../nbs/16_benchmarks.ipynb #ec7c5db4
-def load_any(path: str | Path # a run's folder, a file of `save`, or a published checkpoint
+def load_any(path: str | Path # a run's folder, a file of `save`, a published checkpoint, or one's name: 'DAVIS'
             ) -> nn.Module: # in evaluation mode
-    "The network in a file. Raises `FileNotFoundError` or `ValueError`."
+    "The network in a file; names are for what is no path. Raises `FileNotFoundError` or `ValueError`."
+    name = None if Path(path).exists() else published_name(path)
+    if name: return published_network(name)
     file = best_file(path)
     if file.suffix == '.safetensors': return load_run(file)
     return load_published(file).eval()
@@ -792,7 +794,7 @@ def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
 
 # %% ../nbs/16_benchmarks.ipynb #9d84f7f7
 @command(run=dict(nargs='?'), clips=dict(nargs='+'), compare=dict(nargs=2))
-def gwm_evaluate(run: str, # a run's folder, a checkpoint of gwm_train, or a published one
+def gwm_evaluate(run: str, # a run's folder, a checkpoint, or a published one's name: DAVIS, STv2, FBMS, all
                  data: str = 'data/DAVIS2016', # a data set's folder, or a folder of clips with annotations
                  protocol: str = 'all', # published, per-sequence, label-free, k-way, fbms, joined by commas; or all
                  merge: str = 'border', # K masks to two: spectral (as published; fetches a DINO), motion, border, none

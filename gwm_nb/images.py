@@ -8,8 +8,10 @@ __all__ = ['image_sets', 'ImageSet', 'find_pairs', 'shrink_shorter', 'StillImage
            'evaluate_images', 'show_curves', 'object_box', 'box_overlap', 'moca_score']
 
 # %% ../nbs/12_images.ipynb #d77379ef
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 
 import cv2
 import matplotlib.pyplot as plt
@@ -260,21 +262,23 @@ def evaluate_images(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,
                     name: str, # a key of `image_sets`
                     data: str | Path = 'data', # the folder that data sets lie in
                     size: int | None = 128, # pixels of the shorter side of a picture; None: as large as it is
-                    merge=None, # function (image (3,H,W), masks (K,h,w)) -> (2,h,w); None: masks as they are
+                    merge: str | Callable | None = None, # see below; None: masks as they are
                     normalise: bool = False, # stretch each map to [0,1] for the saliency measures, as their tools do
                     progress: bool = False # show a bar
                    ) -> dict: # what was done, figures by name and protocol, and `curves`
     """Measure a network on a data set of still images. The background is the mask that touches the border most; only
-    what ends in `best_of_two` looks at labels. Raises `ValueError` or `FileNotFoundError` as `StillImages` does."""
-    samples, scores = StillImages(name, data, size), ImageScores(normalise)
+    what ends in `best_of_two` looks at labels. `merge` is a function (masks (N,K,h,w), images (N,3,h,w)) -> (N,2,h,w),
+    or the name of one in `gwm_nb.benchmarks.mergers`. Raises `ValueError` or `FileNotFoundError` as `StillImages`."""
+    samples, scores, merger = StillImages(name, data, size), ImageScores(normalise), merge
+    if isinstance(merge, str): merger = resolve_name('gwm_nb.benchmarks:get_merger')(merge)
     for i in tqdm(range(len(samples)), desc=name, disable=not progress):
         sample = samples[i]
         masks = predict_masks(network, sample['image'])
-        if merge is not None: masks = merge(sample['image'], masks)
+        if merger is not None: masks = merger(masks[None], sample['image'][None])[0]
         large = F.interpolate(masks[None], sample['mask'].shape, mode='bilinear', align_corners=False)[0]
         scores.add(border_object(large), sample['mask'])
-    done = dict(data=name, object='border contact, no labels', size=size, normalise=normalise,
-                merge=getattr(merge, '__name__', None if merge is None else type(merge).__name__))
+    if callable(merge): merge = getattr(merge, '__name__', type(merge).__name__)
+    done = dict(data=name, object='border contact, no labels', size=size, normalise=normalise, merge=merge)
     return done | scores.result()
 
 # %% ../nbs/12_images.ipynb #4af8039b

@@ -164,7 +164,12 @@ def _check_maps(name, backbone):
 
 # %% ../nbs/04_network.ipynb #4066349b
 backbones = {'small': SmallBackbone} # name: class without arguments
-networks = {'paper': 'gwm_nb.paper:paper_network'} # name: 'module:function' (num_masks=..., pretrained=...) -> network
+networks = { # name: 'module:function' (num_masks=..., pretrained=...) -> network
+    'paper': 'gwm_nb.paper:paper_network',
+    'gwm-davis': 'gwm_nb.checkpoints:gwm_davis',
+    'gwm-stv2': 'gwm_nb.checkpoints:gwm_stv2',
+    'gwm-fbms': 'gwm_nb.checkpoints:gwm_fbms',
+    'gwm-all': 'gwm_nb.checkpoints:gwm_all'}
 
 # %% ../nbs/04_network.ipynb #9ddf2f07
 def _backbone(name, pretrained):

@@ -145,7 +145,8 @@ data_sets = {
         'camel01 cars1 cars10 cars4 cars5 cats01 cats03 cats06 dogs01 dogs02 farm01 giraffes01 goats01 '
         'horses02 horses04 horses05 lion01 marple12 marple2 marple4 marple6 marple7 marple9 people03 people1 '
         'people2 rabbits02 rabbits03 rabbits04 tennis'.split())),
-    'STv2': DataSet(('SegTrackv2', 'STv2'))}
+    'STv2': DataSet(('SegTrackv2', 'STv2')),
+    'MoCA': DataSet(('MoCA', 'MoCA_filtered'))}
 
 # %% ../nbs/02_videos.ipynb #c8ab3bb4
 def known_data_set(path: str | Path # its folder, or a link to it

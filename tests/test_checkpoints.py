@@ -1,10 +1,14 @@
 "Files of networks and runs: what comes back, what is refused, and what a crash leaves."
+import hashlib
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -14,7 +18,9 @@ import torch.nn as nn
 
 from gwm_nb.network import create_network
 from gwm_nb.paper import CachedBackbone, cache_features, paper_network
-from gwm_nb.checkpoints import export_onnx, export_program, load, load_training, save
+from gwm_nb import checkpoints
+from gwm_nb.benchmarks import load_any
+from gwm_nb.checkpoints import export_onnx, export_program, load, load_training, published_checkpoint, save
 
 
 def same(one, two):
@@ -139,6 +145,13 @@ def run(code, cwd, **more):
     return subprocess.run([sys.executable, "-c", RUN + code], cwd=cwd, capture_output=True, text=True, **more)
 
 
+def parts(file):
+    "Header and tensors of a safetensors file; in which order the header's entries are written is left to chance by its library."
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
+
+
 def test_a_run_goes_on_in_another_process_as_if_nothing_had_happened(tmp_path):
     for code in ("a = start(); go(*a, 10); keep('one.safetensors', *a)",
                  "a = start(); go(*a); keep('half.safetensors', *a)",
@@ -149,7 +162,7 @@ def test_a_run_goes_on_in_another_process_as_if_nothing_had_happened(tmp_path):
     one, two, weights = (tmp_path / f"{name}.safetensors" for name in ("one", "two", "weights"))
     assert same(load(one).state_dict(), load(two).state_dict()) and same(load_training(one), load_training(two))
     assert not same(load(one).state_dict(), load(weights).state_dict())            # the test can fail
-    assert one.read_bytes() == two.read_bytes()
+    assert parts(one) == parts(two)
 
 
 # ---- crashes
@@ -292,3 +305,133 @@ def test_a_network_saved_while_its_features_were_kept_needs_no_cache(tmp_path):
     picture = torch.rand(1, 3, 32, 48)
     again = load(tmp_path / "net.safetensors", backbone=backbone)
     torch.testing.assert_close(again(picture), network.eval()(picture), atol=1e-2, rtol=1e-2)       # kept in half precision
+
+
+# ---- published checkpoints by name
+
+def blob(data): return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class Mirror(BaseHTTPRequestHandler):
+    "The release's repository on this machine; `files` is {path: content, or (content, length that is claimed)}."
+    files, asked = {}, []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.path not in self.files:
+            return self.send_error(404)
+        data = self.files[self.path]
+        data, length = data if isinstance(data, tuple) else (data, len(data))
+        self.send_response(200)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_): pass
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    "A server with a made-up DAVIS checkpoint in the published format, and an empty cache."
+    torch.manual_seed(0)
+    theirs = tiny_paper(4)
+    torch.save({"model": theirs.state_dict(), "iteration": 5000, "best": np.float64(.79), "py_rng": random.getstate()}, tmp_path / "release.pth")
+    data = (tmp_path / "release.pth").read_bytes()
+    place = lambda name: f"/checkpoints/{name}/checkpoints/checkpoint_best.pth"
+    monkeypatch.setattr(Mirror, "files", {place("DAVIS"): data, place("DAVIS%2BFBMS%2BSTv2"): data})
+    monkeypatch.setattr(Mirror, "asked", [])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(checkpoints, "published_blobs", dict.fromkeys(checkpoints.published_blobs, blob(data)))
+    monkeypatch.setattr(checkpoints, "paper_network", lambda K, pretrained: theirs.built_with.append(pretrained) or tiny_paper(K))
+    for name, value in dict(GWM_CACHE=str(tmp_path / "cache"), GWM_RELEASE=f"http://127.0.0.1:{server.server_port}", NO_PROXY="127.0.0.1", no_proxy="127.0.0.1").items():
+        monkeypatch.setenv(name, value)
+    theirs.built_with, theirs.data, theirs.place = [], data, place
+    yield theirs
+    server.shutdown(), server.server_close()
+
+
+def tiny_paper(K): return paper_network(K, name="vit_tiny_patch16_224", stride=8, blocks=(0, 1))
+
+
+def left(tmp_path): return [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+
+
+def test_a_published_checkpoint_is_fetched_once(mirror, tmp_path):
+    file = published_checkpoint("davis")
+    assert file == tmp_path / "cache/published/DAVIS.pth" and file.read_bytes() == mirror.data and left(tmp_path) == ["DAVIS.pth"]
+    assert published_checkpoint("DAVIS") == published_checkpoint("gwm-davis") == file and Mirror.asked == [mirror.place("DAVIS")]
+    assert published_checkpoint("davis+fbms+stv2") == published_checkpoint("ALL") and Mirror.asked[1:] == [mirror.place("DAVIS%2BFBMS%2BSTv2")]
+
+
+def test_networks_by_name(mirror, tmp_path, monkeypatch):
+    for network in (create_network("gwm-davis"), create_network("gwm-davis", num_masks=4, pretrained=tmp_path / "dino.pth"), load_any("DAVIS")):
+        assert same(dict(network.state_dict()), dict(mirror.state_dict())) and not network.training
+    assert mirror.built_with == [True, tmp_path / "dino.pth", True] and Mirror.asked == [mirror.place("DAVIS")]
+    asked = []
+    monkeypatch.setattr(checkpoints, "published_checkpoint", lambda name: asked.append(name) or tmp_path / "release.pth")
+    for name in ("gwm-davis", "gwm-stv2", "gwm-fbms", "gwm-all"):
+        create_network(name)
+    assert asked == ["DAVIS", "STv2", "FBMS", "DAVIS+FBMS+STv2"]
+    for options, says in ((dict(num_masks=3), "DAVIS is for 4 masks, not 3"), (dict(pretrained=False), "trained on DINO's features"), (dict(freeze=False), "always frozen")):
+        with pytest.raises(ValueError, match=says):
+            create_network("gwm-davis", **options)
+
+
+def test_a_path_comes_before_a_name(mirror, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(create_network("small"), tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").rename(tmp_path / "all")
+    with pytest.raises(ValueError, match="all: not a readable file of weights"):           # not fetched, though there is one of this name
+        load_any("all")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_any("DAVIS17")
+    assert not Mirror.asked
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 99\n"
+
+
+@pytest.mark.parametrize("case, says", [("wrong hash", "not the published file: its git id is"), ("cut", "bytes came"), ("cut, no length", "its git id is"), ("404", "404"),
+                                        ("no server", "could not be fetched"), ("pointer", "pointer of git-lfs"), ("no address", "unknown url type")])
+def test_what_cannot_be_had_is_one_line_and_leaves_nothing(mirror, tmp_path, monkeypatch, case, says):
+    whole, place = mirror.data, mirror.place("DAVIS")
+    Mirror.files[place] = {"wrong hash": whole[:-1] + b"!", "cut": (whole[:-5000], len(whole)), "cut, no length": (whole[:-5000], len(whole) - 5000), "pointer": POINTER}.get(case, whole)
+    if case == "404":
+        del Mirror.files[place]
+    if case == "pointer":                                   # even if it is what was committed
+        monkeypatch.setitem(checkpoints.published_blobs, "DAVIS", blob(POINTER))
+    base = {"no server": "http://127.0.0.1:9", "no address": "nowhere"}.get(case, os.environ["GWM_RELEASE"])
+    monkeypatch.setenv("GWM_RELEASE", base)
+    with pytest.raises(ValueError, match=says) as e:
+        published_checkpoint("DAVIS")
+    file = tmp_path / "cache/published/DAVIS.pth"
+    assert str(e.value).endswith(f"get {base}{place} by other means and put it at {file}") and "\n" not in str(e.value) and left(tmp_path) == []
+    file.write_bytes(whole)                                  # as the line says
+    monkeypatch.setitem(checkpoints.published_blobs, "DAVIS", blob(whole))
+    assert published_checkpoint("DAVIS") == file and len(Mirror.asked) <= 1
+
+
+def test_a_wrong_file_put_there_by_hand_is_named_and_stays(mirror, tmp_path):
+    file = tmp_path / "cache/published/STv2.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="published checkpoint STv2: this is not the published file"):
+        published_checkpoint("stv2")
+    assert file.read_bytes() == b"mine" and not Mirror.asked
+    with pytest.raises(ValueError, match="no published checkpoint 'KITTI'; choose from DAVIS, STv2, FBMS, DAVIS"):
+        published_checkpoint("KITTI")
+
+
+def test_a_full_disk_leaves_no_part_of_a_download(mirror, tmp_path, monkeypatch):
+    def full(source, target): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(checkpoints.shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left on device.*DAVIS.pth"):
+        published_checkpoint("DAVIS")
+    assert left(tmp_path) == []
+
+
+def test_the_names_that_the_release_has():
+    assert all(len(b) == 40 and int(b, 16) for b in checkpoints.published_blobs.values()) and len(set(checkpoints.published_blobs.values())) == 4
+    assert checkpoints.RELEASE.startswith("https://raw.githubusercontent.com/karazijal/guess-what-moves/e80e01b5")
+    assert blob(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"            # git hash-object

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from scipy.io import savemat
 
 scripts = Path(__file__).resolve().parent.parent / "data_scripts"
@@ -393,6 +394,73 @@ def test_moca_takes_every_third_frame_and_boxes_between_those_that_are_annotated
     assert box_of(out / "Annotations/crab/00001.png") == [240, 60, 880, 420]                  # x 3, y 1.5, cut to whole pixels as published
     assert box_of(out / "Annotations/fossa/00000.png") == [320, 180, 960, 540]                # before the first annotated frame: as there
     assert box_of(out / "Annotations/fossa/00001.png") == [320, 180, 640, 360]
+
+
+def moca_masks(folder, boxes, palette=False):
+    "Masks {sequence/frame: (rows, columns)} as gwm_segment writes them (0/255), or as gwm_evaluate does (labels with a palette)."
+    from gwm_nb.benchmarks import write_labels
+    from gwm_nb.files import write_mask
+    for name, (rows, columns) in boxes.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        mask = torch.zeros(720, 1280, dtype=torch.bool)
+        mask[rows, columns] = True
+        if palette:
+            write_labels(folder / f"{name}.png", mask.numpy())
+        else:
+            write_mask(folder / f"{name}.png", mask)
+    return folder
+
+
+@pytest.fixture
+def moca_data(run, small, tmp_path):
+    small("moca")
+    run("moca", *archives("moca", tmp_path))
+    return run.work / "data/MoCA"
+
+
+def call_score(script, monkeypatch, capsys, *argv):
+    monkeypatch.setattr(sys, "argv", ["moca.py", *map(str, argv)])
+    capsys.readouterr()
+    script("moca").score()
+    return dict(line.split() for line in capsys.readouterr().out.splitlines() if not line.startswith("a part"))
+
+
+RIGHT = {"crab/00000": (slice(360), slice(640)), "crab/00001": (slice(60, 420), slice(240, 880)), "crab/00002": (slice(180, 540), slice(480, 1120)),
+         "fossa/00000": (slice(180, 540), slice(320, 960)), "fossa/00001": (slice(180, 360), slice(320, 640))}      # as the boxes are written, see above
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_moca_scores_masks(palette, moca_data, script, monkeypatch, capsys, tmp_path):
+    half = RIGHT | {"crab/00001": (slice(60, 420), slice(240, 496)), "fossa/00001": (slice(0), slice(0))}           # 0.4 of the box, and nothing
+    for boxes, J, success in ((RIGHT, 1, 1), (half, ((1 + .4 + 1) / 3 + .5) / 2, 3 / 5)):
+        found = call_score(script, monkeypatch, capsys, moca_masks(tmp_path / f"masks{J}", boxes, palette), "--data", moca_data)
+        assert found["J_moca"] == f"{J:.3f}" and found["success_0.5_moca"] == found["success_moca"] == f"{success:.3f}" and found["frames"] == "5"
+
+
+def test_moca_names_masks_that_are_missing(moca_data, script, monkeypatch, capsys, tmp_path):
+    masks = moca_masks(tmp_path / "masks", {k: v for k, v in RIGHT.items() if k.startswith("crab")})
+    call = lambda *argv: call_score(script, monkeypatch, capsys, *argv, "--data", moca_data)
+    with pytest.raises(SystemExit, match="^score: .*masks: 1 of 2 sequences are missing, fossa first; .*--partial"):
+        call(masks)
+    assert call(masks, "--partial")["frames"] == "3"
+    (masks / "crab/00001.png").unlink()
+    with pytest.raises(SystemExit, match="^score: .*crab: no mask of crab/00001 .1 of 3 are missing"):
+        call(masks, "--partial")
+    (tmp_path / "empty").mkdir()
+    for folder, says in (("gone", "no such folder of masks"), ("empty", "2 of 2 sequences are missing")):
+        with pytest.raises(SystemExit, match=says):
+            call(tmp_path / folder, "--partial")
+
+
+def test_moca_is_a_data_set_that_the_library_knows(moca_data):
+    from gwm_nb.videos import data_sets, find_data_sets, known_data_set
+    assert known_data_set(moca_data) is data_sets["MoCA"] and find_data_sets("MoCA", moca_data.parent) == {"MoCA": moca_data}
+
+
+def test_the_score_of_moca_as_a_program(moca_data, tmp_path):
+    masks = moca_masks(tmp_path / "masks", RIGHT)
+    done = subprocess.run([sys.executable, scripts / "moca.py", "score", masks, "--data", moca_data], capture_output=True, text=True)
+    assert done.returncode == 0 and "J_moca            1.000" in done.stdout, done.stderr
 
 
 def test_moca_stops_at_frame_300(script):

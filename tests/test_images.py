@@ -255,14 +255,29 @@ def test_more_masks_and_merging(tmp_path):
     lay_out(tmp_path)
     merged = []
 
-    def halves(image, masks):
-        merged.append((tuple(image.shape), tuple(masks.shape)))
-        return torch.stack([masks[0], masks[1:].sum(0)])
+    def halves(masks, images):
+        merged.append((tuple(images.shape), tuple(masks.shape)))
+        return torch.stack([masks[:, 0], masks[:, 1:].sum(1)], 1)
 
     two, four = (evaluate_images(Brightness(k), "ECSSD", tmp_path) for k in (1, 3))
     joined = evaluate_images(Brightness(3), "ECSSD", tmp_path, merge=halves)
     assert four["IoU_published"] == pytest.approx(joined["IoU_published"]) and abs(four["IoU_published"] - two["IoU_published"]) < .05
-    assert merged == [((3, 128, 170), (4, 128, 170))] * 3 and (joined["merge"], four["merge"]) == ("halves", None)
+    assert merged == [((1, 3, 128, 170), (1, 4, 128, 170))] * 3 and (joined["merge"], four["merge"]) == ("halves", None)
+
+
+def test_merging_by_name(tmp_path, monkeypatch):
+    "The ways of merging that videos have, one more of one's own included."
+    from gwm_nb import benchmarks
+    lay_out(tmp_path)
+    measure = lambda k, merge: evaluate_images(Brightness(k), "ECSSD", tmp_path, merge=merge)
+    plain, none, border = measure(1, None), measure(1, "none"), measure(3, "border")
+    assert (none["merge"], border["merge"]) == ("none", "border") and none["IoU_published"] == plain["IoU_published"]
+    assert border["IoU_published"] == evaluate_images(Brightness(3), "ECSSD", tmp_path, merge=benchmarks.by_border)["IoU_published"]
+    monkeypatch.setitem(benchmarks.mergers, "first", lambda weights: lambda masks, images: torch.stack([masks[:, 0], 1 - masks[:, 0]], 1))
+    assert measure(3, "first")["merge"] == "first"
+    for k, merge, says in ((3, "none", "takes two masks, not 4"), (3, "motion", "at least two frames"), (1, "magic", "unknown way of merging 'magic'; choose from spectral")):
+        with pytest.raises(ValueError, match=says):
+            measure(k, merge)
 
 
 def test_figures_carry_the_name_of_their_protocol(tmp_path):

@@ -261,7 +261,7 @@ def test_pairs_are_drawn_where_both_flows_exist(store):
 
 def test_data_sets_that_are_not_there(data):
     with pytest.raises(ValueError, match="no clip 'blackswan'; it has cows, dog"): evaluation_samples("DAVIS", data, SIZE)
-    with pytest.raises(ValueError, match="unknown data set 'KITTI'; choose from DAVIS, FBMS, STv2, joined by"): videos.find_data_sets("DAVIS+KITTI", data)
+    with pytest.raises(ValueError, match="unknown data set 'KITTI'; choose from DAVIS, FBMS, STv2, MoCA, joined by"): videos.find_data_sets("DAVIS+KITTI", data)
     with pytest.raises(FileNotFoundError, match="no folder SegTrackv2 or STv2 for STv2"): videos.find_data_sets("DAVIS+STv2", data)
 
 
