@@ -714,7 +714,7 @@ def _looker(run, predictions, merge='none', size='128x224', weights=None):
     if torch.cuda.is_available(): network = network.cuda()
     return lambda clip, names, truths: predicted(network, clip, truths, merger, shape), merge
 
-# %% ../nbs/16_benchmarks.ipynb #891874db
+# %% ../nbs/16_benchmarks.ipynb #ee8fbbae
 def _polishing(look, name, predictions=None):
     "The same as `look`, with the masks polished."
     polish = get_polisher(name)
@@ -752,7 +752,7 @@ def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
     return results
 
 # %% ../nbs/16_benchmarks.ipynb #9d84f7f7
-@command(run=dict(nargs='?'), clips=dict(nargs='+'), compare=dict(nargs=2))
+@command(run=dict(nargs='?'), clips=dict(nargs='+', type=str), compare=dict(nargs=2, type=str))
 def gwm_evaluate(run: str, # a run's folder, a checkpoint of gwm_train, or a published one
                  data: str = 'data/DAVIS2016', # a data set's folder, or a folder of clips with annotations
                  protocol: str = 'all', # published, per-sequence, label-free, k-way, joined by commas; or all

@@ -6,7 +6,7 @@
 __all__ = ['polishers', 'enlarged', 'Polisher', 'polisher', 'get_polisher', 'guided', 'joint_bilateral', 'crf', 'trust',
            'along_flow', 'with_neighbours', 'Polished']
 
-# %% ../nbs/17_polish.ipynb #1996520f
+# %% ../nbs/17_polish.ipynb #e29eb267
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .flow import distance_from_home, estimate_flow, limit_size, resize_flow, warp
 
-# %% ../nbs/17_polish.ipynb #3a76a718
+# %% ../nbs/17_polish.ipynb #c66c2354
 def enlarged(masks: Tensor, # (B,K,h,w) soft masks
              images: Tensor # (B,3,H,W) in [0,1]
             ) -> Tensor: # (B,K,H,W)
@@ -31,7 +31,7 @@ def enlarged(masks: Tensor, # (B,K,h,w) soft masks
     if masks.shape[-2:] == images.shape[-2:]: return masks.float()
     return F.interpolate(masks.float(), images.shape[-2:], mode='bilinear', align_corners=False)
 
-# %% ../nbs/17_polish.ipynb #e16da6aa
+# %% ../nbs/17_polish.ipynb #6bbe9bcd
 @dataclass(frozen=True)
 class Polisher:
     "A way to polish masks."
@@ -50,21 +50,21 @@ def polisher(name: str, # to look it up by
         return apply
     return add
 
-# %% ../nbs/17_polish.ipynb #e88e4df7
+# %% ../nbs/17_polish.ipynb #44d78116
 def get_polisher(name: str # a key of `polishers`
                 ) -> Polisher:
     "The polisher of that name. Raises `ValueError` for an unknown one."
     if name in polishers: return polishers[name]
     raise ValueError(f'unknown polisher {name!r}; choose from {", ".join(polishers)}')
 
-# %% ../nbs/17_polish.ipynb #90c51031
+# %% ../nbs/17_polish.ipynb #27f0d680
 def _window(radius, images):
     "The window's side. Raises `ValueError` for one that doesn't fit into the images."
     if 1 <= radius < min(images.shape[-2:]): return 2 * radius + 1
     raise ValueError(f'radius must be at least 1 and less than the sides of the image, not {radius} '
                      f'for {images.shape[-1]}x{images.shape[-2]}')
 
-# %% ../nbs/17_polish.ipynb #6311e1ae
+# %% ../nbs/17_polish.ipynb #420b8b1c
 @polisher('guided', about='colour guided filter')
 def guided(masks: Tensor, # (B,K,h,w) soft masks
            images: Tensor, # (B,3,H,W) in [0,1]
@@ -76,7 +76,7 @@ def guided(masks: Tensor, # (B,K,h,w) soft masks
     fitted = guided_blur(images, soft, _window(radius, images), eps, separable=True).clamp(0, 1)
     return fitted / fitted.sum(1, keepdim=True)
 
-# %% ../nbs/17_polish.ipynb #db03e656
+# %% ../nbs/17_polish.ipynb #18752006
 @polisher('bilateral', about='joint bilateral filter')
 def joint_bilateral(masks: Tensor, # (B,K,h,w) soft masks
                     images: Tensor, # (B,3,H,W) in [0,1]
@@ -88,14 +88,14 @@ def joint_bilateral(masks: Tensor, # (B,K,h,w) soft masks
     soft = enlarged(masks, images)
     return joint_bilateral_blur(soft, images, _window(radius, images), colour, (space, space))
 
-# %% ../nbs/17_polish.ipynb #b336b8b6
+# %% ../nbs/17_polish.ipynb #28488bf0
 def _densecrf():
     "The package of the `crf` extra."
     try: import pydensecrf.densecrf
     except ImportError: raise ValueError("the CRF needs one more package: pip install 'gwm_nb[crf]'") from None
     return pydensecrf.densecrf
 
-# %% ../nbs/17_polish.ipynb #c00af114
+# %% ../nbs/17_polish.ipynb #cad8ec51
 def _mean_field(soft, image, updates, gaussian, bilateral):
     "Masks (K,H,W) of one image (3,H,W) after some updates."
     K, H, W = soft.shape
@@ -108,7 +108,7 @@ def _mean_field(soft, image, updates, gaussian, bilateral):
     field.addPairwiseBilateral(sxy=sxy, srgb=srgb, rgbim=pixels, compat=compat)
     return torch.from_numpy(np.array(field.inference(updates))).reshape(K, H, W)
 
-# %% ../nbs/17_polish.ipynb #cc73d637
+# %% ../nbs/17_polish.ipynb #f846df9d
 @polisher('crf', about='dense CRF, as published')
 def crf(masks: Tensor, # (B,K,h,w) soft masks
         images: Tensor, # (B,3,H,W) in [0,1]
@@ -120,7 +120,7 @@ def crf(masks: Tensor, # (B,K,h,w) soft masks
     pairs = zip(enlarged(masks, images).detach().cpu(), images.detach().cpu())
     return torch.stack([_mean_field(m, image, updates, gaussian, bilateral) for m, image in pairs]).to(masks.device)
 
-# %% ../nbs/17_polish.ipynb #96a7fd48
+# %% ../nbs/17_polish.ipynb #ddb56644
 def trust(flow: Tensor, # (N,2,h,w) pixels, from here to another frame
           back: Tensor, # (N,2,h,w) from there to here
           tolerance: float = 1. # error in pixels at which a weight has fallen to 1/e
@@ -128,7 +128,7 @@ def trust(flow: Tensor, # (N,2,h,w) pixels, from here to another frame
     "How far to trust the other frame, by the forward-backward error."
     return torch.exp(-(distance_from_home(flow, back) / tolerance).square())[:, None]
 
-# %% ../nbs/17_polish.ipynb #63a3203b
+# %% ../nbs/17_polish.ipynb #e0176dde
 def along_flow(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
                there: Tensor, # (N-1,2,h,w) flow in pixels of the masks, from each frame to the next
                back: Tensor, # (N-1,2,h,w) from each next frame back
@@ -145,7 +145,7 @@ def along_flow(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
     total[1:] += trust(back, there, tolerance) * warp(layers[:-1], back)
     return total[:, :-1] / total[:, -1:]
 
-# %% ../nbs/17_polish.ipynb #fafebe0e
+# %% ../nbs/17_polish.ipynb #038ac375
 @polisher('flow', about='mean with the frames beside, along the flow', reach=1)
 def with_neighbours(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
                     images: Tensor, # (N,3,H,W) in [0,1]
@@ -160,7 +160,7 @@ def with_neighbours(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
     there, back = (resize_flow(estimate_flow(*p, method), masks.shape[-2:], 'bilinear') for p in pairs)
     return along_flow(masks, there.to(masks.device), back.to(masks.device))
 
-# %% ../nbs/17_polish.ipynb #e9e59db5
+# %% ../nbs/17_polish.ipynb #a8c3c07a
 class Polished:
     "Masks of a sequence: `masks[t]` are those of frame `t`, (K,H,W) float16, polished when they are first asked for."
     def __init__(self,

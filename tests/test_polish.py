@@ -8,8 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gwm_nb import polish
-from gwm_nb.flow import warp
 from gwm_nb.polish import (Polished, Polisher, along_flow, crf, enlarged, get_polisher, guided, joint_bilateral, polisher,
                            polishers, trust, with_neighbours)
 from test_evaluate import Bright
@@ -322,6 +320,11 @@ def test_the_command_tells_how_masks_were_polished(run):
     column = lines[0].split(",").index("polished_by")
     assert {line.split(",")[column] for line in lines[1:]} == {"guided"}
     assert len(list((run / "out/masks/a").glob("*.png"))) == 3 and "polished by guided" in (run / "out/report.html").read_text()
+
+
+def test_clips_are_named_on_the_command_line(run):
+    done = evaluated(run, "network.safetensors", "--data", "clips", "--size", "48x64", "--protocol", "label-free", "--clips", "b")
+    assert done.returncode == 0 and done.stdout.split()[4] == "b", done.stdout + done.stderr
 
 
 def test_a_wrong_polish_is_one_line(run):
