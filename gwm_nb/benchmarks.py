@@ -19,7 +19,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from .network import predict_masks
 from .paper import KeyFeatures
 from .checkpoints import load_published, published_name, published_network
 from .evaluate import boundary_f, choose_object, jaccard, object_mask, over_time
+from .polish import Polished, get_polisher
 from .runs import best_file, load_run
 
 # %% ../nbs/16_benchmarks.ipynb #lazy1601
@@ -378,13 +379,14 @@ def _total(values, average):
 def summary(name: str, # a protocol
             sequences: dict[str, dict], # {sequence: {frame: measures}}: those that count
             convention: str, # a key of `conventions`
-            merge: str = '' # how masks were merged, to be told
+            merge: str = '', # how masks were merged, to be told
+            polish: str = '' # how masks were polished, to be told
            ) -> dict: # what a table needs to say about a figure, and the figures
     "The figures of a protocol, with everything that has to be known of them."
     way = protocols[name]
     average = way.average or conventions[convention]
     about = dict(protocol=name, about=way.about, looks_at_labels=way.looks, average_over=average,
-                 left_out=left_out(name, convention), merged_by=merge if way.merges else '')
+                 left_out=left_out(name, convention), merged_by=merge if way.merges else '', polished_by=polish)
     some = next(iter(next(iter(sequences.values())).values()))
     for measure in [k for k in some if k != 'objects']:
         values = [[(m[measure], m.get('objects', 1)) for m in frames.values()] for frames in sequences.values()]
@@ -552,12 +554,14 @@ def caption(result: dict # from `summary`
     "What has to be known about a figure."
     looks = 'looks at labels' if result['looks_at_labels'] else 'does not look at labels'
     merge = f'merged by {result["merged_by"]}; ' if result['merged_by'] else ''
+    polish = f'polished by {result["polished_by"]}; ' if result.get('polished_by') else ''
     more = ''.join(f'; {k} {result[k]:.3f}' for k in MORE if k in result)
-    return (f'{result["protocol"]}: {result["about"]}; {looks}; {merge}mean over {result["average_over"]}; '
+    return (f'{result["protocol"]}: {result["about"]}; {looks}; {merge}{polish}mean over {result["average_over"]}; '
             f'frames left out: {result["left_out"]}; {result["frames"]} frames{more}')
 
 # %% ../nbs/16_benchmarks.ipynb #4c5312fd
-COLUMNS = ('protocol', 'looks_at_labels', 'merged_by', 'average_over', 'left_out', 'sequence', 'frames', 'J', 'F')
+COLUMNS = ('protocol', 'looks_at_labels', 'merged_by', 'polished_by', 'average_over', 'left_out', 'sequence', 'frames',
+           'J', 'F')
 
 def as_csv(results: list[dict] # from `summary`
           ) -> str: # one line a protocol and sequence
@@ -566,7 +570,7 @@ def as_csv(results: list[dict] # from `summary`
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(COLUMNS)
     for r in results:
-        about = [r[k] for k in COLUMNS[:5]]
+        about = [r[k] for k in COLUMNS[:6]]
         for name, frames in r['sequences'].items():
             means = [sequence_means(r, measure)[name] for measure in 'JF']
             writer.writerow([*about, name, len(frames), *means])
@@ -718,7 +722,8 @@ def measure_files(clips: list[Clip], # from `sequences_there`
                   convention: str = 'sequences', # a key of `conventions`
                   merge: str = '', # how masks were merged, to be told
                   every_frame: bool = False, # refuse frames without annotation
-                  masks: Path | None = None # a folder for the label-free masks; None: they are not kept
+                  masks: Path | None = None, # a folder for the label-free masks; None: they are not kept
+                  polish: str = '' # how masks were polished, to be told
                  ) -> list[dict]: # a `summary` for each protocol
     "Measure sequence by sequence, with a progress bar. What is wrong with one is said with its name."
     found = {name: {} for name in chosen}
@@ -730,7 +735,7 @@ def measure_files(clips: list[Clip], # from `sequences_there`
         for name, frames in measured.items(): found[name][clip.name] = frames
         if masks is not None: _save_masks(masks, clip, names, sequence)
         del sequence                            # before the next one is made
-    return [summary(name, sequences, convention, merge) for name, sequences in found.items()]
+    return [summary(name, sequences, convention, merge, polish) for name, sequences in found.items()]
 
 # %% ../nbs/16_benchmarks.ipynb #36a491ed
 def _report(folder, title, results, clips, about):
@@ -770,6 +775,21 @@ def _looker(run, predictions, merge='none', size='128x224', weights=None):
     if torch.cuda.is_available(): network = network.cuda()
     return lambda clip, names, truths: predicted(network, clip, truths, merger, shape), merge
 
+# %% ../nbs/16_benchmarks.ipynb #ee8fbbae
+def _polishing(look, name, predictions=None):
+    "The same as `look`, with the masks polished."
+    polish = get_polisher(name)
+    if predictions is not None:
+        raise ValueError('--polish refines the soft masks of a network; --predictions are measured as they are')
+
+    def polished(clip, names, truths):
+        sequence = look(clip, names, truths)
+        frames = [image for _, image in read_frames(clip.path)]
+        masks, pair = (Polished(m, frames, polish) for m in (sequence.masks, sequence.pair))
+        return replace(sequence, masks=masks, pair=pair)
+
+    return polished
+
 # %% ../nbs/16_benchmarks.ipynb #1ffe67ae
 def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
                    data: str | Path, # a data set, or a folder of clips with annotations
@@ -777,7 +797,7 @@ def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
                    out: str | Path | None = None, # folder for tables, report and masks; None: nothing is written
                    title: str = 'evaluation', # of the report
                    clips: list[str] | None = None, # names of sequences; None: the validation sequences, or all
-                   **options # `convention` and `merge` of `measure_files`
+                   **options # `convention`, `merge` and `polish` of `measure_files`
                   ) -> list[dict]: # a `summary` for each protocol
     "Measure a data set, print what is missing, write the report. Raises `ValueError` if `out` holds results already."
     if out is not None and (Path(out)/'results.json').exists():
@@ -793,7 +813,7 @@ def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
     return results
 
 # %% ../nbs/16_benchmarks.ipynb #9d84f7f7
-@command(run=dict(nargs='?'), clips=dict(nargs='+'), compare=dict(nargs=2))
+@command(run=dict(nargs='?'), clips=dict(nargs='+', type=str), compare=dict(nargs=2, type=str))
 def gwm_evaluate(run: str, # a run's folder, a checkpoint, or a published one's name: DAVIS, STv2, FBMS, all
                  data: str = 'data/DAVIS2016', # a data set's folder, or a folder of clips with annotations
                  protocol: str = 'all', # published, per-sequence, label-free, k-way, fbms, joined by commas; or all
@@ -804,7 +824,8 @@ def gwm_evaluate(run: str, # a run's folder, a checkpoint, or a published one's 
                  compare: list[str] | None = None, # instead of all else: two folders of --save, side by side
                  clips: list[str] | None = None, # sequences; default: a known data set's validation sequences, or all
                  convention: str | None = None, # DAVIS, frames (FBMS, SegTrackv2), sequences; default: the data's own
-                 size: str = '128x224' # HEIGHTxWIDTH of the frames that the network sees
+                 size: str = '128x224', # HEIGHTxWIDTH of the frames that the network sees
+                 polish: str | None = None # refine a network's masks: guided, bilateral, crf (extra package), flow
                 ):
     "Measure J and F by every protocol; each figure says which it is, and whether it looked at labels."
     if compare:
@@ -812,6 +833,8 @@ def gwm_evaluate(run: str, # a run's folder, a checkpoint, or a published one's 
         return
     chosen, convention = _chosen_protocols(protocol), _convention(data, convention)
     look, merge = _looker(run, predictions, merge, size, dino)
+    if polish: look = _polishing(look, polish, predictions)
     title = f'{run or predictions} on {data}'
-    print(table(evaluate_files(look, data, chosen, save, title, clips, convention=convention, merge=merge)))
+    told = dict(convention=convention, merge=merge, polish=polish or '')
+    print(table(evaluate_files(look, data, chosen, save, title, clips, **told)))
     if save: print(f'\nwritten to {save}: results.csv, results.json, report.html, masks/')
