@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gwm_nb.benchmarks import load_any, read_truths, sequences_there
 from gwm_nb.evaluate import choose_by_border, choose_object, jaccard, motion_ratio, object_mask
-from gwm_nb.files import read_frames
+from gwm_nb.clips import read_frames
 from gwm_nb.flow import estimate_flow, warp
 from gwm_nb.network import predict_masks
 from gwm_nb.store import shrink
