@@ -305,12 +305,12 @@ def k_way(sequence: Sequence # masks and labels
     return found
 
 # %% ../nbs/16_benchmarks.ipynb #fbms0002
-def region_scores(common: np.ndarray # (K,G): pixels that part k and region g share, over a sequence; region 0: background
+def region_scores(common: np.ndarray # (K,G): pixels that part k and region g share; region 0: background
                  ) -> tuple[dict[str, float], np.ndarray]: # P, R, region F, extracted; and (G,) the part of each, or -1
-    "Precision, recall and F of regions, and the share of objects that are extracted. Source: Ochs, Malik, Brox, TPAMI 2014."
+    "P, R, F of regions over a sequence, and the share of extracted objects. Source: Ochs, Malik, Brox, TPAMI 2014."
     parts, regions = common.sum(1, keepdims=True), common.sum(0, keepdims=True)
     F_pair = 2 * common / np.maximum(parts + regions, 1)
-    row, column = linear_sum_assignment(F_pair, maximize=True)
+    row, column = optimize.linear_sum_assignment(F_pair, maximize=True)
     n = common.shape[1]
     P = (common / np.maximum(parts, 1))[row, column].sum() / n
     R = (common / np.maximum(regions, 1))[row, column].sum() / n
@@ -329,7 +329,8 @@ def _common(sequence, t, regions):
     K = len(sequence.masks[t])
     return np.stack([np.bincount(part[labels == region], minlength=K) for region in regions], 1)
 
-@protocol('fbms', about='parts and regions matched by F over the sequence (Ochs et al.)', looks=True, average='sequences')
+@protocol('fbms', about='parts and regions matched by F over the sequence (Ochs et al.)', looks=True,
+          average='sequences')
 def fbms(sequence: Sequence # masks and labels
         ) -> dict[int, dict]: # {frame: {'J', 'F', 'P', 'R', 'region F', 'extracted'}}; the last four are the sequence's
     "FBMS's official measure, with J and F of the objects' parts beside it."
@@ -480,7 +481,8 @@ def predicted(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
         images.append(shrink(image, size))
     images = torch.stack(images)
     masks = predict_masks(network, images)
-    flow = estimate_flow(images[:-1], images[1:]) if len(images) > 1 else None
+    can_move = len(images) > 1 and min(size) >= 16       # the least that DIS takes
+    flow = estimate_flow(images[:-1], images[1:]) if can_move else None
     return Sequence(masks, merge(masks, images), choose_object(masks, flow), truths)
 
 # %% ../nbs/16_benchmarks.ipynb #08ab5313

@@ -132,10 +132,10 @@ def object_mask(masks: Tensor, # (N,K,h,w) soft masks
 
 # %% ../nbs/07_evaluate.ipynb #motioncue2
 def own_motion(flow: Tensor, # (N,2,h,w) pixels
-               basis: str = 'quadratic', # of the background's motion, a key of `gwm_nb.motion.bases`
+               basis: str = 'affine', # of the background's motion, a key of `gwm_nb.motion.bases`
                rounds: int = 5 # of fitting again
               ) -> Tensor: # (N,h,w) pixels: what the background's motion does not explain
-    "Residual of a robust fit of one motion a frame: weights 1 / (1 + r^2 / median r^2) (Geman and McClure's, squared by the fit)."
+    "Residual of a robust fit of one motion a frame: weights 1 / (1 + r^2 / median r^2), which the fit squares."
     weight = torch.ones_like(flow[:, :1])
     for _ in range(rounds):
         field = motion_fields(fit_motion(weight, flow, basis), flow.shape[-2:], basis)[:, 0]
@@ -147,7 +147,7 @@ def own_motion(flow: Tensor, # (N,2,h,w) pixels
 # %% ../nbs/07_evaluate.ipynb #motioncue3
 def motion_ratio(masks: Tensor, # (N,K,h,w) soft masks
                  flow: Tensor, # (M,2,h,w) flow of the first M <= N frames, pixels
-                 basis: str = 'quadratic' # of the background's motion
+                 basis: str = 'affine' # of the background's motion
                 ) -> Tensor: # (K,): above 1 for masks that move by themselves
     "Mean of `own_motion` inside each mask, divided by its mean over the frame."
     residual = own_motion(flow, basis)
@@ -165,7 +165,7 @@ def choose_object(masks: Tensor, # (N,K,h,w) soft masks of the frames of one seq
                   flow: Tensor | None = None # (M,2,h,w) flow of the first M frames; None: ask the border alone
                  ) -> Tensor: # (K,) bool: which masks are object
     "Decide without labels which masks are object and which background, from the frame's border and from motion."
-    if flow is None or masks.shape[1] < 2: return choose_by_border(masks)
+    if flow is None or masks.shape[1] < 2 or own_motion(flow).mean() < .05: return choose_by_border(masks)
     used = masks.mean((0, -2, -1)) > .005
     score = torch.zeros(len(used))
     score[used] = 1.5 * _standardised(motion_ratio(masks, flow)[used]) - _standardised(border_ratio(masks)[used])

@@ -257,14 +257,14 @@ def test_what_is_written(data):
     out = data.parent / "out"
     assert sorted(p.name for p in out.iterdir()) == ["masks", "report.html", "results.csv", "results.json"]
     with open(out / "results.csv", newline="") as f: rows = list(csv.DictReader(f))
-    assert len(rows) == 4 * 3 and rows[0]["protocol"] == "published" and rows[0]["looks_at_labels"] == "True"
+    assert len(rows) == 5 * 3 and rows[0]["protocol"] == "published" and rows[0]["looks_at_labels"] == "True"
     assert float(rows[2]["J"]) == pytest.approx(16 / 24) and rows[2]["sequence"] == "" and rows[2]["frames"] == "8"
     page = (out / "report.html").read_text()
     assert page.count("<img ") == 3 and "src=\"data:image/png;base64," in page and "http" not in page
     assert all(word in page for word in ("best:", "median:", "worst:", "does not look at labels"))
     report = json.loads((out / "results.json").read_text())
     assert {r["protocol"]: r["looks_at_labels"] for r in report["results"]} == {
-        "published": True, "per-sequence": True, "label-free": False, "k-way": True}
+        "published": True, "per-sequence": True, "label-free": False, "k-way": True, "fbms": True}
 
 
 def test_masks_are_what_the_official_tools_read(data):

@@ -314,7 +314,7 @@ def test_the_command_tells_how_masks_were_polished(run):
     done = evaluated(run, "network.safetensors", "--data", "clips", "--size", "48x64", "--polish", "guided", "--save", "out")
     assert plain.returncode == done.returncode == 0, done.stderr
     captions = [line for line in done.stdout.splitlines() if ": " in line and "mean over" in line]
-    assert len(captions) == 4 and all("; polished by guided; " in c for c in captions)
+    assert len(captions) == 5 and all("; polished by guided; " in c for c in captions)
     assert "polished by" not in plain.stdout
     lines = (run / "out/results.csv").read_text().splitlines()
     column = lines[0].split(",").index("polished_by")

@@ -1,6 +1,6 @@
 """Which cue finds the object without labels? J of each on every sequence of an annotated data set.
 
-    python data_scripts/object_choice.py RUN --data DAVIS2016
+    python tests/bench/object_choice.py RUN --data DAVIS2016
 
 RUN is a run's folder or a checkpoint. The first table takes the network's masks; `best` is the best choice of masks that a
 label could make. In the second the true object is one mask and the background is divided as the network divides it.
