@@ -43,7 +43,7 @@ from .videos import data_sets, find_masks, known_data_set, lonely_masks
 from .network import predict_masks
 from .paper import KeyFeatures
 from .checkpoints import load_published, published_name, published_network
-from .evaluate import boundary_f, choose_object, jaccard, object_mask, over_time
+from .evaluate import boundary_f, choose_by_border, choose_object, jaccard, object_mask, over_time
 from .polish import Polished, get_polisher
 from .runs import best_file, load_run
 
@@ -142,7 +142,7 @@ def by_border(masks: Tensor, # (N,K,h,w) soft masks
               images: Tensor # not looked at
              ) -> Tensor: # (N,2,h,w): background, object
     "Merge masks that favour the border, and those that don't."
-    return merged(masks, choose_object(masks))
+    return merged(masks, choose_by_border(masks))
 
 # %% ../nbs/16_benchmarks.ipynb #78e518c6
 def unmerged(masks: Tensor, # (N,2,h,w) soft masks

@@ -146,13 +146,11 @@ def own_motion(flow: Tensor, # (N,2,h,w) pixels
 
 # %% ../nbs/07_evaluate.ipynb #motioncue3
 def motion_ratio(masks: Tensor, # (N,K,h,w) soft masks
-                 flow: Tensor, # (M,2,h,w) flow of the first M <= N frames, pixels
-                 basis: str = 'affine' # of the background's motion
+                 residual: Tensor # (M,h,w) from `own_motion`, of the first M <= N frames
                 ) -> Tensor: # (K,): above 1 for masks that move by themselves
-    "Mean of `own_motion` inside each mask, divided by its mean over the frame."
-    residual = own_motion(flow, basis)
+    "Mean of the residual inside each mask, divided by its mean over the frame."
     residual = residual / residual.mean((-2, -1), keepdim=True).clamp_min(1e-6)
-    masks = masks[:len(flow)]
+    masks = masks[:len(residual)]
     return (masks * residual[:, None]).sum((0, -2, -1)) / masks.sum((0, -2, -1)).clamp_min(1e-6)
 
 # %% ../nbs/07_evaluate.ipynb #motioncue6
@@ -165,10 +163,13 @@ def choose_object(masks: Tensor, # (N,K,h,w) soft masks of the frames of one seq
                   flow: Tensor | None = None # (M,2,h,w) flow of the first M frames; None: ask the border alone
                  ) -> Tensor: # (K,) bool: which masks are object
     "Decide without labels which masks are object and which background, from the frame's border and from motion."
-    if flow is None or masks.shape[1] < 2 or own_motion(flow).mean() < .05: return choose_by_border(masks)
+    residual = None if flow is None else own_motion(flow)
+    if residual is None or residual.mean() < .05: return choose_by_border(masks)
     used = masks.mean((0, -2, -1)) > .005
+    if used.sum() < 2: return ~used
+    moves, borders = motion_ratio(masks, residual)[used], border_ratio(masks)[used]
     score = torch.zeros(len(used))
-    score[used] = 1.5 * _standardised(motion_ratio(masks, flow)[used]) - _standardised(border_ratio(masks)[used])
+    score[used] = 1.5 * _standardised(moves) - _standardised(borders)
     return _two_kinds(masks, score)
 
 # %% ../nbs/07_evaluate.ipynb #3ea72216
@@ -206,7 +207,7 @@ def _measure_sequence(network, data, rows):
             yield sample['image']
 
     masks = predict_masks(network, images())
-    chosen = choose_object(masks)
+    chosen = choose_by_border(masks)
     return {frame: (rows[place], _scores(masks[place], *truth, chosen)) for place, (frame, *truth) in truths.items()}
 
 # %% ../nbs/07_evaluate.ipynb #baffc01c
@@ -215,7 +216,7 @@ def evaluate(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
             ) -> dict: # J and its relatives, see below
     """Measure a network, sequence by sequence. Returns means over sequences of the means over frames:
 
-    - `J`: the object is chosen without labels (`choose_object`, once a sequence);
+    - `J`: the object is chosen without labels (`choose_by_border`, once a sequence);
     - `J_best_of_two`: the better of object and background in each frame (the published protocol; looks at labels);
     - `J_best_mask`: the best single mask of each frame (looks at labels);
     - `F`: the outline's measure, for the same masks as `J`;

@@ -351,3 +351,16 @@ def test_evaluate_reports_f_of_the_label_free_choice():
     found = evaluate(Bright(), samples)
     expected = [boundary_f(s["mask"].roll(-6, 1) > 0, s["mask"] > 0) for s in samples]
     assert found["F"] == pytest.approx(float(sum(expected)) / 4)
+
+
+def test_motion_finds_an_object_that_favours_the_border():
+    "And where nothing moves by itself, or no flow is given, the border decides."
+    truth = torch.zeros(4, 40, 60)
+    truth[:, :, :15] = 1
+    masks = torch.stack([1 - truth, truth], 1)
+    moving = torch.ones(4, 2, 40, 60) + 3 * truth[:, None] * torch.tensor([1., -1])[:, None, None]
+    resting = torch.ones(4, 2, 40, 60)
+    assert border_ratio(masks)[1] > 1 and choose_object(masks).tolist() == [True, False]
+    assert choose_object(masks, moving[:3]).tolist() == [False, True]
+    assert choose_object(masks, resting).tolist() == [True, False]
+    assert choose_object(torch.ones(4, 1, 40, 60), moving).tolist() == [False]
