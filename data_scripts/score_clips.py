@@ -1,6 +1,7 @@
 "Segment the clips of a prepared data set, each alone and without labels, and measure J against its annotations."
 import resource
 import time
+from ast import literal_eval
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def score_clips(data: str, # a prepared data set: JPEGImages and Annotations in 
     settings = get_refine_settings(preset)
     for change in set:
         name, _, value = change.partition('=')
-        settings = replace(settings, **{name: type(getattr(settings, name))(value)})
+        try: settings = replace(settings, **{name: value if name in ('features', 'pretrained', 'method') else literal_eval(value)})
+        except (TypeError, ValueError, SyntaxError): raise ValueError(f'no setting and value of RefineSettings: {change}') from None
     rows = {}
     for clip in find_clips(Path(data)/'JPEGImages'):
         name = Path(clip.path).name

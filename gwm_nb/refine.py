@@ -6,7 +6,7 @@
 __all__ = ['refine_presets', 'example_clip', 'border_first', 'background_flow', 'motion_evidence', 'RefineSettings',
            'get_refine_settings', 'Window', 'see_motion', 'Look', 'whole_frames', 'diffuse', 'motion_odds',
            'motion_thresholds', 'from_border', 'first_guess', 'describe', 'appearance_odds', 'motion_trust', 'Memory',
-           'remember', 'learn', 'follow', 'cut_off', 'certainty', 'constancy', 'Refined', 'refine_window',
+           'remember', 'learn', 'follow', 'cut_off', 'certainty', 'constancy', 'agreement', 'Refined', 'refine_window',
            'refine_windows', 'refine_clip', 'motion_residual']
 
 # %% ../nbs/08_refine.ipynb #refcd002
@@ -133,6 +133,12 @@ def _resize(image, size):
     "Resize (h,w) or (h,w,3) by averaging over areas."
     return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
+# %% ../nbs/08_refine.ipynb #refcd077
+def _small_frame(image, side):
+    "A frame (3,h,w) uint8 as an array (h,w,3) whose shorter side has at most `side` pixels."
+    pixels = np.ascontiguousarray(rearrange(image, 'c h w -> h w c').numpy())
+    return _resize(pixels, _inside(pixels.shape[:2], side))
+
 # %% ../nbs/08_refine.ipynb #refcd023
 @contextmanager
 def _pool(workers):
@@ -192,6 +198,19 @@ def see_motion(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
     window.links = {pair: link for _, links in seen for pair, link in links.items()}
     return window
 
+# %% ../nbs/08_refine.ipynb #refcd026b
+def _otsu(v):
+    "Otsu's threshold, never 0."
+    return max(threshold_otsu(v), 1e-3) if np.ptp(v) > 0 else max(v[0], 1e-3)
+
+# %% ../nbs/08_refine.ipynb #refcd033
+def _cut(picture, size, superpixels):
+    "A picture in superpixels: labels (h,w), and Lab colours (h,w,3)."
+    small = _resize(picture, size)
+    n = min(superpixels, size[0] * size[1] // 16)
+    label = slic(small, n_segments=n, compactness=10, start_label=0, max_num_iter=5)
+    return label.astype(np.int32), rgb2lab(small)
+
 # %% ../nbs/08_refine.ipynb #refcd030
 def _crop(image, box, unit, size, how=cv2.INTER_LINEAR):
     "The box (y, x, h, w), in working pixels of `unit` pixels of `image`, at `size`."
@@ -220,14 +239,6 @@ def _stages(net, picture):
     x = rearrange(torch.from_numpy(picture), 'h w c -> 1 c h w').float() / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (net.mean, net.std))
     return [m[0].numpy() for m in net((x - mean) / std)[-4:]]
-
-# %% ../nbs/08_refine.ipynb #refcd033
-def _cut(picture, size, superpixels):
-    "A picture in superpixels: labels (h,w), and Lab colours (h,w,3)."
-    small = _resize(picture, size)
-    n = min(superpixels, size[0] * size[1] // 16)
-    label = slic(small, n_segments=n, compactness=10, start_label=0, max_num_iter=5)
-    return label.astype(np.int32), rgb2lab(small)
 
 # %% ../nbs/08_refine.ipynb #refcd034
 def _describe(window, boxes, maps, net, settings, t):
@@ -321,6 +332,14 @@ def whole_frames(n: int, # how many
     "Boxes of the whole frame."
     return np.tile([0., 0., *size], (n, 1))
 
+# %% ../nbs/08_refine.ipynb #refcd073
+def _frozen(settings):
+    "The backbone that describes superpixels; None if there shall be none."
+    if not settings.features: return None
+    own = settings.features == 'efficientnet_lite0' and settings.pretrained is None
+    network = create_network(settings.features, pretrained='offline' if own else settings.pretrained or True)
+    return network.backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
 # %% ../nbs/08_refine.ipynb #refcd042
 def diffuse(graph: sparse.csr_matrix, # (n,n) weights w_ij, symmetric
             target: np.ndarray, # (n,) what each superpixel says itself
@@ -339,10 +358,6 @@ def motion_odds(look: Look, # whose first mean is the evidence
     "Log-odds of being the object by motion alone."
     v = look.means[0]
     return logit(np.clip(v / (v + thresholds[look.frame]), .02, .98))
-
-def _otsu(v):
-    "Otsu's threshold, never 0."
-    return max(threshold_otsu(v), 1e-3) if np.ptp(v) > 0 else max(v[0], 1e-3)
 
 def motion_thresholds(look: Look # whose first mean is the evidence
                      ) -> np.ndarray: # (T,) pixels a frame
@@ -562,6 +577,14 @@ def constancy(look: Look, # superpixels
     total = lambda v: np.bincount(look.frame[links.row], links.data * v, len(look.boxes))
     return total(np.minimum(here, there)) / (total(np.maximum(here, there)) + 1e-9)
 
+# %% ../nbs/08_refine.ipynb #refcd071b
+def agreement(soft: np.ndarray, # (T,h,w) in [0,1]
+              other: np.ndarray # (T,h,w) in [0,1]
+             ) -> np.ndarray: # (T,) in [0,1]; 1 if both are empty
+    "Intersection over union of soft masks, frame by frame."
+    both, either = np.minimum(soft, other).sum((1, 2)), np.maximum(soft, other).sum((1, 2))
+    return (both + 1e-6) / (either + 1e-6)
+
 # %% ../nbs/08_refine.ipynb #refcd072
 @dataclass
 class Refined:
@@ -584,21 +607,13 @@ class Refined:
         s = slice(start, stop)
         return replace(self, soft=self.soft[s], boxes=self.boxes[s], confidence=self.confidence[s], trust=self.trust[s])
 
-# %% ../nbs/08_refine.ipynb #refcd073
-def _frozen(settings):
-    "The backbone that describes superpixels; None if there shall be none."
-    if not settings.features: return None
-    own = settings.features == 'efficientnet_lite0' and settings.pretrained is None
-    network = create_network(settings.features, pretrained='offline' if own else settings.pretrained or True)
-    return network.backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
 # %% ../nbs/08_refine.ipynb #refcd074
-def _finished(look, window, p, trust, shape, pool):
+def _finished(look, window, p, trust, agreed, shape, pool):
     "Soft masks with the edges of the pictures, and how sure they are."
     soft = look.paint(np.clip(p, 0, 1))
     masks = pool.map(partial(_edges, look, window, soft), range(len(window)))
     masks = np.stack([(255 * m).round().astype(np.uint8) for m in masks])
-    sure = np.sqrt(certainty(look, p) * constancy(look, p))
+    sure = np.cbrt(certainty(look, p) * constancy(look, p) * agreed)
     return Refined(masks, look.boxes, look.size, shape, sure, trust)
 
 # %% ../nbs/08_refine.ipynb #refcd075
@@ -616,8 +631,9 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
     look = see(window, whole_frames(len(frames), window.size), [window.evidence])
     thresholds = motion_thresholds(look)
     moves = motion_odds(look, thresholds)
-    p, trust, again = first_guess(look, moves, settings), np.ones(len(frames)), memories[1]
-    if net is None: return _finished(look, window, p, trust, shape, pool), memories
+    p, again = first_guess(look, moves, settings), memories[1]
+    agreed = trust = np.ones(len(frames))
+    if net is None: return _finished(look, window, p, trust, agreed, shape, pool), memories
     p, trust = learn(look, moves, p, settings.first, settings, memories[0])
     memory, found = remember(look, p, memories[0]), look.paint(p)
     for _ in range(settings.looks):
@@ -627,9 +643,10 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
         look = see(window, boxes, [window.evidence, found])
         moves = settings.second_motion * motion_odds(look, thresholds)
         p, _ = learn(look, moves, look.means[1], settings.second, settings, memories[1], trust)
-        again, found = remember(look, p, memories[1]), _in_frame(look, p)
+        again, before, found = remember(look, p, memories[1]), found, _in_frame(look, p)
+        agreed = agreement(before, found)
         if not cut_off(look, p): break
-    return _finished(look, window, p, trust, shape, pool), (memory, again)
+    return _finished(look, window, p, trust, agreed, shape, pool), (memory, again)
 
 # %% ../nbs/08_refine.ipynb #refcd076
 def _windows(frames, length, overlap):
@@ -641,12 +658,6 @@ def _windows(frames, length, overlap):
         shared = frames_now[-overlap:] if overlap else []
         ahead = list(islice(frames, length - overlap))
         yield frames_now, bool(ahead)
-
-# %% ../nbs/08_refine.ipynb #refcd077
-def _small_frame(image, side):
-    "A frame (3,h,w) uint8 as an array (h,w,3) whose shorter side has at most `side` pixels."
-    pixels = np.ascontiguousarray(rearrange(image, 'c h w -> h w c').numpy())
-    return _resize(pixels, _inside(pixels.shape[:2], side))
 
 # %% ../nbs/08_refine.ipynb #refcd077b
 def _begin(frames):

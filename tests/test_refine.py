@@ -10,7 +10,7 @@ import torch
 from gwm_nb import refine
 from gwm_nb.evaluate import jaccard
 from gwm_nb.files import list_images, read_frames, read_mask
-from gwm_nb.refine import (Look, Memory, Refined, RefineSettings, appearance_odds, background_flow, border_first, certainty, constancy, cut_off, describe, diffuse, example_clip, first_guess,
+from gwm_nb.refine import (Look, agreement, Memory, Refined, RefineSettings, appearance_odds, background_flow, border_first, certainty, constancy, cut_off, describe, diffuse, example_clip, first_guess,
                            follow, get_refine_settings, learn, motion_evidence, motion_odds, motion_residual, motion_thresholds, motion_trust, refine_clip, refine_presets, refine_windows,
                            remember, see_motion, whole_frames)
 from gwm_nb.scenes import MovingScenes
@@ -290,6 +290,12 @@ def test_confidence_of_the_certain_and_of_the_doubtful(seen):
     assert (certainty(look, sure) == 1).all() and (certainty(look, np.full(look.count, .5)) < 1e-6).all()
     assert constancy(look, sure).max() > .9 and (constancy(look, (look.frame % 2).astype(float)) < 1e-6).all()
     assert (certainty(look, np.zeros(look.count)) <= 1).all() and (constancy(look, np.zeros(look.count)) == 0).all()
+
+
+def test_agreement_of_masks():
+    soft = moving_square()
+    assert np.allclose(agreement(soft, soft), 1) and np.allclose(agreement(soft, soft * 0), 0, atol=1e-4) and np.allclose(agreement(soft * 0, soft * 0), 1)
+    assert np.allclose(agreement(soft, np.roll(soft, 6, 1)), 1 / 3, atol=1e-4)
 
 
 # ---- the whole clip
