@@ -525,12 +525,12 @@ def _like_before(boxes, others):
 def cut_off(look: Look, # superpixels inside boxes
             p: np.ndarray # (count,) probability of being the object
            ) -> bool:
-    "Whether the object reaches over the boxes: on average over more than 5 % of a side that is not the frame's."
+    "Whether the object reaches over the boxes: on average over more than a tenth of a side that is not the frame's."
     soft = look.paint(p) > .5
     y, x, h, w = look.boxes.T
     inner = np.stack([y > 1, y + h < look.size[0] - 1, x > 1, x + w < look.size[1] - 1], 1)
     sides = np.stack([soft[:, 0].mean(1), soft[:, -1].mean(1), soft[:, :, 0].mean(1), soft[:, :, -1].mean(1)], 1)
-    return (sides * inner).max(1).mean() > .05
+    return (sides * inner).max(1).mean() > .1
 
 def _in_frame(look, p):
     "Values of superpixels inside their boxes -> (T,h,w) of the whole frame."
@@ -636,6 +636,7 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
     if net is None: return _finished(look, window, p, trust, agreed, shape, pool), memories
     p, trust = learn(look, moves, p, settings.first, settings, memories[0])
     memory, found = remember(look, p, memories[0]), look.paint(p)
+    at_first = found
     for _ in range(settings.looks):
         boxes = follow(found, settings.margin, settings.zoom)
         if _like_before(boxes, look.boxes): break
@@ -643,8 +644,8 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
         look = see(window, boxes, [window.evidence, found])
         moves = settings.second_motion * motion_odds(look, thresholds)
         p, _ = learn(look, moves, look.means[1], settings.second, settings, memories[1], trust)
-        again, before, found = remember(look, p, memories[1]), found, _in_frame(look, p)
-        agreed = agreement(before, found)
+        again, found = remember(look, p, memories[1]), _in_frame(look, p)
+        agreed = agreement(at_first, found)
         if not cut_off(look, p): break
     return _finished(look, window, p, trust, agreed, shape, pool), (memory, again)
 
