@@ -7,7 +7,7 @@ __all__ = ['refine_presets', 'example_clip', 'border_first', 'background_flow', 
            'get_refine_settings', 'Window', 'see_motion', 'Look', 'whole_frames', 'diffuse', 'motion_odds',
            'motion_thresholds', 'from_border', 'first_guess', 'describe', 'appearance_odds', 'motion_trust', 'Memory',
            'remember', 'learn', 'follow', 'cut_off', 'certainty', 'constancy', 'agreement', 'Refined', 'refine_window',
-           'refine_windows', 'refine_clip', 'motion_residual']
+           'refine_windows', 'refine_clip', 'motion_residual', 'look_at']
 
 # %% ../nbs/08_refine.ipynb #refcd002
 import os
@@ -706,3 +706,14 @@ def motion_residual(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one si
         window = see_motion([_small_frame(image, settings.flow_side) for image in frames], settings, pool)
     moves = [torch.from_numpy(v > _otsu(v.ravel())) for v in window.evidence]
     return F.interpolate(torch.stack(moves)[None].float(), shape)[0] > .5
+
+# %% ../nbs/08_refine.ipynb #refcd080b
+def look_at(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one size
+            preset: str | RefineSettings = 'default' # a name in `refine_presets`, or settings
+           ) -> Look:
+    "The first look at a clip in one window, to try things on."
+    settings = get_refine_settings(preset)
+    small = [_small_frame(image, settings.flow_side) for image in _begin(frames)[0]]
+    with _pool(settings.workers) as pool:
+        window = see_motion(small, settings, pool)
+        return Look(window, whole_frames(len(small), window.size), [window.evidence], _frozen(settings), settings, pool)
