@@ -25,7 +25,7 @@ setup(
                  "Topic :: Scientific/Engineering :: Image Recognition", "Typing :: Typed"]
                 + [f"Programming Language :: Python :: 3.{m}" for m in range(minor, 14)],
     packages=find_packages(include=["gwm_nb", "gwm_nb.*"]),
-    package_data={cfg["lib_name"]: ["py.typed", "presets/*.toml"]},
+    package_data={cfg["lib_name"]: ["py.typed", "presets/*.toml", "data/*", "data/*/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
