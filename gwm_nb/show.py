@@ -136,7 +136,6 @@ class VideoWriter:
         self.rate = Fraction(self.like.rate if self.like else rate).limit_denominator(1001)
         self.tick = self.like.tick if self.like else 1 / self.rate
         if self.tick.denominator > 10**6: self.tick = Fraction(1, 90_000)
-        self.origin = self.like.origin if self.like else Fraction(0)
         self.tags = _tags(self.like.colour if self.like else {})
         self.with_sound = sound and self.like is not None and not self.like.path.is_dir()
 
@@ -156,6 +155,7 @@ class VideoWriter:
 def _begin(self: VideoWriter, height, width):
     "Open the streams, when the size is known."
     like = self.like
+    self.origin = like.origin if like else Fraction(0)      # an excerpt knows it only now
     self.stream = self.file.add_stream('libx264', rate=self.rate, options=dict(crf='20', preset='veryfast'))
     self.stream.pix_fmt, self.stream.height, self.stream.width = 'yuv420p', height, width
     context = self.stream.codec_context
@@ -180,7 +180,8 @@ def _mux_sound(self: VideoWriter, until=None):
     "Write the sound up to a time in seconds; None: all of it."
     try:
         while self.next_sound and (until is None or self.next_sound[0] - self.origin <= until):
-            for packet in self.next_sound[1]:
+            early = self.next_sound[0] < self.origin - Fraction(1, 10)      # sound before an excerpt
+            for packet in () if early else self.next_sound[1]:
                 shift = round(self.origin / packet.time_base)
                 packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                 self.file.mux(packet)
@@ -194,7 +195,8 @@ def _mux_sound(self: VideoWriter, until=None):
 def _finish(self: VideoWriter, kind, error, trace):
     if error is not None: return
     self.file.mux(self.stream.encode())      # the frames that the encoder still holds
-    self._mux_sound()
+    ended = self.like is not None and self.like.past       # of an excerpt
+    self._mux_sound(self.last * self.tick + 1 / self.rate if ended else None)
 
 @patch
 def _picture(self: VideoWriter, frame):

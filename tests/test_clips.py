@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gwm_nb.clips import count_frames, frame_size, open_clip, open_media, read_frames
+from gwm_nb.clips import Excerpt, count_frames, frame_size, open_clip, open_media, parse_moment, read_frames
 from gwm_nb.files import by_number, find_clips, folder_bits, image_size, list_images, read_image, readable_name
 from gwm_nb.show import VideoWriter
 
@@ -418,3 +418,65 @@ def test_damaged_clips_make_films_of_the_true_length(tmp_path):
     path = broken(write(tmp_path / "a.mp4", n=20, g="5", bf="0"), tmp_path / "b.mp4", 11, 15)
     clip, film = again(path, tmp_path / "film.mp4")
     assert len(film.names()) == 16 and film.times[-1] == pytest.approx(19 / 24, abs=1e-3)
+
+
+# ---- parts of a clip
+
+def loudest(path, rate=48000):
+    "Second at which the sound of a film is loudest."
+    with av.open(str(path)) as f: parts = [(float(a.pts * a.time_base), np.abs(a.to_ndarray()).max()) for a in f.decode(audio=0)]
+    return max(parts, key=lambda part: part[1])[0]
+
+
+def test_a_film_of_an_excerpt_has_its_part_of_the_sound(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as out:                    # 4 s, a click at 2.5 s
+        stream, track = out.add_stream("libx264", rate=10), out.add_stream("aac", rate=48000, layout="mono")
+        stream.height, stream.width, stream.pix_fmt = H, W, "yuv420p"
+        for t in range(40): out.mux(stream.encode(av.VideoFrame.from_ndarray(pattern(t), format="rgb24")))
+        out.mux(stream.encode())
+        wave = np.zeros(4 * 48000, np.float32)
+        wave[120000:121000] = np.sin(np.arange(1000) * 0.3)
+        for k in range(0, len(wave), 960):
+            frame = av.AudioFrame.from_ndarray(wave[k : k + 960][None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, k, Fraction(1, 48000)
+            out.mux(track.encode(frame))
+        out.mux(track.encode())
+    clip = Excerpt(tmp_path / "a.mp4", start="2s", end=35, every=5)
+    with VideoWriter(tmp_path / "film.mp4", like=clip) as out:
+        for _, image in clip: out.add(image / 255)
+    film = open_clip(tmp_path / "film.mp4")
+    assert list(clip.numbers) == [20, 25, 30] and len(film.names()) == 3 and np.allclose(film.times, [0, 0.5, 1], atol=1e-3)
+    assert loudest(tmp_path / "a.mp4") == pytest.approx(2.5, abs=0.05) and loudest(tmp_path / "film.mp4") == pytest.approx(0.5, abs=0.08)
+    assert tracks(tmp_path / "film.mp4")[0][2] == pytest.approx(1.5, abs=0.1)         # to the end of the excerpt
+
+
+def test_excerpts_of_videos_and_folders(tmp_path):
+    video = write(tmp_path / "a.mp4")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for t in range(N): cv2.imwrite(str(folder / f"f{t:02d}.png"), pattern(t)[..., ::-1])
+    for path in (video, folder):
+        clip = Excerpt(path, start=2, end=9, every=3, longest=32)
+        shown = dict(clip)
+        assert list(clip.numbers) == [2, 5, 8] and clip.size == (24, 32) and all(i.shape == (3, 24, 32) for i in shown.values()) and clip.warnings == []
+        assert clip.rate == 8 and np.allclose(clip.times, [0, 3 / 24, 6 / 24], atol=1e-3) and list(clip) and clip.names() == list(shown)
+        assert [n for n, _ in Excerpt(path)] == [n for n, _ in open_clip(path)] and Excerpt(path, longest=999).size == (H, W)
+        with pytest.raises(ValueError, match="none of its 12 frames is in this excerpt"): list(Excerpt(path, start=50))
+    slow = Excerpt(folder, rate=6, start="0.5s")
+    assert len(dict(slow)) == N - 3 and slow.rate == 6 and slow.times[1] == pytest.approx(1 / 6)
+    with pytest.raises(ValueError, match="a video has its own frame rate"): Excerpt(video, rate=6)
+    with pytest.raises(ValueError, match="every must be more than 0, not 0"): Excerpt(video, every=0)
+    torn = Excerpt(broken(write(tmp_path / "g.mp4", 24, g="5", bf="0"), tmp_path / "b.mp4", 11, 15), start=8, end=20)
+    assert [n for n, _ in torn] == [f"{t:05d}" for t in (8, 9, 10, 15, 16, 17, 18, 19)] and "4 of" in torn.warnings[0] and torn.missing == [11, 12, 13, 14]
+    torn.end = 11
+    assert len(list(torn)) == 3 and torn.warnings == []
+
+
+@pytest.mark.parametrize("text, moment", [("90", 90), (90, 90), ("3s", 3), ("2.5s", Fraction(5, 2)), ("1:05", 65), ("1:00:01.5", Fraction(7203, 2))])
+def test_moments(text, moment):
+    assert parse_moment(text) == moment and isinstance(parse_moment(text), int) == (moment == 90)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3", "1:-2", "1:2:3:4", "1/0s", "3.5"])
+def test_what_is_no_moment_is_refused(text):
+    with pytest.raises(ValueError, match="no moment of a clip"): parse_moment(text)
