@@ -297,7 +297,7 @@ class Frames:
         "(n,) seconds of each frame since the first."
         return (np.array(self.stamps) - self.stamps[0]) * float(self.tick) if self.stamps else np.zeros(0)
 
-# %% ../nbs/24_clips.ipynb #0b06cb6a
+# %% ../nbs/24_clips.ipynb #5d9819bf
 @patch
 def _wants(self: Frames, number, seconds): return True
 
@@ -396,7 +396,7 @@ def names(self: Frames) -> list[str]:
     if self.path.is_dir(): return [name for name, _ in self._files()]
     return [f'{number:05d}' for number, _ in self._numbered()]
 
-# %% ../nbs/24_clips.ipynb #b4af0b8f
+# %% ../nbs/24_clips.ipynb #4b705c2f
 def parse_moment(text: str | int # a frame's number: 90; or a time: '3s', '2.5s', '1:05', '1:02:03'
                 ) -> int | Fraction: # number, or seconds
     "A moment of a clip. Raises `ValueError` for what is none."
@@ -408,7 +408,7 @@ def parse_moment(text: str | int # a frame's number: 90; or a time: '3s', '2.5s'
         raise ValueError(f'{text!r} is no moment of a clip; give a frame number (90) or a time (3s, 1:05)')
     return sum(v * 60**k for k, v in enumerate(reversed(values)))
 
-# %% ../nbs/24_clips.ipynb #0502ea6b
+# %% ../nbs/24_clips.ipynb #013cac07
 class Excerpt(Frames):
     "Some frames of a clip, perhaps smaller."
     def __init__(self,
@@ -416,15 +416,15 @@ class Excerpt(Frames):
         start: str | int = 0, # first frame, for `parse_moment`
         end: str | int | None = None, # the first frame that is left out; None: there is none
         every: int = 1, # only every so many-th frame
-        longest: int | None = None, # longer side of the frames, in pixels, at most
-        rate: float | None = None # frames a second, of a folder; None: 24
+        max_side: int | None = None, # longer side of the frames, in pixels, at most
+        fps: float | None = None # frames a second, of a folder; None: 24
     ):
         self.start, self.end = parse_moment(start), None if end is None else parse_moment(end)
-        for name, value in dict(every=every, longest=longest, rate=rate).items():
+        for name, value in dict(every=every, max_side=max_side, fps=fps).items():
             if value is not None and value <= 0: raise ValueError(f'{name} must be more than 0, not {value}')
-        if rate and not Path(path).is_dir(): raise ValueError(f'{path}: a video has its own frame rate')
-        self.every, self.longest = every, longest
-        self.given_rate = rate and Fraction(rate).limit_denominator(1001)
+        if fps and not Path(path).is_dir(): raise ValueError(f'{path}: a video has its own frame rate')
+        self.every, self.max_side = every, max_side
+        self.given_rate = fps and Fraction(fps).limit_denominator(1001)
         super().__init__(path)
 
     def _wants(self, number, seconds):
@@ -433,7 +433,7 @@ class Excerpt(Frames):
         begun = self.numbers[0] if self.numbers else number
         return reached(self.start) and not self.past and (number - begun) % self.every == 0
 
-# %% ../nbs/24_clips.ipynb #c5b45247
+# %% ../nbs/24_clips.ipynb #2ee256a6
 @patch(as_prop=True)
 def _facts(self: Excerpt):
     rate = self.given_rate
@@ -442,7 +442,7 @@ def _facts(self: Excerpt):
 @patch(as_prop=True)
 def size(self: Excerpt) -> tuple[int, int]: # (height, width), as shown
     h, w = Frames.size.__get__(self)
-    scale = min(1, (self.longest or max(h, w)) / max(h, w))
+    scale = min(1, (self.max_side or max(h, w)) / max(h, w))
     return max(1, round(h * scale)), max(1, round(w * scale))
 
 @patch(as_prop=True)
@@ -453,7 +453,7 @@ def rate(self: Excerpt) -> float: # frames a second, on average
 def origin(self: Excerpt) -> Fraction: # seconds at which sound and pictures begin; known after the first frame
     return self.stamps[0] * self.tick if self.start and self.stamps else self._facts['origin']
 
-# %% ../nbs/24_clips.ipynb #12a02357
+# %% ../nbs/24_clips.ipynb #d18131d5
 @patch
 def __iter__(self: Excerpt) -> Iterator[tuple[str, Tensor]]:
     h, w = self.size

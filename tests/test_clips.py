@@ -456,15 +456,15 @@ def test_excerpts_of_videos_and_folders(tmp_path):
     folder.mkdir()
     for t in range(N): cv2.imwrite(str(folder / f"f{t:02d}.png"), pattern(t)[..., ::-1])
     for path in (video, folder):
-        clip = Excerpt(path, start=2, end=9, every=3, longest=32)
+        clip = Excerpt(path, start=2, end=9, every=3, max_side=32)
         shown = dict(clip)
         assert list(clip.numbers) == [2, 5, 8] and clip.size == (24, 32) and all(i.shape == (3, 24, 32) for i in shown.values()) and clip.warnings == []
         assert clip.rate == 8 and np.allclose(clip.times, [0, 3 / 24, 6 / 24], atol=1e-3) and list(clip) and clip.names() == list(shown)
-        assert [n for n, _ in Excerpt(path)] == [n for n, _ in open_clip(path)] and Excerpt(path, longest=999).size == (H, W)
+        assert [n for n, _ in Excerpt(path)] == [n for n, _ in open_clip(path)] and Excerpt(path, max_side=999).size == (H, W)
         with pytest.raises(ValueError, match="none of its 12 frames is in this excerpt"): list(Excerpt(path, start=50))
-    slow = Excerpt(folder, rate=6, start="0.5s")
+    slow = Excerpt(folder, fps=6, start="0.5s")
     assert len(dict(slow)) == N - 3 and slow.rate == 6 and slow.times[1] == pytest.approx(1 / 6)
-    with pytest.raises(ValueError, match="a video has its own frame rate"): Excerpt(video, rate=6)
+    with pytest.raises(ValueError, match="a video has its own frame rate"): Excerpt(video, fps=6)
     with pytest.raises(ValueError, match="every must be more than 0, not 0"): Excerpt(video, every=0)
     torn = Excerpt(broken(write(tmp_path / "g.mp4", 24, g="5", bf="0"), tmp_path / "b.mp4", 11, 15), start=8, end=20)
     assert [n for n, _ in torn] == [f"{t:05d}" for t in (8, 9, 10, 15, 16, 17, 18, 19)] and "4 of" in torn.warnings[0] and torn.missing == [11, 12, 13, 14]

@@ -40,7 +40,7 @@ def run(command, *argv, cwd, **environment):
 
 
 def test_folder_of_frames(clip, tmp_path):
-    done = run("gwm_segment", clip / "frames", "--out", "out", "--masks", clip / "truth", "--steps", 3, "--num-masks", 3, cwd=tmp_path)
+    done = run("gwm_segment", clip / "frames", "--out", "out", "--masks", clip / "truth", "--preset", "gwm", "--steps", 3, "--num-masks", 3, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = [f"shot{t + 8}.png" for t in range(6)]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*names, "overlay.mp4", "result.json"])
@@ -56,7 +56,7 @@ def test_folder_of_frames(clip, tmp_path):
 
 
 def test_video_file(clip, tmp_path):
-    done = run("gwm_segment", clip / "clip.mp4", "--out", tmp_path / "out", "--steps", 2, cwd=tmp_path)
+    done = run("gwm_segment", clip / "clip.mp4", "--out", tmp_path / "out", "--preset", "fast", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == [f"{t:05d}.png" for t in range(6)]
     with av.open(str(tmp_path / "out/overlay.mp4")) as f:
@@ -66,10 +66,10 @@ def test_video_file(clip, tmp_path):
 
 
 def test_demo(tmp_path):
-    done = run("gwm_demo", "--out", "demo", "--seeds", 1, "--steps", 2, cwd=tmp_path)
+    done = run("gwm_demo", "--out", "demo", "--seeds", 1, "--steps", 2, "--preset", "fast", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["overlay.mp4", "result.json", "results.png"]
-    assert "mean of 1 seed" in done.stdout and "results.png" in done.stdout and "one object, seed 0" in done.stderr
+    assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["overlay.mp4", "rabbit.png", "rabbit.webm", "result.json", "results.png"]
+    assert "mean of 1 seed" in done.stdout and "real clip, 36 frames" in done.stdout and "results.png" in done.stdout and "one object, seed 0" in done.stderr
 
 
 def damaged(clip, root):
@@ -90,22 +90,31 @@ def damaged(clip, root):
     return {"missing file": (["nowhere.mp4"], "no such clip"), "zero length": (["zero.mp4"], "empty"), "no video": (["text.mp4"], "not a readable video"),
             "cut off": (["cut.mp4"], "not a readable video"), "one frame": (["one"], "1 frame"), "one frame video": (["single.mp4"], "1 frame"),
             "mixed sizes": (["mixed"], "60x40"), "no images": (["empty"], "no images"), "torn image": (["torn"], "not a readable image"),
-            "backbone": ([good, "--network", "resnot18"], "unknown backbone"), "basis": ([good, "--basis", "cubic"], "unknown motion basis"),
+            "backbone": ([good, "--preset", "gwm", "--network", "resnot18"], "unknown backbone"), "basis": ([good, "--preset", "gwm", "--basis", "cubic"], "unknown motion basis"),
             "method": ([good, "--method", "magic"], "unknown flow method"), "option": ([good, "--setps", "3"], "unrecognized arguments"),
-            "number": ([good, "--steps", "many"], "invalid int"), "zero steps": ([good, "--steps", "0"], "at least 1"), "no clip": ([], "required: clip"),
+            "number": ([good, "--preset", "gwm", "--steps", "many"], "invalid int"), "zero steps": ([good, "--preset", "gwm", "--steps", "0"], "at least 1"), "no clip": ([], "required: clip"),
             "out is a file": ([good, "--out", "file"], "is not a folder"), "out below a file": ([good, "--out", "file/out"], "Not a directory"),
             "out is the clip": ([good, "--out", good], "overwrite"), "out is the truth": ([good, "--masks", clip / "truth", "--out", clip / "truth"], "overwrite"),
             "out not writable": ([good, "--out", "/proc/gwm"], "/proc"), "wrong annotations": ([good, "--masks", "one2"], "no such folder"),
-            "offline weights": ([good, "--pretrained", "offline"], "no pretrained weights"), "many masks": ([good, "--num-masks", "100000"], "--num-masks must be at least 2 (object and background) and at most 64"),
-            "steps alone": ([good, "--steps", "-5"], "--steps must be at least 1, not -5"), "weights": ([good, "--pretrained", "imagenet"], "--pretrained must be 'timm', 'offline', 'random' or a file of weights, not 'imagenet'"),
+            "offline weights": ([good, "--preset", "gwm", "--pretrained", "offline"], "no pretrained weights"), "many masks": ([good, "--preset", "gwm", "--num-masks", "100000"], "--num-masks must be at least 2 (object and background) and at most 64"),
+            "steps alone": ([good, "--preset", "gwm", "--steps", "-5"], "--steps must be at least 1, not -5"), "weights": ([good, "--preset", "gwm", "--pretrained", "imagenet"], "--pretrained must be 'timm', 'offline', 'random' or a file of weights, not 'imagenet'"),
             "out twice": ([good, "one", "--out", "two"], "out is given twice"), "foreign files": ([good, "--out", "mixed"], "is already there and not from an earlier run"),
-            "annotations": ([good, "--masks", "empty"], "no images"), "film of masks": ([good, "--masks", "single.mp4"], "this film has 1 masks, the clip has 6 frames")}
+            "annotations": ([good, "--masks", "empty"], "no images"), "film of masks": ([good, "--masks", "single.mp4"], "this film has 1 masks, the clip has 6 frames"),
+            "preset": ([good, "--preset", "gmw"], "unknown preset 'gmw'; choose from default, fast, best, gwm, published, trained"),
+            "option of another preset": ([good, "--steps", "60"], "--steps must be left out with --preset default; it belongs to --preset gwm"),
+            "output": ([good, "--outputs", "masks", "mp3"], "mp3"), "objects": ([good, "--objects", "many"], "--objects must be 'auto' or a number from 1 to 20, not 'many'"),
+            "moment": ([good, "--start", "soon"], "'soon' is no moment of a clip"), "empty excerpt": ([good, "--start", "50"], "none of its 6 frames is in this excerpt"),
+            "every": ([good, "--every", "0"], "--every must be more than 0, not 0"), "rate of a video": ([clip / "clip.mp4", "--fps", "5"], "a video has its own frame rate"),
+            "polish": ([good, "--polish", "guided"], "--polish must be left out with --preset default; it belongs to"), "polish over time": ([good, "--preset", "gwm", "--polish", "flow"], "--polish must work on frames one by one"),
+            "features": ([good, "--features", "resnot18"], "resnot18"), "flow": ([good, "--method", "raft2"], "unknown flow method"),
+            "no network": ([good, "--keep-network"], "keep"), "published": ([good, "--from", "DAVIS17"], "DAVIS17")}
 
 
 @pytest.mark.parametrize("case", ["missing file", "zero length", "no video", "cut off", "one frame", "one frame video", "mixed sizes", "no images",
                                   "torn image", "backbone", "basis", "method", "option", "number", "zero steps", "no clip", "out is a file",
                                   "out below a file", "out is the clip", "out is the truth", "out not writable", "wrong annotations", "offline weights", "many masks",
-                                  "steps alone", "weights", "out twice", "foreign files", "annotations", "film of masks"])
+                                  "steps alone", "weights", "out twice", "foreign files", "annotations", "film of masks", "preset", "option of another preset",
+                                  "output", "objects", "moment", "empty excerpt", "every", "rate of a video", "polish", "polish over time", "features", "flow", "no network", "published"])
 def test_wrong_input_gives_one_line_and_leaves_nothing(clip, tmp_path, case, capsys, monkeypatch):
     from gwm_nb.segment import gwm_segment
     argv, message = damaged(clip, tmp_path)[case]
@@ -131,7 +140,7 @@ def test_interrupt_leaves_nothing(clip, tmp_path):
     import signal
     import time
     process = subprocess.Popen([sys.executable, "-c", "from gwm_nb.segment import gwm_segment; gwm_segment()", str(clip / "frames"), "--out", "out",
-                                "--steps", "100000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                                "--preset", "gwm", "--steps", "100000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))    # a background job ignores it
     deadline = time.monotonic() + 120
     while not (tmp_path / "out").exists() and time.monotonic() < deadline:
@@ -150,7 +159,7 @@ def test_real_clip(shared, tmp_path):
     short.mkdir()
     for f in sorted((davis / "JPEGImages/480p/dog").iterdir())[:4]:
         shutil.copy(f, short)
-    done = run("gwm_segment", short, "--out", "out", "--masks", davis / "Annotations/480p/dog", "--steps", 2, cwd=tmp_path)
+    done = run("gwm_segment", short, "--out", "out", "--masks", davis / "Annotations/480p/dog", "--preset", "gwm", "--steps", 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert cv2.imread(str(tmp_path / "out/00003.png"), 0).shape == (480, 854)
     assert len(json.loads((tmp_path / "out/result.json").read_text())["J"]["frames"]) == 4
@@ -218,7 +227,7 @@ def test_all_kinds_of_annotations_give_the_same_J(segment, tmp_path):
     kinds = {"plain": MASKS.astype(np.uint8) * 255, "ids of 16 bits": MASKS.astype(np.uint16) * 3, "alpha": [np.dstack([f, m.astype(np.uint8) * 255]) for f, m in zip(FRAMES, MASKS)]}
     J = {}
     for name, masks in kinds.items():
-        out, end = segment(clip, name, "--masks", folder(tmp_path / f"truth {name}", masks), "--steps", 30, "--num-masks", 2, "--keep-network")
+        out, end = segment(clip, name, "--masks", folder(tmp_path / f"truth {name}", masks), "--preset", "gwm", "--steps", 30, "--num-masks", 2, "--keep-network")
         assert end is None and "annotations are read as: " in out
         J[name] = report(tmp_path / name)["J"]["mean"]
     assert len(set(J.values())) == 1 and J["plain"] > 0, J
@@ -229,7 +238,7 @@ def test_all_kinds_of_annotations_give_the_same_J(segment, tmp_path):
 
 def no_work(monkeypatch):
     def never(*args, **kwargs): raise AssertionError("work before the inputs were checked")
-    for name in ("fit", "keep_masks"): monkeypatch.setattr(f"gwm_nb.segment.{name}", never)
+    for name in ("fit", "keep_masks", "refine_windows"): monkeypatch.setattr(f"gwm_nb.segment.{name}", never)
 
 
 def test_what_is_wrong_is_found_before_any_work(segment, tmp_path, monkeypatch):
@@ -249,14 +258,14 @@ def test_what_is_wrong_is_found_before_any_work(segment, tmp_path, monkeypatch):
 
 def test_annotations_that_have_no_frame_are_announced(segment, tmp_path):
     clip, truth = folder(tmp_path / "clip", FRAMES[:5]), folder(tmp_path / "truth", MASKS.astype(np.uint8) * 255)
-    out, end = segment(clip, "out", "--masks", truth, "--steps", 1)
+    out, end = segment(clip, "out", "--masks", truth, "--preset", "fast")
     assert end is None and "annotation 00005 has no frame (3 of 8 have none)" in out and len(report(tmp_path / "out")["J"]["frames"]) == 5
 
 
 def test_a_folder_with_one_clip_is_that_clip(segment, tmp_path):
     film(tmp_path / "a.mp4", FRAMES)
     (tmp_path / "one").mkdir(), (tmp_path / "a.mp4").rename(tmp_path / "one/a.mp4")
-    out, end = segment("one", "out", "--steps", 1)
+    out, end = segment("one", "out", "--preset", "fast")
     assert end is None and "one: one clip, a" in out and report(tmp_path / "out")["frames"] == 8
 
 
@@ -264,10 +273,10 @@ def test_several_clips_are_done_one_by_one(segment, tmp_path):
     (tmp_path / "clips").mkdir()
     film(tmp_path / "clips/b.mp4", FRAMES), (tmp_path / "clips/bad.mp4").write_text("no film"), folder(tmp_path / "clips/c", FRAMES)
     folder(tmp_path / "truth/c", MASKS.astype(np.uint8) * 255), folder(tmp_path / "truth/b", MASKS.astype(np.uint8) * 255)
-    out, end = segment("clips", "--out", "clips/out", "--masks", "truth", "--steps", 1)
+    out, end = segment("clips", "--out", "clips/out", "--masks", "truth", "--preset", "fast")
     assert "clips: 3 clips (b, bad, c), one by one into clips/out/NAME" in out and end == "gwm_segment: 1 of 3 clips failed: bad"
     assert all(report(tmp_path / "clips/out" / name)["J"] for name in "bc") and not (tmp_path / "clips/out/bad").exists()
-    assert "clips: 3 clips (b, bad, c)" in segment("clips", "--out", "clips/out", "--steps", 1)[0]       # not the results of before
+    assert "clips: 3 clips (b, bad, c)" in segment("clips", "--out", "clips/out", "--preset", "fast")[0]       # not the results of before
 
 
 @pytest.mark.parametrize("name, frames, says", [
@@ -275,7 +284,7 @@ def test_several_clips_are_done_one_by_one(segment, tmp_path):
     ("fading", np.stack([f * (1 - t / 8) for t, f in enumerate(FRAMES)]).astype(np.uint8), "the light changes"),
     ("cut", np.concatenate([FRAMES[:4], texture(64, 96, 7)[None].repeat(4, 0)]), "a cut before frame 00004"), ("good", FRAMES, None)])
 def test_what_spoils_a_clip_is_said_and_noted(segment, tmp_path, name, frames, says):
-    out, end = segment(folder(tmp_path / name, frames), "out", "--steps", 1)
+    out, end = segment(folder(tmp_path / name, frames), "out", "--preset", "fast")
     notes = report(tmp_path / "out")["notes"]
     assert end is None and (any(says in n for n in notes) and f": {notes[0]}" in out if says else notes == []), notes
 
@@ -284,7 +293,7 @@ def test_what_spoils_a_clip_is_said_and_noted(segment, tmp_path, name, frames, s
 def test_thin_and_tiny_clips(segment, tmp_path, w, h):
     from gwm_nb.store import working_size
     assert max(working_size((h, w))) <= 512
-    assert segment(folder(tmp_path / "clip", disc(4, w, h)[0]), "out", "--steps", 1)[1] is None
+    assert segment(folder(tmp_path / "clip", disc(4, w, h)[0]), "out", "--preset", "fast")[1] is None
     assert cv2.imread(str(tmp_path / "out/00003.png"), 0).shape == (h, w)
 
 
@@ -321,8 +330,8 @@ HEAVY = ("timm", "kornia", "matplotlib", "accelerate", "zarr", "torchvision", "s
 COMMANDS = dict(gwm_segment="segment", gwm_demo="segment", gwm_flow="videos", gwm_train="runs", gwm_evaluate="benchmarks")
 
 
-@pytest.mark.parametrize("command, argv", [*((c, "--help") for c in COMMANDS), *((c, "--version") for c in COMMANDS), ("gwm_segment", "nowhere.mp4"), ("gwm_segment", "clip --num-masks 1"),
-                                           ("gwm_segment", "clip --basis cubic"), ("gwm_segment", "clip --out file"), ("gwm_segment", "--bad"), ("gwm_flow", "nowhere"), ("gwm_flow", "clip --preset slow")])
+@pytest.mark.parametrize("command, argv", [*((c, "--help") for c in COMMANDS), *((c, "--version") for c in COMMANDS), ("gwm_segment", "nowhere.mp4"), ("gwm_segment", "clip --preset gwm --num-masks 1"), ("gwm_segment", "clip --steps 3"),
+                                           ("gwm_segment", "clip --preset gwm --basis cubic"), ("gwm_segment", "clip --out file"), ("gwm_segment", "--bad"), ("gwm_flow", "nowhere"), ("gwm_flow", "clip --preset slow")])
 def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path, command, argv):
     folder(tmp_path / "clip", FRAMES), (tmp_path / "file").write_text("")
     code = (f"import sys\ntry:\n    from gwm_nb.{COMMANDS[command]} import {command}\n    {command}()\n"
@@ -338,7 +347,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path, command, 
 def test_a_word_comes_before_the_first_bar(tmp_path):
     folder(tmp_path / "clip", FRAMES)
     code = "from gwm_nb.segment import gwm_segment; gwm_segment()"
-    done = subprocess.run([sys.executable, "-c", code, "clip", "out", "--steps", "1"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    done = subprocess.run([sys.executable, "-c", code, "clip", "out", "--preset", "fast"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
     assert done.returncode == 0 and done.stdout.startswith("segmenting clip into out\n")
 
 
@@ -365,7 +374,7 @@ def test_names_that_are_no_text(tmp_path):
     film(tmp_path / "cafe.mp4", FRAMES)
     os.rename(os.fsencode(tmp_path / "cafe.mp4"), os.fsencode(tmp_path) + b"/caf\xe9.mp4")
     code = "from gwm_nb.segment import gwm_segment; gwm_segment()"
-    done = subprocess.run([sys.executable.encode(), b"-c", code.encode(), b"caf\xe9.mp4", b"out", b"--steps", b"1"], cwd=tmp_path, capture_output=True, env=os.environ)
+    done = subprocess.run([sys.executable.encode(), b"-c", code.encode(), b"caf\xe9.mp4", b"out", b"--preset", b"fast"], cwd=tmp_path, capture_output=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert report(tmp_path / "out")["frames"] == 8
 
@@ -407,29 +416,30 @@ def test_what_killed_runs_leave_is_removed_by_the_next(segment, tmp_path, monkey
     dead.wait()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     for place in (f"tmp/gwm_nb-{dead.pid}-abc/flow", f"tmp/gwm_nb-{os.getpid()}-abc", "out/.unfinished-xyz/soft-abc"): (tmp_path / place).mkdir(parents=True)
-    assert segment(folder(tmp_path / "clip", FRAMES), "out", "--steps", 1)[1] is None
+    assert segment(folder(tmp_path / "clip", FRAMES), "out", "--preset", "fast")[1] is None
     assert [f.name for f in (tmp_path / "tmp").glob("gwm_nb-*")] == [f"gwm_nb-{os.getpid()}-abc"]
     assert not [f for f in (tmp_path / "out").iterdir() if f.is_dir()]
 
 
 # ---- memory
 
-def peak(clip, out, cwd):
+def peak(clip, out, cwd, preset):
     "Peak memory in MB of gwm_segment on a clip, in a process of its own."
-    code = ("import resource\nfrom gwm_nb.segment import segment_clip\nimport sys\nsegment_clip(sys.argv[1], sys.argv[2], steps=20)\n"
+    code = ("import resource\nfrom gwm_nb.segment import segment_clip\nimport sys\nsegment_clip(sys.argv[1], sys.argv[2], preset=sys.argv[3], **(dict(steps=20) if sys.argv[3] == 'gwm' else {}))\n"
             "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)")
-    done = subprocess.run([sys.executable, "-c", code, clip, out], cwd=cwd, capture_output=True, text=True, env=os.environ)
+    done = subprocess.run([sys.executable, "-c", code, clip, out, preset], cwd=cwd, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr[-2000:]
     return float(done.stdout.rsplit("PEAK", 1)[1])
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_length(tmp_path):
+@pytest.mark.parametrize("preset", ["gwm", "fast", "default"])
+def test_memory_does_not_grow_with_length(tmp_path, preset):
     with VideoWriter(tmp_path / "long.mp4", 24) as long, VideoWriter(tmp_path / "short.mp4", 24) as short:
         for t in range(5000):
             frame = torch.from_numpy(np.roll(FRAMES[t % 8], t, 1)).permute(2, 0, 1) / 255
             long.add(frame)
             if t < 50: short.add(frame)
-    few, many = (peak(f"{name}.mp4", name, tmp_path) for name in ("short", "long"))
+    few, many = (peak(f"{name}.mp4", name, tmp_path, preset) for name in ("short", "long"))
     print(f"peak of 50 frames {few:.0f} MB, of 5,000 frames {many:.0f} MB")
     assert many < few + 200

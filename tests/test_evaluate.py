@@ -206,7 +206,7 @@ def test_help_in_the_notebook_is_the_command_s_own():
 
 
 def test_an_estimator_as_object_is_reported_in_words(clip, tmp_path):
-    report = segment_clip(clip, tmp_path / "out", method=DIS("fast"), steps=1)
+    report = segment_clip(clip, tmp_path / "out", preset="gwm", method=DIS("fast"), steps=1)
     written = json.loads((tmp_path / "out/result.json").read_text())
     assert written == report and "fast" in json.dumps(written["settings"]["method"])
     assert {"flow", "training", "writing", "total"} <= set(written["seconds"])
@@ -216,7 +216,7 @@ def test_an_estimator_as_object_is_reported_in_words(clip, tmp_path):
                                               (dict(method="magic"), "unknown flow method"), (dict(basis="cubic"), "unknown motion basis")])
 def test_settings_are_refused_before_any_work(clip, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        segment_clip(clip, tmp_path / "out", **options)
+        segment_clip(clip, tmp_path / "out", preset="gwm", **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -234,7 +234,7 @@ def test_a_network_that_needs_its_own_size_says_so_in_one_line(clip, tmp_path, m
             raise AssertionError("Input height (64) doesn't match model (224).")
     monkeypatch.setattr("gwm_nb.segment.create_network", lambda *a: Stubborn())
     with pytest.raises(ValueError, match="'small' does not work on pictures of .*: Input height"):
-        segment_clip(clip, tmp_path / "out", steps=1)
+        segment_clip(clip, tmp_path / "out", preset="gwm", steps=1)
     assert not (tmp_path / "out").exists()
 
 
