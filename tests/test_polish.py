@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gwm_nb.polish import (Polished, Polisher, along_flow, crf, enlarged, get_polisher, guided, joint_bilateral, polisher,
+from gwm_nb.polish import (Polished, Polisher, along_flow, crf, enlarged, get_polisher, guided, joined, joint_bilateral, polisher,
                            polishers, trust, with_neighbours)
 from test_evaluate import Bright
 
@@ -101,6 +101,80 @@ def test_unknown_names_and_new_ones():
 
     try: assert get_polisher("sharp") == Polisher(sharp, "strongest mask", 0)
     finally: del polishers["sharp"]
+
+
+# ---- joined
+
+def film(seed=0):
+    "Soft masks (5,2,20,30) that flicker, and images (5,3,60,90) of a texture that moves."
+    picture = photo(60, 90, seed=seed)
+    return some_masks(5, 2, 20, 30, seed=seed), torch.cat([picture.roll(2 * t, -1) for t in range(5)])
+
+
+@pytest.mark.parametrize("name, by_hand", [
+    ("flow+guided", lambda m, x: guided(with_neighbours(m, x), x)),
+    ("guided+flow", lambda m, x: with_neighbours(guided(m, x), x)),
+    ("flow+bilateral+flow", lambda m, x: with_neighbours(joint_bilateral(with_neighbours(m, x), x), x))])
+def test_names_with_a_plus_are_one_after_the_other(name, by_hand):
+    masks, images = film()
+    torch.testing.assert_close(get_polisher(name).apply(masks, images), by_hand(masks, images), atol=0, rtol=0)
+
+
+def test_the_order_counts():
+    out = {name: get_polisher(name).apply(*film()) for name in ("flow+guided", "guided+flow")}
+    assert (out["flow+guided"] - out["guided+flow"]).abs().max() > .05
+
+
+def test_what_the_parts_say_and_see_adds_up():
+    way = get_polisher("flow+guided+flow")
+    assert way.reach == 2 and [p.apply for p in way.parts] == [with_neighbours, guided, with_neighbours]
+    assert way.about == "mean with the frames beside, along the flow; then colour guided filter; then mean with the frames beside, along the flow"
+    assert get_polisher("guided+bilateral").reach == 0 and get_polisher("guided") is polishers["guided"]
+
+
+@pytest.mark.parametrize("name", ["flow+guided", "guided+flow", "flow+flow"])
+def test_the_reach_of_joined_polishers_is_enough(name):
+    "Frame 2 from the frames within reach, and from all; one frame less on either side is too few."
+    (masks, images), way = film(), get_polisher(name)
+    whole = way.apply(masks, images)[2]
+    near = lambda reach: way.apply(masks[2 - reach:3 + reach], images[2 - reach:3 + reach])[reach]
+    torch.testing.assert_close(near(way.reach), whole, atol=1e-5, rtol=0)
+    assert (near(way.reach - 1) - whole).abs().max() > .01
+
+
+@pytest.mark.parametrize("name", ["flow+guided", "guided+flow", "flow+bilateral+flow"])
+def test_a_sequence_of_joined_polishers_is_the_whole_at_once(name):
+    masks, images = film()
+    frames = [(255 * x).round().byte() for x in images]
+    whole = get_polisher(name).apply(masks, torch.stack(frames).float() / 255)
+    lazy = Polished(masks, frames, get_polisher(name))
+    for t in (4, 0, 2): torch.testing.assert_close(lazy[t].float(), whole[t], atol=3e-3, rtol=0)
+
+
+def test_each_part_makes_its_frames_once():
+    asked = {"first": 0, "second": 0}
+
+    def counting(name):
+        def apply(masks, images):
+            asked[name] += len(masks)
+            return masks
+        return apply
+
+    alone = Polisher(counting("first"), "", reach=0), Polisher(counting("second"), "", reach=1)
+    lazy = Polished(torch.zeros(4, 2, 5, 6), [torch.zeros(3, 5, 6, dtype=torch.uint8)] * 4, joined(alone))
+    assert len(list(lazy)) == 4 and asked == {"first": 4, "second": 2 + 3 + 3 + 2}
+
+
+@pytest.mark.parametrize("name, wrong", [("flow+wax", "'wax' in 'flow+wax'"), ("wax+flow", "'wax' in 'wax+flow'"), ("flow+", "'' in 'flow+'"),
+                                         ("flow + guided", "'flow ' in 'flow + guided'"), ("", "''")])
+def test_unknown_parts_are_named(name, wrong):
+    with pytest.raises(ValueError) as caught: get_polisher(name)
+    assert str(caught.value) == f"unknown polisher {wrong}; choose from guided, bilateral, crf, flow, or several joined by +"
+
+
+def test_a_name_with_a_plus_cannot_be_registered():
+    with pytest.raises(ValueError, match=r"'flow\+wax': \+ joins the names"): polisher("flow+wax", about="")
+    assert "flow+wax" not in polishers
 
 
 # ---- by colour
@@ -320,6 +394,17 @@ def test_the_command_tells_how_masks_were_polished(run):
     column = lines[0].split(",").index("polished_by")
     assert {line.split(",")[column] for line in lines[1:]} == {"guided"}
     assert len(list((run / "out/masks/a").glob("*.png"))) == 3 and "polished by guided" in (run / "out/report.html").read_text()
+
+
+def test_the_command_joins_polishers(run):
+    options = "network.safetensors", "--data", "clips", "--size", "48x64", "--protocol", "label-free", "--save"
+    for name in ("guided", "flow+guided"):
+        done = evaluated(run, *options, name, "--polish", name)
+        assert done.returncode == 0 and f"; polished by {name}; " in done.stdout, done.stderr
+        assert f",{name}," in (run / name / "results.csv").read_text()
+    done = evaluated(run, "network.safetensors", "--data", "clips", "--polish", "flow+wax")
+    assert done.returncode and "unknown polisher 'wax' in 'flow+wax'; choose from guided," in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_clips_are_named_on_the_command_line(run):
