@@ -96,16 +96,17 @@ def _encoded(source, track, target):
     yield Fraction(10**9), target.encode()
 
 # %% ../nbs/20_show.ipynb #8b6d3d2d
-def _sound(file, path, parts):
-    "Adds a stream of sound to an open .mp4; returns its (seconds, packets) from the clip at `path`, or nothing."
+def _sound(file, path, parts, kinds, encoder):
+    "Adds a stream of sound to an open film; returns its (seconds, packets) from the clip at `path`, or nothing."
     try:
         source = parts.enter_context(open_media(path))
         track = _track(source)
         if track is None: return iter(())
-        if track.codec_context.codec.canonical_name in SOUND_OF_MP4:
+        if track.codec_context.codec.canonical_name in kinds:
             return _copied(source, track, file.add_stream_from_template(track))
         rate = track.codec_context.sample_rate
-        target = file.add_stream('aac', rate=rate if rate in RATES_OF_AAC else 48000)
+        known = encoder == 'aac' and rate in RATES_OF_AAC
+        target = file.add_stream(encoder, rate=rate if known else 48000)
         target.codec_context.layout = 'mono' if track.codec_context.layout.nb_channels == 1 else 'stereo'
         return _encoded(source, track, target)
     except (ValueError, FFmpegError): return iter(())
@@ -122,7 +123,11 @@ def _tags(colour):
 # %% ../nbs/20_show.ipynb #1bc98ba0
 class VideoWriter:
     """Write frames (3,h,w) in [0,1] as an H.264 .mp4 that browsers play: whole, or not at all. Use as a context.
-    With `like`, frame n that is added has the time of frame n of that clip."""
+    With `like`, frame n that is added has the time of frame n of that clip. Another kind of film is a subclass."""
+    encoder, pixels, options = 'libx264', 'yuv420p', dict(crf='20', preset='veryfast')
+    kinds_of_sound, sound_encoder = SOUND_OF_MP4, 'aac'      # what is copied, and what all other becomes
+    settings = dict(movflags='faststart')                    # of the file
+
     def __init__(self,
         path: str | Path, # the .mp4 file
         rate: float = 24., # frames a second; of no matter with `like`
@@ -142,7 +147,7 @@ class VideoWriter:
     def __enter__(self):
         with ExitStack() as stack:
             part = stack.enter_context(whole_file(self.path))
-            self.file = stack.enter_context(av.open(str(part), 'w', options=dict(movflags='faststart')))
+            self.file = stack.enter_context(av.open(str(part), 'w', options=self.settings))
             self.parts = stack.pop_all()
         return self
 
@@ -156,13 +161,14 @@ def _begin(self: VideoWriter, height, width):
     "Open the streams, when the size is known."
     like = self.like
     self.origin = like.origin if like else Fraction(0)      # an excerpt knows it only now
-    self.stream = self.file.add_stream('libx264', rate=self.rate, options=dict(crf='20', preset='veryfast'))
-    self.stream.pix_fmt, self.stream.height, self.stream.width = 'yuv420p', height, width
+    self.stream = self.file.add_stream(self.encoder, rate=self.rate, options=self.options)
+    self.stream.pix_fmt, self.stream.height, self.stream.width = self.pixels, height, width
     context = self.stream.codec_context
     context.time_base = self.tick
     context.sample_aspect_ratio = like.aspect if like else 1
     for name, value in self.tags.items(): setattr(context, name, value)
-    self.sound = _sound(self.file, like.path, self.parts) if self.with_sound else iter(())
+    kinds = self.kinds_of_sound, self.sound_encoder
+    self.sound = _sound(self.file, like.path, self.parts, *kinds) if self.with_sound else iter(())
     self.next_sound = next(self.sound, None)
 
 # %% ../nbs/20_show.ipynb #0c1ee11b
@@ -200,18 +206,19 @@ def _finish(self: VideoWriter, kind, error, trace):
 
 @patch
 def _picture(self: VideoWriter, frame):
-    "A frame (3,h,w) in the colours of the video."
+    "A frame (3,h,w), or (4,h,w) with opacity, in the colours of the video."
     pixels = rearrange((frame.clamp(0, 1) * 255).round().byte().cpu(), 'c h w -> h w c').contiguous().numpy()
     recipe = Colorspace(5 if self.tags['colorspace'] == 6 else self.tags['colorspace'])
     target = 'JPEG' if self.tags['color_range'] == 2 else 'MPEG'
-    picture = av.VideoFrame.from_ndarray(pixels, format='rgb24')
-    return picture.reformat(format='yuv420p', dst_colorspace=recipe, dst_color_range=target)
+    picture = av.VideoFrame.from_ndarray(pixels, format='rgba' if len(frame) == 4 else 'rgb24')
+    return picture.reformat(format=self.pixels, dst_colorspace=recipe, dst_color_range=target)
 
 # %% ../nbs/20_show.ipynb #c0adf7c3
 @patch
-def add(self: VideoWriter, frame: Tensor): # (3,h,w) in [0,1]
+def add(self: VideoWriter, frame: Tensor): # (3,h,w) in [0,1]; (4,h,w) where the film keeps opacity
     "Append a frame; the first one decides the size. Raises `ValueError` if a later one has another."
-    frame = F.pad(frame[None].float(), (0, frame.shape[2] % 2, 0, frame.shape[1] % 2), mode='replicate')[0]
+    right, below = (n % 2 if '420' in self.pixels else 0 for n in (frame.shape[2], frame.shape[1]))
+    frame = F.pad(frame[None].float(), (0, right, 0, below), mode='replicate')[0]
     if self.stream is None: self._begin(*frame.shape[1:])
     size, wanted = tuple(frame.shape[1:]), (self.stream.height, self.stream.width)
     if size != wanted: raise ValueError(f'{self.path}: a frame of {size} after others of {wanted}')
