@@ -197,7 +197,7 @@ def halve(graph: sparse.csr_matrix, # (count,count) links of superpixels
           frame: np.ndarray, # (count,) frame of each
           area: np.ndarray # (count,) pixels of each
          ) -> np.ndarray: # (count,) with one label more; as they were if there is nothing left to cut
-    "Cut the largest label in two: spectral clustering where it is largest, a random walk from there."
+    "Cut the largest label in two at its waist: spectral clustering where it is largest, a random walk from there."
     size = areas_of(ids, frame, area)
     k = size.sum(1).argmax()
     mine = np.flatnonzero(ids == k)
@@ -205,7 +205,7 @@ def halve(graph: sparse.csr_matrix, # (count,count) links of superpixels
     if len(at) < 4: return ids
     cut = SpectralClustering(2, affinity='precomputed', assign_labels='cluster_qr', random_state=0)
     seeds, ids = np.full(len(mine), -1), ids.copy()
-    seeds[at] = cut.fit_predict(own[at][:, at].toarray() + 1e-6)
+    seeds[at] = cut.fit_predict((own[at][:, at] > 0).toarray() + 1e-6)
     ids[mine[random_walk(own, seeds) == 1]] = len(size)
     return ids
 
