@@ -330,6 +330,11 @@ def test_frames_without_annotation_and_annotations_without_frame_are_told(data, 
     assert evaluated(data, data / "Annotations", "long", clips=["long"])["published"]["missing_frames"] == {}
 
 
+def test_a_last_frame_that_is_gone_is_known_by_its_annotation(data):
+    (data / "JPEGImages/wide/00003.png").unlink()
+    assert evaluated(data, data / "Annotations")["published"]["missing_frames"] == {"wide": ["00003"]}
+
+
 def test_of_many_sequences_the_first_are_told():
     from gwm_nb.benchmarks import facts_in_words
     told = facts_in_words(dict(without_annotation={f"s{i}": i for i in range(1, 9)}, missing_frames=dict(a=[str(t) for t in range(10)])))
