@@ -9,12 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from tqdm.auto import tqdm
 
 from _prepare import Job, command, decode, encode_mask, find, prepare
-from gwm_nb.files import find_clips, list_images, read_mask
-from gwm_nb.images import box_overlap, moca_score
+from gwm_nb.benchmarks import given, measure_files, sequences_there
 
 SEQUENCES = ('arabian_horn_viper arctic_fox arctic_fox_1 arctic_wolf_0 arctic_wolf_1 bear black_cat_0 black_cat_1 crab crab_1 cuttlefish_0 cuttlefish_1 '
              'cuttlefish_4 cuttlefish_5 dead_leaf_butterfly_1 desert_fox devil_scorpionfish devil_scorpionfish_1 devil_scorpionfish_2 egyptian_nightjar '
@@ -126,32 +123,23 @@ def moca(sources: str, # archives or folders with JPEGImages/SEQ/00000.jpg, and 
     prepare('MoCA', sources, out, plan, 'JPEGImages', 'Annotations', ORIGIN, partial)
 
 
-def sequence_overlap(name, annotations, masks):
-    "IoU (N,) of the boxes of a sequence, from two folders of masks with the frames' names."
-    truths = {f.stem: f for f in list_images(annotations)}
-    found = {f.stem: f for f in list_images(masks)}
-    lacking = [t for t in truths if t not in found]
-    if lacking: raise ValueError(f'{masks}: no mask of {name}/{lacking[0]} ({len(lacking)} of {len(truths)} are missing)')
-    pairs = [box_overlap(read_mask(found[t])[None].float(), read_mask(truths[t])[None] > 0) for t in truths]
-    return torch.cat(pairs)
-
-
 @command
 def score(masks: str, # MASKS/SEQ/00000.png: masks/ of gwm_evaluate --save, or gwm_segment --out MASKS/SEQ; 0 is background
           data: str = 'data/MoCA', # the folder that this script has prepared
           partial: bool = False): # score the sequences that are there, even if some are missing
-    "Print MoCA's figures of masks: J over sequences, and the share of frames whose box overlaps by more than 0.5 ... 0.9."
+    """Print MoCA's figures of masks: J over sequences, and the share of frames whose box overlaps by more than 0.5 ... 0.9.
+    The same by gwm_evaluate --predictions MASKS --data DATA, where all sequences are there."""
     if not Path(masks).is_dir(): raise FileNotFoundError(f'{masks}: no such folder of masks')
-    clips = {c.name: c for c in find_clips(data)}
-    boxless = [n for n, c in clips.items() if c.masks is None]
-    if boxless: raise ValueError(f'{data}: no annotations of {boxless[0]}; prepare the data with this script')
-    missing = [n for n in clips if not (Path(masks)/n).is_dir()]
+    clips, _ = sequences_there(data)
+    missing = [c.name for c in clips if not (Path(masks)/c.name).is_dir()]
     told = f'{len(missing)} of {len(clips)} sequences are missing, {missing[0]} first' if missing else ''
     if len(missing) == len(clips) or missing and not partial: raise ValueError(f'{masks}: {told}; or score what is there with --partial')
     if missing: print(f'a part only: {told}')
-    there = tqdm([n for n in clips if n not in missing], 'sequences', unit='')
-    figures = moca_score({n: sequence_overlap(n, clips[n].masks, Path(masks)/n) for n in there})
-    for name, value in figures.items(): print(f'{name:17} {value}' if name == 'frames' else f'{name:17} {value:.3f}')
+    there = [c for c in clips if c.name not in missing]
+    (result,) = measure_files(there, lambda clip, names, truths: given(masks, clip, names, truths), ['moca'], every_frame=True)
+    rates = {name: value for name, value in result.items() if name.startswith('success')}
+    for name, value in dict(J=result['J'], **rates).items(): print(f'{name.replace(" ", "_") + "_moca":17} {value:.3f}')
+    print(f'{"frames":17} {result["frames"]}')
 
 
 if __name__ == '__main__':

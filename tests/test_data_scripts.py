@@ -437,6 +437,21 @@ def test_moca_scores_masks(palette, moca_data, script, monkeypatch, capsys, tmp_
         assert found["J_moca"] == f"{J:.3f}" and found["success_0.5_moca"] == found["success_moca"] == f"{success:.3f}" and found["frames"] == "5"
 
 
+def test_moca_is_a_protocol_with_the_script_s_figures(moca_data, script, monkeypatch, capsys, tmp_path):
+    "By itself on MoCA, whose boxes are no masks; J and F of masks are not reported."
+    from gwm_nb.benchmarks import gwm_evaluate, protocols, read_results, suitable
+    half = RIGHT | {"crab/00001": (slice(60, 420), slice(240, 496)), "fossa/00001": (slice(0), slice(0))}           # 0.4 of the box, and nothing
+    masks = moca_masks(tmp_path / "masks", half)
+    scored = call_score(script, monkeypatch, capsys, masks, "--data", moca_data)
+    gwm_evaluate(None, data=moca_data, predictions=masks, save=tmp_path / "out")
+    (result,) = read_results(tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert result["protocol"] == "moca" and "F" not in result and not result["looks_at_labels"] and "moca F" not in printed
+    assert scored["J_moca"] == f"{result['J']:.3f}" and scored["success_moca"] == f"{result['success']:.3f}" == "0.600"
+    assert "success 0.600; success 0.5 0.600" in printed and (tmp_path / "out/results.csv").read_text().splitlines()[-1].endswith(f",{result['J']},")
+    assert suitable(moca_data) == ["moca"] and suitable() == suitable(tmp_path) == [name for name in protocols if name != "moca"]
+
+
 def test_moca_names_masks_that_are_missing(moca_data, script, monkeypatch, capsys, tmp_path):
     masks = moca_masks(tmp_path / "masks", {k: v for k, v in RIGHT.items() if k.startswith("crab")})
     call = lambda *argv: call_score(script, monkeypatch, capsys, *argv, "--data", moca_data)
@@ -444,7 +459,7 @@ def test_moca_names_masks_that_are_missing(moca_data, script, monkeypatch, capsy
         call(masks)
     assert call(masks, "--partial")["frames"] == "3"
     (masks / "crab/00001.png").unlink()
-    with pytest.raises(SystemExit, match="^score: .*crab: no mask of crab/00001 .1 of 3 are missing"):
+    with pytest.raises(SystemExit, match="^score: .*crab/00001.png: no prediction for frame 00001 of crab .1 of 3 are missing"):
         call(masks, "--partial")
     (tmp_path / "empty").mkdir()
     for folder, says in (("gone", "no such folder of masks"), ("empty", "2 of 2 sequences are missing")):
