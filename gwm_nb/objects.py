@@ -170,14 +170,14 @@ def resemblance(ids: np.ndarray, # (count,) labels, -1: none
                 place: np.ndarray, # (count,2) in frame heights
                 colour: np.ndarray # (count,) number of a colour in a palette
                ) -> np.ndarray: # (K,K) 1 at best, 0 for labels that are seen together
-    "How much two labels that are not seen together look like one that was lost and found again."
+    "How much two labels that are hardly ever seen together look like one that was lost and found again."
     seen, size, on = _seen(ids, frame, area), areas_of(ids, frame, area), ids >= 0
     used = sparse.csr_matrix((area[on], (ids[on], colour[on]))).toarray()
     root = np.sqrt(used / used.sum(1, keepdims=True))
     middle = np.stack([areas_of(ids, frame, area * x) for x in place.T], -1) / np.maximum(size, 1)[..., None]
     far = np.array([[_between(seen, middle, i, j) for j in range(len(seen))] for i in range(len(seen))])
     number = seen.sum(1)
-    together = seen.astype(int) @ seen.T.astype(int) > .1 * np.minimum.outer(number, number)
+    together = seen.astype(int) @ seen.T.astype(int) > .25 * np.minimum.outer(number, number)
     return np.where(together, 0, root @ root.T - far / 2)
 
 # %% ../nbs/18_objects.ipynb #objcd022

@@ -1,0 +1,197 @@
+"Several objects: made-up graphs whose answer is known, scenes that touch and hide, and what can't be meant."
+import numpy as np
+import pytest
+import scipy.sparse as sparse
+import torch
+
+from gwm_nb.objects import Pieces, areas_of, chain_pieces, halve, match_objects, pieces_of_frames, random_walk, resemblance, separate, split_objects, touching
+
+
+def strip(rows):
+    """A film of one row of superpixels a frame, from strings like '.aa.b.': letters are objects, '.' is background.
+    Neighbours in a row are linked, and each superpixel to the one of its column in the next frame, if both have the same letter."""
+    t, n = len(rows), len(rows[0])
+    letters = np.array([list(r) for r in rows]).ravel()
+    frame, column = np.repeat(np.arange(t), n), np.tile(np.arange(n), t)
+    links = sparse.lil_matrix((t * n, t * n), dtype=np.float32)
+    for i in range(t * n):
+        if column[i] + 1 < n:
+            links[i, i + 1] = links[i + 1, i] = 1 if letters[i] == letters[i + 1] else .05
+        if i + n < t * n and letters[i] == letters[i + n]:
+            links[i, i + n] = links[i + n, i] = 1
+    colour = np.stack([[50, 60 * (c == "a") - 60 * (c == "b"), 60 * (c == "c")] for c in letters]).astype(float)
+    place = np.stack([np.full(t * n, 5.), 10. * column + 5], 1)
+    return dict(graph=links.tocsr(), p=(letters != ".").astype(float), frame=frame, area=np.full(t * n, 100.), place=place, colour=colour), letters
+
+
+def names(ids, letters):
+    "Which letters have which number."
+    return {k: set(letters[ids == k]) for k in range(1, ids.max() + 1)}
+
+
+# two touch in two frames in the middle; 'b' is lost for two; one object
+TOUCH = ["aaaa...bb.", "aaaa...bb.", "aaaa...bb.", "aaaabbbbb.", "aaaabbbbb.", "aaaa...bb.", "aaaa...bb.", "aaaa...bb."]
+LOST = ["aaaa...bbb", "aaaa...bbb", "aaaa......", "aaaa......", "aaaa...bbb", "aaaa...bbb"]
+ONE = [".aaaaaaaa.", ".aaaaaaaa.", ".aaaa..aa.", ".aaaa..aa.", ".aaaaaaaa.", ".aaaaaaaa.", ".aaaaaaaa.", ".aaaaaaaa."]
+
+
+def test_objects_that_touch_are_told_apart():
+    film, letters = strip(TOUCH)
+    ids = split_objects(**film)
+    assert names(ids, letters) == {1: {"a"}, 2: {"b"}} and ids.dtype == np.uint8
+    assert ((ids > 0) == (film["p"] > .5)).all()
+
+
+def test_an_object_that_was_hidden_is_who_it_was():
+    film, letters = strip(LOST)
+    assert names(split_objects(**film), letters) == {1: {"a"}, 2: {"b"}}
+    film, letters = strip([r if t < 3 else r.replace("b", "c") for t, r in enumerate(LOST)])       # somebody else comes
+    assert names(split_objects(**film), letters) == {1: {"a"}, 2: {"b"}, 3: {"c"}}
+
+
+def test_what_falls_apart_now_and_then_is_one():
+    film, letters = strip(ONE)
+    assert split_objects(**film).max() == 1
+
+
+def test_a_crumb_belongs_to_the_nearest():
+    rows = [list(r) for r in TOUCH]
+    rows[1][9] = "."
+    rows[6][0], rows[6][3] = "c", "."
+    film, letters = strip(["".join(r) for r in rows])
+    ids = split_objects(**film)
+    assert ids.max() == 2 and set(ids[letters == "c"]) == {1}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_as_many_as_were_asked_for(n):
+    film, letters = strip(TOUCH)
+    ids = split_objects(**film, objects=n)
+    assert set(ids) == set(range(n + 1))
+    if n > 2:
+        assert all(len(v) == 1 for v in names(ids, letters).values())        # cuts run inside of objects, those apart stay apart
+
+
+def test_there_is_nothing_left_to_cut():
+    film, _ = strip(["....a.....", "....a....."])
+    assert split_objects(**film, objects=3).max() == 1
+
+
+def test_sizes_decide_the_numbers():
+    film, letters = strip([r.replace("a", "x").replace("b", "a").replace("x", "b") for r in TOUCH])
+    assert names(split_objects(**film), letters) == {1: {"b"}, 2: {"a"}}
+
+
+def test_nothing_is_nothing():
+    film, _ = strip(TOUCH)
+    ids = split_objects(**film | dict(p=np.zeros(80)))
+    assert ids.shape == (80,) and ids.max() == 0 and ids.dtype == np.uint8
+
+
+@pytest.mark.parametrize("objects", [0, -1, 255, 1.5, "two", None])
+def test_a_number_that_can_not_be_meant(objects):
+    film, _ = strip(TOUCH)
+    with pytest.raises(ValueError, match="'auto' or a whole number from 1 to 254"):
+        split_objects(**film, objects=objects)
+
+
+def test_a_crack_does_not_part_a_piece():
+    film, letters = strip(["aa.aa..aa."])
+    piece = pieces_of_frames(film["graph"], film["p"] > .5, film["frame"])
+    assert piece[0] == piece[3] and piece[3] != piece[5] and len(piece) == 6
+
+
+def test_tracks_end_where_pieces_merge():
+    film, letters = strip(TOUCH)
+    on = np.flatnonzero(film["p"])
+    graph, frame, area = film["graph"][on][:, on], film["frame"][on], film["area"][on]
+    pieces = chain_pieces(graph, pieces_of_frames(film["graph"], film["p"] > .5, film["frame"]), frame, area)
+    spans = sorted((pieces.frame[pieces.track == k].min(), pieces.frame[pieces.track == k].max()) for k in range(pieces.track.max() + 1))
+    assert spans == [(0, 2), (0, 2), (3, 4), (5, 7), (5, 7)]
+    ids = separate(graph, pieces, area)
+    assert set(names(ids + 1, letters[on])[1]) != set(names(ids + 1, letters[on])[2]) and ids.max() == 1
+    assert set(separate(graph, pieces, area, limit=1)) == {0}
+
+
+def test_a_walk_between_seeds():
+    line = sparse.diags([np.ones(9), np.ones(9)], [1, -1], format="csr")
+    seeds = np.full(10, -1)
+    seeds[0], seeds[9] = 0, 1
+    assert list(random_walk(line, seeds)) == [0] * 5 + [1] * 5
+    assert list(random_walk(line, np.where(np.arange(10) == 9, 0, -1))) == [0] * 10
+    assert list(random_walk(sparse.csr_matrix((3, 3)), np.array([0, -1, 1]))) == [0, -1, 1]
+    assert list(random_walk(line, np.arange(10))) == list(range(10))
+
+
+def test_how_often_two_touch():
+    ids, frame, area = np.array([0, 1] * 4), np.repeat(np.arange(4), 2), np.ones(8)
+    of = np.array([0, 0, 1, 2, 3, 3, 4, 5])
+    pieces = Pieces(of, np.array([0, 1, 1, 2, 3, 3]), np.array([2, 1, 1, 2, 1, 1.]), np.zeros(6, int))
+    assert touching(ids, pieces, frame, area).tolist() == [[0, .5], [.5, 0]]
+    assert areas_of(ids, frame, area).tolist() == [[1] * 4] * 2
+
+
+def test_the_far_resemble_each_other_less():
+    ids, frame, area, colour = np.array([0, 1, 2]), np.array([0, 2, 2]), np.ones(3), np.zeros(3, int)
+    value = resemblance(ids, frame, area, np.array([[.5, 0], [.5, .2], [.5, .8]]), colour)
+    assert value[0] == pytest.approx([0, .9, .6]) and value[1, 2] == 0 and (value == value.T).all()
+
+
+def test_a_dumb_bell_is_cut_at_its_waist():
+    block = np.ones((6, 6)) - np.eye(6)
+    links = np.zeros((12, 12))
+    links[:6, :6] = links[6:, 6:] = block
+    links[5, 6] = links[6, 5] = 9.                                  # strong, but one
+    ids = halve(sparse.csr_matrix(links), np.zeros(12, int), np.zeros(12, int), np.ones(12))
+    assert len(set(ids[:6])) == len(set(ids[6:])) == 1 and ids[0] != ids[11]
+
+
+# ---- windows
+
+def picture(*numbers): return np.repeat(np.array(numbers, np.uint8), 10)[None, None]
+
+
+def test_numbers_go_on():
+    assert list(match_objects(picture(1, 2, 3), picture(2, 3, 1), 3, 3)) == [0, 3, 1, 2]
+    assert list(match_objects(picture(0, 2, 0), picture(1, 2, 0), 5, 2)) == [0, 6, 2]
+    assert list(match_objects(picture(0, 0, 0), picture(1, 2, 0), 2, 2)) == [0, 3, 4]
+    assert list(match_objects(picture(1, 2, 0), picture(1, 1, 0), 2, 2)) in ([0, 1, 3], [0, 2, 3])    # the second's 2 is not in the shared frames
+    assert list(match_objects(picture(1, 2), picture(0, 0), 2, 0)) == [0]
+
+
+def test_a_limit_gives_free_numbers_again():
+    assert list(match_objects(picture(0, 2, 0), picture(1, 2, 0), 2, 2, limit=2)) == [0, 1, 2]
+    number = match_objects(picture(0, 0), picture(1, 2), 254, 2)
+    assert list(number) == [0, 1, 2] and number.dtype == np.uint8
+
+
+# ---- a scene, from pixels to numbers
+
+@pytest.fixture(scope="module")
+def meeting():
+    "Two objects of a scene that meet and part again: exact labels, and a look."
+    from gwm_nb.refine import RefineSettings, look_at
+    from gwm_nb.scenes import MovingScenes
+    scene = MovingScenes(40, seed=7, objects=2, camera=.5).scene(1)
+    labels = torch.stack([scene.labels(t) for t in range(10)]).numpy()
+    settings = RefineSettings(features="", superpixels=600, gaps=(1, -1), workers=1)
+    return labels, look_at([(scene.frame(t) * 255).round().byte() for t in range(10)], settings)
+
+
+def test_two_that_meet_keep_their_numbers(meeting):
+    labels, look = meeting
+    votes = np.stack([np.bincount(look.label.ravel(), (labels == k).ravel(), look.count) for k in range(3)]).argmax(0)
+    ids = split_objects(look.graph, votes > 0, look.frame, look.area, look.place, look.colour)[look.label]
+    assert ids.max() == 2
+    for k in (1, 2):
+        mine = labels == k
+        number = np.bincount(ids[mine]).argmax()
+        assert ((ids == number) & mine).sum() / ((ids == number) | mine).sum() > .9
+        assert all(np.bincount(i[m]).argmax() == number for i, m in zip(ids, mine))
+
+
+def test_the_same_twice(meeting):
+    labels, look = meeting
+    p = (look.means[0] > 1).astype(float)
+    first, second = (split_objects(look.graph, p, look.frame, look.area, look.place, look.colour) for _ in range(2))
+    assert (first == second).all()
