@@ -8,8 +8,9 @@ import scipy.sparse as sparse
 import torch
 
 from gwm_nb import refine
+from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import jaccard
-from gwm_nb.files import list_images, read_frames, read_mask
+from gwm_nb.files import list_images, read_mask
 from gwm_nb.refine import (Look, agreement, Memory, Refined, RefineSettings, appearance_odds, background_flow, border_first, certainty, constancy, cut_off, describe, diffuse, example_clip, first_guess,
                            follow, get_refine_settings, learn, motion_evidence, motion_odds, motion_residual, motion_thresholds, motion_trust, refine_clip, refine_presets, refine_windows,
                            remember, see_motion, whole_frames)
