@@ -14,11 +14,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
+from hashlib import sha256
 from importlib import resources
 from itertools import chain, islice
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -27,14 +29,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange
-from fastcore.basics import patch
 from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.sparse.linalg import cg
 from scipy.special import expit, logit
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import lazily
+from . import __version__
+from .files import lazily, whole_file
 from .flow import distance_from_home, estimate_flow, resize_flow
 from .motion import fit_motion, motion_fields
 from .network import create_network
@@ -668,19 +670,53 @@ def _begin(frames):
     if len(ahead) < 2: raise ValueError(f'motion takes at least two frames, this clip has {len(ahead)}')
     return chain(ahead, frames), tuple(ahead[0].shape[1:])
 
+# %% ../nbs/08_refine.ipynb #refcd078k
+def _keep(file, digest, found, memories):
+    "Write a finished window, and what is remembered after it, whole or not at all."
+    arrays = dict(digest=digest, **{f'found {name}': value for name, value in vars(found).items()})
+    for look, memory in enumerate(memories):
+        if memory is None: continue
+        arrays |= {f'{look} {name}': getattr(memory, name) for name in ('colour', 'p', 'weight')}
+        arrays |= {f'{look} stage {i}': stage for i, stage in enumerate(memory.stages)}
+    with whole_file(file) as part: np.savez(part, **arrays)
+
+def _remembered(saved, look):
+    "The memory of a look in a file; None if there is none."
+    if f'{look} p' not in saved: return None
+    stages = [saved[f'{look} stage {i}'] for i in range(sum(name.startswith(f'{look} stage') for name in saved))]
+    return Memory(saved[f'{look} colour'], stages, saved[f'{look} p'], saved[f'{look} weight'])
+
+def _kept(file, digest):
+    "A finished window and what is remembered after it; None if the file is none, damaged, or of something else."
+    try:
+        with open(file, 'rb') as stream, np.load(stream) as saved:
+            if saved['digest'] != digest: return None
+            found = Refined(**{f.name: saved[f'found {f.name}'] for f in fields(Refined)})
+            found = replace(found, size=tuple(found.size.tolist()), shape=tuple(found.shape.tolist()))
+            return found, tuple(_remembered(saved, look) for look in (0, 1))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile): return None
+
 # %% ../nbs/08_refine.ipynb #refcd078
 def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one size
                    preset: str | RefineSettings = 'default', # a name in `refine_presets`, or settings
-                   progress: bool = True # show bars
+                   progress: bool = True, # show bars
+                   keep: str | Path | None = None # a folder for finished windows; a later run goes on from them
                   ) -> Iterator[Refined]: # of consecutive parts of the clip
-    "Segment a clip of any length: its masks, window after window. Raises `ValueError` for less than two frames."
+    """Segment a clip of any length: its masks, window after window. Raises `ValueError` for less than two frames.
+    With `keep`, what a run that was stopped has finished is not done again; half a megabyte a frame is kept."""
     settings = get_refine_settings(preset)
     frames, shape = _begin(frames)
     small = (_small_frame(image, settings.flow_side) for image in frames)
     net, memories, skip = _frozen(settings), (None, None), 0
+    digest = sha256(repr((__version__, replace(settings, workers=0), shape)).encode())
+    if keep: Path(keep).mkdir(parents=True, exist_ok=True)
     with _pool(settings.workers) as pool:
-        for window, more in _windows(small, settings.window, settings.overlap):
-            found, memories = refine_window(window, shape, settings, net, pool, memories, progress)
+        for number, (window, more) in enumerate(_windows(small, settings.window, settings.overlap)):
+            for frame in window: digest.update(frame)
+            file = keep and Path(keep)/f'window_{number:05}.npz'
+            done = keep and _kept(file, digest.hexdigest())
+            found, memories = done or refine_window(window, shape, settings, net, pool, memories, progress)
+            if keep and not done: _keep(file, digest.hexdigest(), found, memories)
             yield found.part(skip, len(window) - (settings.overlap - settings.overlap // 2 if more else 0))
             skip = settings.overlap // 2
 
