@@ -8,8 +8,9 @@ import scipy.sparse as sparse
 import torch
 
 from gwm_nb import refine
+from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import jaccard
-from gwm_nb.files import list_images, read_frames, read_mask
+from gwm_nb.files import list_images, read_mask
 from gwm_nb.refine import (Look, agreement, Memory, Refined, RefineSettings, appearance_odds, background_flow, border_first, certainty, constancy, cut_off, describe, diffuse, example_clip, first_guess,
                            follow, get_refine_settings, learn, motion_evidence, motion_odds, motion_residual, motion_thresholds, motion_trust, refine_clip, refine_presets, refine_windows,
                            remember, see_motion, whole_frames)
@@ -313,6 +314,79 @@ def test_each_frame_comes_once_whatever_the_windows(monkeypatch, n, length, over
     assert np.concatenate([p.soft for p in parts]).tolist() == list(range(n))
     whole = refine_clip(frames, replace(SMALL, window=length, overlap=overlap), progress=False)
     assert whole.confidence.tolist() == list(range(n)) == whole.boxes[:, 0].tolist()
+
+
+class Stopped(Exception): pass
+
+
+def counted(monkeypatch, stop_at=None, error=Stopped):
+    "Count the windows that are computed; the one with this number is interrupted in its middle."
+    calls, real = [], refine.refine_window
+
+    def refine_window(*args):
+        calls.append(len(args[0]))
+        if len(calls) - 1 == stop_at:
+            raise error
+        return real(*args)
+    monkeypatch.setattr(refine, "refine_window", refine_window)
+    return calls
+
+
+def same(parts, others):
+    fields = "soft boxes confidence trust".split()
+    assert [(p.size, p.shape) for p in parts] == [(p.size, p.shape) for p in others]
+    return all((getattr(a, f) == getattr(b, f)).all() for a, b in zip(parts, others, strict=True) for f in fields)
+
+
+LONG = replace(SMALL, features="efficientnet_lite0", enlarge=1., window=6, overlap=2)
+
+
+@pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt])
+def test_a_run_that_was_stopped_goes_on(monkeypatch, tmp_path, error):
+    frames, _ = film(14)
+    go = lambda keep=None: list(refine_windows(iter(frames), LONG, progress=False, keep=keep))
+    whole = go()
+    with monkeypatch.context() as patched:
+        counted(patched, 2, error)
+        with pytest.raises(error):
+            go(tmp_path / "new/kept")
+    calls = counted(monkeypatch)
+    again = go(tmp_path / "new/kept")
+    assert len(whole) == 3 and same(again, whole) and calls == [6]
+    assert same(go(tmp_path / "new/kept"), whole) and len(calls) == 1
+
+
+def test_a_clip_whose_frames_fail_goes_on_too(tmp_path, monkeypatch):
+    frames, _ = film(14)
+
+    def broken():
+        yield from frames[:11]
+        raise OSError("gone")
+    whole = list(refine_windows(frames, LONG, progress=False))
+    with pytest.raises(OSError, match="gone"):
+        list(refine_windows(broken(), LONG, progress=False, keep=tmp_path))
+    calls = counted(monkeypatch)
+    assert same(list(refine_windows(frames, LONG, progress=False, keep=tmp_path)), whole) and len(calls) == 2
+
+
+@pytest.mark.parametrize("what", ["settings", "first frame", "last frame", "nothing but threads", "half a file", "no archive", "another archive"])
+def test_what_is_kept_is_believed_only_if_it_is_of_the_same(monkeypatch, tmp_path, what):
+    frames, settings = film(10)[0], replace(SMALL, window=6, overlap=2)
+    list(refine_windows(frames, settings, progress=False, keep=tmp_path))
+    files = sorted(tmp_path.iterdir())
+    assert [f.name for f in files] == ["window_00000.npz", "window_00001.npz"]
+    if what == "settings": settings = replace(settings, anchor=.3)
+    if what == "nothing but threads": settings = replace(settings, workers=2)
+    if what == "first frame": frames[0] = frames[0] ^ 1
+    if what == "last frame": frames[-1] = frames[-1] ^ 1
+    if what == "half a file": files[1].write_bytes(files[1].read_bytes()[:-300])
+    if what == "no archive": files[1].write_bytes(b"PK nothing")
+    if what == "another archive": np.savez(files[1], a=1)
+    calls = counted(monkeypatch)
+    again = list(refine_windows(frames, settings, progress=False, keep=tmp_path))
+    assert len(calls) == {"settings": 2, "first frame": 2, "nothing but threads": 0}.get(what, 1)
+    assert same(again, list(refine_windows(frames, settings, progress=False)))
+    assert sorted(tmp_path.iterdir()) == files
 
 
 def test_a_moving_disk_is_found_better_than_by_motion_alone():
