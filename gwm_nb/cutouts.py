@@ -411,7 +411,8 @@ def _pictures(self: CocoOutput):
     return [picture | dict(width=self.size[1], height=self.size[0]) for picture in pictures]
 
 @patch
-def write(self: CocoOutput, cut):
+def write(self: CocoOutput, cut: CutFrame): # the next frame
+    "Its objects, one annotation each."
     self.size = cut.inside.shape
     self.seen.append(cut.name)
     sure = {} if cut.confidence is None else dict(score=round(float(cut.confidence), 4))
