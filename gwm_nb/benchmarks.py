@@ -7,11 +7,10 @@ __all__ = ['plt', 'optimize', 'cluster', 'boxes', 'mergers', 'protocols', 'conve
            'mean_features', 'cosine_affinity', 'two_groups', 'merged', 'Spectral', 'motion_distance', 'by_motion',
            'by_border', 'unmerged', 'get_merger', 'Sequence', 'foreground', 'both', 'Protocol', 'protocol', 'published',
            'per_sequence', 'label_free', 'adjusted_rand', 'numbers', 'k_way', 'region_scores', 'fbms', 'success',
-           'moca', 'suitable', 'left_out', 'counted', 'facts_in_words', 'summary', 'read_labels', 'voc_palette',
-           'write_labels', 'sequences_there', 'gaps', 'Checked', 'check_clip', 'read_truths', 'facts_of', 'predicted',
-           'given', 'measure_clip', 'sequence_means', 'table', 'caption', 'as_csv', 'compare_results',
-           'sequence_picture', 'ranked', 'html_report', 'load_any', 'run_table', 'measure_files', 'read_results',
-           'evaluate_files', 'gwm_evaluate']
+           'moca', 'suitable', 'left_out', 'counted', 'facts_in_words', 'summary', 'read_labels', 'sequences_there',
+           'gaps', 'Checked', 'check_clip', 'read_truths', 'facts_of', 'predicted', 'given', 'measure_clip',
+           'sequence_means', 'table', 'caption', 'as_csv', 'compare_results', 'sequence_picture', 'ranked',
+           'html_report', 'load_any', 'run_table', 'measure_files', 'read_results', 'evaluate_files', 'gwm_evaluate']
 
 # %% ../nbs/16_benchmarks.ipynb #4080dc8e
 import base64
@@ -32,7 +31,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 from einops import einsum
 from fastcore.basics import patch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -40,6 +38,7 @@ from .clips import frame_size, read_frames
 from .files import Clip, command, find_clips, lazily, list_images, output_folder, write_whole
 from .annotations import Annotations, read_annotation
 from .show import overlay
+from .cutouts import write_labels
 from .flow import estimate_flow
 from .motion import fit_motion, motion_fields
 from .store import shrink
@@ -461,26 +460,6 @@ def read_labels(path: str | Path # an annotation or a prediction
                ) -> np.ndarray: # (H,W) uint8: 0 background, 1, 2, ... objects, 255 void (indexed pictures only)
     "Labels of a single picture, read as [25_annotations](25_annotations.ipynb) tells."
     return read_annotation(path)
-
-# %% ../nbs/16_benchmarks.ipynb #41ab84e7
-def voc_palette() -> bytes:
-    "Red, green and blue of the numbers 0 to 255 as DAVIS and PASCAL VOC colour them."
-    colours = np.zeros((256, 3), np.uint8)
-    rest = np.arange(256)
-    for bit in range(7, -1, -1):
-        for channel in range(3): colours[:, channel] |= ((rest >> channel & 1) << bit).astype(np.uint8)
-        rest = rest >> 3
-    return colours.tobytes()
-
-# %% ../nbs/16_benchmarks.ipynb #16c52299
-def write_labels(path: str | Path, # a .png file
-                 labels: np.ndarray # (H,W) whole numbers from 0 to 255
-                ) -> Path: # the file
-    "Write labels as an indexed picture."
-    picture, data = Image.fromarray(labels.astype(np.uint8)), io.BytesIO()
-    picture.putpalette(voc_palette())
-    picture.save(data, 'png')
-    return write_whole(path, data.getvalue())
 
 # %% ../nbs/16_benchmarks.ipynb #998fc7b7
 def sequences_there(data: str | Path, # a data set, or a folder of clips with annotations

@@ -11,7 +11,7 @@ __all__ = ['outputs', 'GREEN', 'opacity', 'object_colours', 'CutFrame', 'Output'
 
 # %% ../nbs/26_cutouts.ipynb #1444ae87
 import io, json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -306,6 +306,13 @@ class WebmWriter(VideoWriter):
     options = {'crf': '24', 'b': '0', 'deadline': 'good', 'cpu-used': '5', 'auto-alt-ref': '0'}
     kinds_of_sound, sound_encoder = {'opus', 'vorbis'}, 'libopus'
 
+    def add(self, frame: Tensor): # (4,h,w) in [0,1]
+        "Append a frame; pixels that are not square are made so."
+        height, width = frame.shape[1:]
+        size = height, round(width * (self.like.aspect if self.like else 1))
+        if size[1] != width: frame = F.interpolate(frame[None].float(), size, mode='bilinear', antialias=True)[0]
+        super().add(frame)
+
 # %% ../nbs/26_cutouts.ipynb #92e839f4
 @output('mov')
 class MovOutput(FilmOutput):
@@ -404,7 +411,8 @@ def _pictures(self: CocoOutput):
     return [picture | dict(width=self.size[1], height=self.size[0]) for picture in pictures]
 
 @patch
-def write(self: CocoOutput, cut):
+def write(self: CocoOutput, cut: CutFrame): # the next frame
+    "Its objects, one annotation each."
     self.size = cut.inside.shape
     self.seen.append(cut.name)
     sure = {} if cut.confidence is None else dict(score=round(float(cut.confidence), 4))
@@ -412,7 +420,8 @@ def write(self: CocoOutput, cut):
         if not mask.any(): continue
         self.count += 1
         place = dict(id=self.count, image_id=self.numbers[cut.name] + 1, category_id=1, track_id=track, iscrowd=0)
-        self.file.write(',\n' * (self.count > 1) + '\n' * (self.count == 1) + json.dumps(place | annotation(mask) | sure))
+        between = ',\n' if self.count > 1 else '\n'
+        self.file.write(between + json.dumps(place | annotation(mask) | sure))
 
 # %% ../nbs/26_cutouts.ipynb #c10207ed
 def spaced(count: int, # of frames

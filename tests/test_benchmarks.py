@@ -283,7 +283,7 @@ def test_masks_are_what_the_official_tools_read(data):
 
 
 def test_a_palette_with_0_and_255_is_a_mask_too(data):
-    from gwm_nb.benchmarks import voc_palette
+    from gwm_nb.cutouts import voc_palette
     for file in (data / "Annotations").glob("*/*.png"):
         picture = Image.fromarray(cv2.imread(str(file), 0))
         picture.putpalette(voc_palette())

@@ -398,7 +398,7 @@ def test_moca_takes_every_third_frame_and_boxes_between_those_that_are_annotated
 
 def moca_masks(folder, boxes, palette=False):
     "Masks {sequence/frame: (rows, columns)} as gwm_segment writes them (0/255), or as gwm_evaluate does (labels with a palette)."
-    from gwm_nb.benchmarks import write_labels
+    from gwm_nb.cutouts import write_labels
     from gwm_nb.files import write_mask
     for name, (rows, columns) in boxes.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
