@@ -238,7 +238,7 @@ def test_all_kinds_of_annotations_give_the_same_J(segment, tmp_path):
 
 def no_work(monkeypatch):
     def never(*args, **kwargs): raise AssertionError("work before the inputs were checked")
-    for name in ("fit", "keep_masks", "refine_windows"): monkeypatch.setattr(f"gwm_nb.segment.{name}", never)
+    for name in ("segment.fit", "segment.keep_masks", "refine.refine_windows"): monkeypatch.setattr(f"gwm_nb.{name}", never)
 
 
 def test_what_is_wrong_is_found_before_any_work(segment, tmp_path, monkeypatch):
@@ -416,7 +416,7 @@ def test_what_killed_runs_leave_is_removed_by_the_next(segment, tmp_path, monkey
     dead.wait()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     for place in (f"tmp/gwm_nb-{dead.pid}-abc/flow", f"tmp/gwm_nb-{os.getpid()}-abc", "out/.unfinished-xyz/soft-abc"): (tmp_path / place).mkdir(parents=True)
-    assert segment(folder(tmp_path / "clip", FRAMES), "out", "--preset", "fast")[1] is None
+    assert segment(folder(tmp_path / "clip", FRAMES), "out", "--preset", "gwm", "--steps", 1)[1] is None
     assert [f.name for f in (tmp_path / "tmp").glob("gwm_nb-*")] == [f"gwm_nb-{os.getpid()}-abc"]
     assert not [f for f in (tmp_path / "out").iterdir() if f.is_dir()]
 
