@@ -20,7 +20,7 @@ def strip(rows):
         if i + n < t * n and letters[i] == letters[i + n]:
             links[i, i + n] = links[i + n, i] = 1
     colour = np.stack([[50, 60 * (c == "a") - 60 * (c == "b"), 60 * (c == "c")] for c in letters]).astype(float)
-    place = np.stack([np.full(t * n, 5.), 10. * column + 5], 1)
+    place = np.stack([np.full(t * n, .5), (column + .5) / n], 1)
     return dict(graph=links.tocsr(), p=(letters != ".").astype(float), frame=frame, area=np.full(t * n, 100.), place=place, colour=colour), letters
 
 
@@ -181,7 +181,7 @@ def meeting():
 def test_two_that_meet_keep_their_numbers(meeting):
     labels, look = meeting
     votes = np.stack([np.bincount(look.label.ravel(), (labels == k).ravel(), look.count) for k in range(3)]).argmax(0)
-    ids = split_objects(look.graph, votes > 0, look.frame, look.area, look.place, look.colour)[look.label]
+    ids = split_objects(look.graph, votes > 0, look.frame, look.area, look.place / look.size[0], look.colour)[look.label]
     assert ids.max() == 2
     for k in (1, 2):
         mine = labels == k
@@ -193,5 +193,5 @@ def test_two_that_meet_keep_their_numbers(meeting):
 def test_the_same_twice(meeting):
     labels, look = meeting
     p = (look.means[0] > 1).astype(float)
-    first, second = (split_objects(look.graph, p, look.frame, look.area, look.place, look.colour) for _ in range(2))
+    first, second = (split_objects(look.graph, p, look.frame, look.area, look.place / look.size[0], look.colour) for _ in range(2))
     assert (first == second).all()
