@@ -24,6 +24,7 @@ def _one_hot(ids):
     "Sparse (n,count): which entries have which number."
     return sparse.csr_matrix((np.ones(len(ids), np.float32), (ids, np.arange(len(ids)))))
 
+# %% ../nbs/18_objects.ipynb #objcd010b
 def pieces_of_frames(graph: sparse.csr_matrix, # (count,count) links within frames and between them
                      inside: np.ndarray, # (count,) bool: superpixels of objects
                      frame: np.ndarray # (count,) frame of each superpixel
@@ -44,6 +45,7 @@ class Pieces:
     area: np.ndarray # (n,) of each piece, in pixels
     track: np.ndarray # (n,) of each piece
 
+# %% ../nbs/18_objects.ipynb #objcd011b
 def chain_pieces(graph: sparse.csr_matrix, # (count,count) links of superpixels, all of them inside
                  piece: np.ndarray, # (count,) piece of each
                  frame: np.ndarray, # (count,) frame of each
@@ -83,6 +85,7 @@ def _labels_of_pieces(pieces, ids, area, owner):
     largest = np.max(shares, 0)
     return np.where(largest > .5, np.argmax(shares, 0), -1), largest > .9
 
+# %% ../nbs/18_objects.ipynb #objcd015b
 def _beside(pieces, label, owner):
     "For each piece the main one of its label and frame: a seed if there is one, else the largest."
     key = label * (pieces.frame.max() + 1) + pieces.frame
@@ -94,7 +97,7 @@ def _beside(pieces, label, owner):
 
 # %% ../nbs/18_objects.ipynb #objcd016
 def _contradiction(pieces, ids, area, owner, settled, share=.1, frames=2):
-    "The largest track that is apart from others of its label: itself, its label, tracks beside it. None if there is none."
+    "The largest track that is apart from others of its label: itself, its label, tracks beside it; or None."
     label, pure = _labels_of_pieces(pieces, ids, area, owner)
     main = _beside(pieces, label, owner)
     apart = (main != np.arange(len(main))) & (pieces.area > share * pieces.area[main])
@@ -137,11 +140,13 @@ def areas_of(ids: np.ndarray, # (count,) labels, -1: none
     k, n, on = ids.max() + 1, frame.max() + 1, ids >= 0
     return np.bincount(ids[on] * n + frame[on], area[on], k * n).reshape(k, n)
 
+# %% ../nbs/18_objects.ipynb #objcd020b
 def _seen(ids, frame, area):
     "Which frames show which labels, with more than a tenth of their largest size: (K,T) bool."
     size = areas_of(ids, frame, area)
     return size > .1 * size.max(1, keepdims=True)
 
+# %% ../nbs/18_objects.ipynb #objcd020c
 def touching(ids: np.ndarray, # (count,) labels, -1: none
              pieces: Pieces, # of the superpixels
              frame: np.ndarray, # (count,) frame of each
@@ -164,6 +169,7 @@ def _between(seen, middle, i, j):
     s, t = np.unravel_index(np.abs(a[:, None] - b).argmin(), (len(a), len(b)))
     return np.linalg.norm(middle[i, a[s]] - middle[j, b[t]])
 
+# %% ../nbs/18_objects.ipynb #objcd021b
 def resemblance(ids: np.ndarray, # (count,) labels, -1: none
                 frame: np.ndarray, # (count,) frame of each superpixel
                 area: np.ndarray, # (count,) pixels of each
@@ -218,6 +224,7 @@ def _counted(graph, ids, pieces, frame, area, place, colour, objects):
     for _ in range(fewest - ids.max() - 1): ids = halve(graph, ids, frame, area)
     return ids
 
+# %% ../nbs/18_objects.ipynb #objcd025b
 def _numbered(ids, frame, area, place, objects):
     "Numbers 1, 2, ... by size; crumbs, and what is too many, have the number of the nearest."
     size = areas_of(ids, frame, area).sum(1)
@@ -236,11 +243,12 @@ def _how_many(objects):
     if objects == 'auto' or (isinstance(objects, int) and 1 <= objects <= 254): return objects
     raise ValueError(f"objects must be 'auto' or a whole number from 1 to 254, not {objects!r}")
 
+# %% ../nbs/18_objects.ipynb #objcd026b
 def split_objects(graph: sparse.csr_matrix, # (count,count) links within frames, and along the flow to the next
                   p: np.ndarray, # (count,) probability of being an object
                   frame: np.ndarray, # (count,) frame of each superpixel
                   area: np.ndarray, # (count,) pixels of each
-                  place: np.ndarray, # (count,2) y, x in the frame, in pixels
+                  place: np.ndarray, # (count,2) y, x in the frame, in frame heights
                   colour: np.ndarray, # (count,3) Lab
                   objects: int | str = 'auto' # how many; 'auto': that is found out
                  ) -> np.ndarray: # (count,) uint8: 0 background, 1 the largest object, 2 the next, ...
@@ -250,7 +258,7 @@ def split_objects(graph: sparse.csr_matrix, # (count,count) links within frames,
     ids = np.zeros(len(frame), np.uint8)
     if len(on) == 0: return ids
     piece = pieces_of_frames(graph, np.asarray(p) > .5, frame)
-    graph, frame, area, place = graph[on][:, on], frame[on], area[on], place[on] / place[:, 0].max()
+    graph, frame, area, place = graph[on][:, on], frame[on], area[on], place[on]
     pieces = chain_pieces(graph, piece, frame, area)
     palette = KMeans(min(16, len(np.unique(colour[on], axis=0))), n_init=1, random_state=0).fit_predict(colour[on])
     parts = separate(graph, pieces, area)

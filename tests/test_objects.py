@@ -20,7 +20,7 @@ def strip(rows):
         if i + n < t * n and letters[i] == letters[i + n]:
             links[i, i + n] = links[i + n, i] = 1
     colour = np.stack([[50, 60 * (c == "a") - 60 * (c == "b"), 60 * (c == "c")] for c in letters]).astype(float)
-    place = np.stack([np.full(t * n, 5.), 10. * column + 5], 1)
+    place = np.stack([np.full(t * n, .5), (column + .5) / n], 1)
     return dict(graph=links.tocsr(), p=(letters != ".").astype(float), frame=frame, area=np.full(t * n, 100.), place=place, colour=colour), letters
 
 
@@ -61,6 +61,19 @@ def test_a_crumb_belongs_to_the_nearest():
     film, letters = strip(["".join(r) for r in rows])
     ids = split_objects(**film)
     assert ids.max() == 2 and set(ids[letters == "c"]) == {1}
+
+
+def test_a_crumb_of_its_own_belongs_to_the_nearest():
+    film, letters = strip([f"aaaa....{'c' if t in (5, 6) else '.'}......bbb" for t in range(12)])
+    ids = split_objects(**film)
+    assert ids.max() == 2 and set(ids[letters == "c"]) == {1}
+
+
+def test_what_looks_out_on_both_sides_of_a_post_is_one():
+    film, letters = strip(["bbb......"] * 5 + ["bb......b"] + ["......bbb"] * 5)
+    assert split_objects(**film).max() == 1
+    film, letters = strip(["bbb...bbb"] * 5)
+    assert split_objects(**film).max() == 2
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
@@ -142,6 +155,8 @@ def test_a_dumb_bell_is_cut_at_its_waist():
     links = np.zeros((12, 12))
     links[:6, :6] = links[6:, 6:] = block
     links[5, 6] = links[6, 5] = 9.                                  # strong, but one
+    links[:3, 3:6] *= .01                                           # a patch of another colour
+    links[3:6, :3] *= .01
     ids = halve(sparse.csr_matrix(links), np.zeros(12, int), np.zeros(12, int), np.ones(12))
     assert len(set(ids[:6])) == len(set(ids[6:])) == 1 and ids[0] != ids[11]
 
@@ -161,6 +176,7 @@ def test_numbers_go_on():
 
 def test_a_limit_gives_free_numbers_again():
     assert list(match_objects(picture(0, 2, 0), picture(1, 2, 0), 2, 2, limit=2)) == [0, 1, 2]
+    assert list(match_objects(picture(1, 0, 0), picture(1, 0, 2), 3, 2, limit=3)) == [0, 1, 2]
     number = match_objects(picture(0, 0), picture(1, 2), 254, 2)
     assert list(number) == [0, 1, 2] and number.dtype == np.uint8
 
@@ -181,7 +197,7 @@ def meeting():
 def test_two_that_meet_keep_their_numbers(meeting):
     labels, look = meeting
     votes = np.stack([np.bincount(look.label.ravel(), (labels == k).ravel(), look.count) for k in range(3)]).argmax(0)
-    ids = split_objects(look.graph, votes > 0, look.frame, look.area, look.place, look.colour)[look.label]
+    ids = split_objects(look.graph, votes > 0, look.frame, look.area, look.place / look.size[0], look.colour)[look.label]
     assert ids.max() == 2
     for k in (1, 2):
         mine = labels == k
@@ -193,5 +209,5 @@ def test_two_that_meet_keep_their_numbers(meeting):
 def test_the_same_twice(meeting):
     labels, look = meeting
     p = (look.means[0] > 1).astype(float)
-    first, second = (split_objects(look.graph, p, look.frame, look.area, look.place, look.colour) for _ in range(2))
+    first, second = (split_objects(look.graph, p, look.frame, look.area, look.place / look.size[0], look.colour) for _ in range(2))
     assert (first == second).all()
