@@ -7,14 +7,15 @@ __all__ = ['filters', 'linear_model', 'skimage', 'refine_presets', 'example_clip
            'motion_evidence', 'RefineSettings', 'get_refine_settings', 'Window', 'see_motion', 'Look', 'whole_frames',
            'diffuse', 'motion_odds', 'motion_thresholds', 'from_border', 'first_guess', 'describe', 'appearance_odds',
            'motion_trust', 'Memory', 'remember', 'learn', 'follow', 'cut_off', 'certainty', 'constancy', 'agreement',
-           'Refined', 'refine_window', 'refine_windows', 'refine_clip', 'motion_residual', 'look_at']
+           'Refined', 'signs_of', 'doubts', 'unless_empty', 'refine_window', 'refine_windows', 'refine_clip',
+           'motion_residual', 'look_at']
 
 # %% ../nbs/08_refine.ipynb #refcd002
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from hashlib import sha256
 from importlib import resources
@@ -597,6 +598,7 @@ class Refined:
     shape: tuple[int, int] # (height, width) of the clip's frames
     confidence: np.ndarray # (T,) in [0,1]
     trust: np.ndarray # (T,) in [0,1]: how far each frame's motion was believed
+    signs: np.ndarray = field(default_factory=partial(np.empty, (0, 4))) # (T,4): `signs_of` each frame
 
     def __len__(self): return len(self.soft)
 
@@ -607,16 +609,52 @@ class Refined:
     def part(self, start: int, stop: int) -> 'Refined':
         "Frames `start` to `stop`."
         s = slice(start, stop)
-        return replace(self, soft=self.soft[s], boxes=self.boxes[s], confidence=self.confidence[s], trust=self.trust[s])
+        return replace(self, **{name: getattr(self, name)[s] for name in _PER_FRAME})
+
+_PER_FRAME = 'soft', 'boxes', 'confidence', 'trust', 'signs'
+
+# %% ../nbs/08_refine.ipynb #refcd072b
+def signs_of(window: Window, # frames and their motion
+             t: int, # a frame
+             mask: np.ndarray # (h,w) in [0,1], at the working size
+            ) -> np.ndarray: # (4,) working pixels a frame
+    "Evidence on the object, and beside it; the median speed, and the median forward-backward error."
+    flows, errors = zip(*(window.links[t, s] for s in (t - 1, t + 1) if (t, s) in window.links))
+    on, beside = (np.average(window.evidence[t], weights=part + 1e-9) for part in (mask, 1 - mask))
+    speed = np.hypot(*np.stack(flows, 1).astype(np.float32))
+    return np.array([on, beside, np.median(speed), np.median(errors)])
+
+# %% ../nbs/08_refine.ipynb #refcd072c
+def doubts(refined: Refined # a segmented clip, or a part of it
+          ) -> list[str]: # sentences; none if nothing speaks against the masks
+    "Why the masks may be wrong, by what can be seen without labels."
+    if not len(refined.signs): return []
+    on, _, speed, error = np.median(refined.signs, 0)
+    sure, said = refined.confidence.mean(), []
+    if on < .15: said.append(f'hardly anything moves by itself: {on:.2f} pixels a frame at {refined.size[0]} lines')
+    elif error > .04 + .005 * speed:
+        said.append(f'the flow does not find its way back, by {error:.2f} pixels: a wild camera, cuts, water or spray?')
+    if sure < .6: said.append(f'the masks themselves are in doubt: confidence {sure:.2f}')
+    return said
 
 # %% ../nbs/08_refine.ipynb #refcd074
 def _finished(look, window, p, trust, agreed, shape, pool):
     "Soft masks with the edges of the pictures, and how sure they are."
     soft = look.paint(np.clip(p, 0, 1))
-    masks = pool.map(partial(_edges, look, window, soft), range(len(window)))
-    masks = np.stack([(255 * m).round().astype(np.uint8) for m in masks])
+    masks = np.stack(list(pool.map(partial(_edges, look, window, soft), range(len(window)))))
+    signs = np.stack([signs_of(window, t, _uncrop(masks[t], look.boxes[t], *[look.size] * 2)) for t in range(len(masks))])
     sure = np.cbrt(certainty(look, p) * constancy(look, p) * agreed)
-    return Refined(masks, look.boxes, look.size, shape, sure, trust)
+    return Refined((255 * masks).round().astype(np.uint8), look.boxes, look.size, shape, sure, trust, signs)
+
+# %% ../nbs/08_refine.ipynb #refcd074b
+def unless_empty(look: Look, # superpixels
+                 p: np.ndarray, # (count,) probability of being the object: what was learned
+                 seed: np.ndarray, # (count,) where that began
+                 memory: Memory | None = None # what was learned from beside it
+                ) -> np.ndarray: # (count,)
+    "What was learned; the seed, if less than a tenth of it is left and no earlier window explains why."
+    left, began = look.area[p > .5].sum(), look.area[seed > .5].sum()
+    return seed if memory is None and left < .1 * began else p
 
 # %% ../nbs/08_refine.ipynb #refcd075
 def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
@@ -636,7 +674,8 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
     p, again = first_guess(look, moves, settings), memories[1]
     agreed = trust = np.ones(len(frames))
     if net is None: return _finished(look, window, p, trust, agreed, shape, pool), memories
-    p, trust = learn(look, moves, p, settings.first, settings, memories[0])
+    learned, trust = learn(look, moves, p, settings.first, settings, memories[0])
+    p = unless_empty(look, learned, p, memories[0])
     memory, found = remember(look, p, memories[0]), look.paint(p)
     at_first = found
     for _ in range(settings.looks):
@@ -645,7 +684,8 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
         look = None                                 # two at once would take twice the memory
         look = see(window, boxes, [window.evidence, found])
         moves = settings.second_motion * motion_odds(look, thresholds)
-        p, _ = learn(look, moves, look.means[1], settings.second, settings, memories[1], trust)
+        learned, _ = learn(look, moves, look.means[1], settings.second, settings, memories[1], trust)
+        p = unless_empty(look, learned, look.means[1], memories[1])
         again, found = remember(look, p, memories[1]), _in_frame(look, p)
         agreed = agreement(at_first, found)
         if not cut_off(look, p): break
@@ -727,9 +767,7 @@ def refine_clip(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one size
                ) -> Refined: # `refined[t]` is the soft mask (h,w) of frame t
     "Segment a clip without labels: the object that moves by itself."
     parts = list(refine_windows(frames, preset, progress))
-    joined = {name: np.concatenate([getattr(p, name) for p in parts])
-              for name in ('soft', 'boxes', 'confidence', 'trust')}
-    return replace(parts[0], **joined)
+    return replace(parts[0], **{name: np.concatenate([getattr(p, name) for p in parts]) for name in _PER_FRAME})
 
 # %% ../nbs/08_refine.ipynb #refcd080
 def motion_residual(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one size

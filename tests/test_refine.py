@@ -11,9 +11,9 @@ from gwm_nb import refine
 from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import jaccard
 from gwm_nb.files import list_images, read_mask
-from gwm_nb.refine import (Look, agreement, Memory, Refined, RefineSettings, appearance_odds, background_flow, border_first, certainty, constancy, cut_off, describe, diffuse, example_clip, first_guess,
+from gwm_nb.refine import (Look, agreement, Memory, Refined, RefineSettings, appearance_odds, background_flow, border_first, certainty, constancy, cut_off, describe, diffuse, doubts, example_clip, first_guess,
                            follow, get_refine_settings, learn, motion_evidence, motion_odds, motion_residual, motion_thresholds, motion_trust, refine_clip, refine_presets, refine_windows,
-                           remember, see_motion, whole_frames)
+                           remember, see_motion, signs_of, unless_empty, whole_frames)
 from gwm_nb.scenes import MovingScenes
 
 SMALL = RefineSettings(features="", superpixels=150, workers=1)
@@ -300,6 +300,34 @@ def test_agreement_of_masks():
     assert np.allclose(agreement(soft, np.roll(soft, 6, 1)), 1 / 3, atol=1e-4)
 
 
+def test_signs_are_of_the_object_and_of_what_is_beside_it(seen):
+    window, masks, _ = seen
+    on, beside, speed, error = signs_of(window, 2, masks[2].numpy().astype(np.float32))
+    assert on > 2 and beside < on / 3 and 0 <= speed < .5 and 0 <= error < .2
+    assert np.isfinite(signs_of(window, 0, np.zeros((64, 96), np.float32))).all()
+
+
+@pytest.mark.parametrize("signs, confidence, says", [
+    ((6, .5, 7, .06), .8, ""), ((.05, .03, 3, .02), .7, "hardly anything moves by itself: 0.05 pixels a frame at 240 lines"), ((6, 1, 6.7, .12), .74, "by 0.12 pixels: a wild camera"),
+    ((16, 1.3, 20, .08), .8, ""), ((6, .5, 7, .06), .5, "in doubt: confidence 0.50")])
+def test_doubts_say_why(signs, confidence, says):
+    n = 3
+    found = Refined(np.zeros((n, 4, 4), np.uint8), np.zeros((n, 4)), (240, 427), (480, 854), np.full(n, confidence), np.ones(n), np.tile(signs, (n, 1)))
+    said = doubts(found)
+    assert len(said) == bool(says) and all(says in line for line in said)
+    assert doubts(replace(found, signs=np.empty((0, 4)))) == []
+
+
+def test_what_hardly_leaves_anything_is_not_believed(seen):
+    look = seen[2]
+    seed = np.full(look.count, .9)
+    learned = np.where(look.frame == 1, .9, .1)
+    assert unless_empty(look, learned, seed) is learned
+    gone = np.where(np.arange(look.count) < 5, .9, .1)
+    assert unless_empty(look, gone, seed) is seed and unless_empty(look, gone, gone) is gone
+    assert unless_empty(look, gone, seed, Memory(None, [], None, None)) is gone
+
+
 # ---- the whole clip
 
 @pytest.mark.parametrize("n, length, overlap", [(2, 5, 2), (5, 5, 2), (6, 5, 2), (8, 5, 2), (9, 5, 3), (30, 5, 0), (31, 7, 3), (100, 40, 10)])
@@ -333,7 +361,7 @@ def counted(monkeypatch, stop_at=None, error=Stopped):
 
 
 def same(parts, others):
-    fields = "soft boxes confidence trust".split()
+    fields = "soft boxes confidence trust signs".split()
     assert [(p.size, p.shape) for p in parts] == [(p.size, p.shape) for p in others]
     return all((getattr(a, f) == getattr(b, f)).all() for a, b in zip(parts, others, strict=True) for f in fields)
 
@@ -445,6 +473,21 @@ def test_unknown_names_are_refused():
         refine_clip(frames, replace(SMALL, features="resnet5000"), progress=False)
     with pytest.raises(ValueError, match="unknown flow method 'magic'"):
         refine_clip(frames, replace(SMALL, method="magic"), progress=False)
+
+
+def test_a_classifier_without_an_opinion_leaves_what_motion_saw():
+    "A ridge that lets the classifier say nothing but 'background': without the guard the object is lost."
+    frames, masks = film(8, size=(96, 144), radius=18)
+    found = refine_clip(frames, replace(SMALL, features="efficientnet_lite0", enlarge=1., superpixels=400, first=(0.,) * 5, ridge=1e3), progress=False)
+    assert mean_J(found, masks) > .5
+
+
+def test_a_film_in_which_nothing_moves_is_told():
+    frames, _ = film(1)
+    rng = np.random.default_rng(0)
+    still = [torch.from_numpy(np.clip(frames[0].numpy() + rng.normal(0, 2, frames[0].shape), 0, 255).astype(np.uint8)) for _ in range(4)]
+    assert "hardly anything moves by itself" in doubts(refine_clip(still, SMALL, progress=False))[0]
+    assert not any("moves by itself" in line for line in doubts(refine_clip(film(4)[0], SMALL, progress=False)))
 
 
 def test_threads_are_given_back():
