@@ -30,7 +30,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange
-from scipy.ndimage import gaussian_filter1d, median_filter
+from fastcore.basics import patch
+from scipy.ndimage import distance_transform_edt, gaussian_filter1d, median_filter
 from scipy.sparse.linalg import cg
 from scipy.special import expit, logit
 from torch import Tensor
@@ -41,6 +42,7 @@ from .files import lazily, whole_file
 from .flow import distance_from_home, estimate_flow, resize_flow
 from .motion import fit_motion, motion_fields
 from .network import create_network
+from .objects import match_objects, split_objects
 
 filters = lazily('kornia.filters')                      # large; imported at their first use
 linear_model = lazily('sklearn.linear_model')
@@ -114,9 +116,13 @@ class RefineSettings:
     zoom: float = 3. # of the second look, at most
     window: int = 100 # frames that are seen together
     overlap: int = 10 # frames that two windows share
+    objects: int | str = 1 # how many are told apart, or 'auto'
     workers: int = 0 # threads; 0: one for each core, four at most
 
-refine_presets = {'fast': RefineSettings(features=''), 'default': RefineSettings()}
+refine_presets = {
+    'fast': RefineSettings(features=''),
+    'default': RefineSettings(),
+    'best': RefineSettings(features='vit_small_patch8_224.dino', method='raft', enlarge=1.5)}
 
 # %% ../nbs/08_refine.ipynb #refcd021
 def get_refine_settings(preset: str | RefineSettings # a name in `refine_presets`, or settings
@@ -241,7 +247,8 @@ def _stages(net, picture):
     "The last four feature maps (C,h,w) of a frozen backbone for a picture (h,w,3) uint8."
     x = rearrange(torch.from_numpy(picture), 'h w c -> 1 c h w').float() / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (net.mean, net.std))
-    return [m[0].numpy() for m in net((x - mean) / std)[-4:]]
+    device = next(net.parameters()).device
+    return [m[0].float().cpu().numpy() for m in net(((x - mean) / std).to(device))[-4:]]
 
 # %% ../nbs/08_refine.ipynb #refcd034
 def _describe(window, boxes, maps, net, settings, t):
@@ -341,7 +348,8 @@ def _frozen(settings):
     if not settings.features: return None
     own = settings.features == 'efficientnet_lite0' and settings.pretrained is None
     network = create_network(settings.features, pretrained='offline' if own else settings.pretrained or True)
-    return network.backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    return network.backbone.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 # %% ../nbs/08_refine.ipynb #refcd042
 def diffuse(graph: sparse.csr_matrix, # (n,n) weights w_ij, symmetric
@@ -549,12 +557,12 @@ def _edges(look, window, soft, t):
     mask = filters.gaussian_blur2d(torch.from_numpy(soft[t])[None, None], 9, (1., 1.))
     return filters.guided_blur(guide, mask, 17, 1e-4)[0, 0].clamp(0, 1).numpy()
 
-def _uncrop(mask, box, size, shape):
+def _uncrop(mask, box, size, shape, how=cv2.INTER_LINEAR):
     "A mask inside its box -> a frame of `shape`, 0 outside."
     y, x, h, w = np.asarray(box) * shape[0] / size[0]
     sy, sx = mask.shape[0] / h, mask.shape[1] / w
     matrix = np.array([[sx, 0, (.5 - x) * sx - .5], [0, sy, (.5 - y) * sy - .5]])
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    how |= cv2.WARP_INVERSE_MAP
     full = cv2.warpAffine(mask, matrix, shape[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
     rows, columns = (np.arange(n) + .5 for n in shape)
     outside = (rows < y) | (rows > y + h)
@@ -599,6 +607,7 @@ class Refined:
     confidence: np.ndarray # (T,) in [0,1]
     trust: np.ndarray # (T,) in [0,1]: how far each frame's motion was believed
     signs: np.ndarray = field(default_factory=partial(np.empty, (0, 4))) # (T,4): `signs_of` each frame
+    objects: np.ndarray = field(default_factory=partial(np.empty, (0, 0, 0))) # (T,h,w) uint8: whose each pixel would be
 
     def __len__(self): return len(self.soft)
 
@@ -611,7 +620,17 @@ class Refined:
         s = slice(start, stop)
         return replace(self, **{name: getattr(self, name)[s] for name in _PER_FRAME})
 
-_PER_FRAME = 'soft', 'boxes', 'confidence', 'trust', 'signs'
+_PER_FRAME = 'soft', 'boxes', 'confidence', 'trust', 'signs', 'objects'
+
+# %% ../nbs/08_refine.ipynb #d101d2bc
+@patch
+def labels(self: Refined,
+           t: int # a frame
+          ) -> Tensor | None: # (h,w) uint8: 0 background, 1, 2, ... the objects; None if nobody asked for several
+    "Whose each pixel of a frame is, at the clip's own size."
+    if not self.objects.size: return None
+    ids = _uncrop(self.objects[t], self.boxes[t], self.size, self.shape, cv2.INTER_NEAREST)
+    return torch.from_numpy(ids) * (self[t] > .5)
 
 # %% ../nbs/08_refine.ipynb #refcd072b
 def signs_of(window: Window, # frames and their motion
@@ -637,14 +656,29 @@ def doubts(refined: Refined # a segmented clip, or a part of it
     if sure < .6: said.append(f'the masks themselves are in doubt: confidence {sure:.2f}')
     return said
 
+# %% ../nbs/08_refine.ipynb #b4a1db56
+def _nearest(ids):
+    "Numbers (h,w), where they are 0 that of the nearest pixel that has one."
+    if not ids.any(): return ids
+    return ids[tuple(distance_transform_edt(ids == 0, return_distances=False, return_indices=True))]
+
+def _whose(look, p, objects):
+    "Whose each pixel inside the boxes would be: (T,h,w) uint8; (T,0,0) if there is only one."
+    if objects == 1: return np.zeros((len(look.boxes), 0, 0), np.uint8)
+    unit = look.boxes[look.frame, 2] / look.size[0]                # of a pixel in the box, in those of the frame
+    place = (look.boxes[look.frame, :2] + look.place * unit[:, None]) / look.size[0]
+    ids = split_objects(look.graph, p, look.frame, look.area * unit**2, place, look.colour, objects)
+    return np.stack([_nearest(frame) for frame in ids[look.label]])
+
 # %% ../nbs/08_refine.ipynb #refcd074
-def _finished(look, window, p, trust, agreed, shape, pool):
+def _finished(look, window, p, trust, agreed, shape, pool, objects=1):
     "Soft masks with the edges of the pictures, and how sure they are."
     soft = look.paint(np.clip(p, 0, 1))
     masks = np.stack(list(pool.map(partial(_edges, look, window, soft), range(len(window)))))
     signs = np.stack([signs_of(window, t, _uncrop(masks[t], look.boxes[t], *[look.size] * 2)) for t in range(len(masks))])
     sure = np.cbrt(certainty(look, p) * constancy(look, p) * agreed)
-    return Refined((255 * masks).round().astype(np.uint8), look.boxes, look.size, shape, sure, trust, signs)
+    masks = (255 * masks).round().astype(np.uint8)
+    return Refined(masks, look.boxes, look.size, shape, sure, trust, signs, _whose(look, p, objects))
 
 # %% ../nbs/08_refine.ipynb #refcd074b
 def unless_empty(look: Look, # superpixels
@@ -673,7 +707,7 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
     moves = motion_odds(look, thresholds)
     p, again = first_guess(look, moves, settings), memories[1]
     agreed = trust = np.ones(len(frames))
-    if net is None: return _finished(look, window, p, trust, agreed, shape, pool), memories
+    if net is None: return _finished(look, window, p, trust, agreed, shape, pool, settings.objects), memories
     learned, trust = learn(look, moves, p, settings.first, settings, memories[0])
     p = unless_empty(look, learned, p, memories[0])
     memory, found = remember(look, p, memories[0]), look.paint(p)
@@ -689,7 +723,7 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
         again, found = remember(look, p, memories[1]), _in_frame(look, p)
         agreed = agreement(at_first, found)
         if not cut_off(look, p): break
-    return _finished(look, window, p, trust, agreed, shape, pool), (memory, again)
+    return _finished(look, window, p, trust, agreed, shape, pool, settings.objects), (memory, again)
 
 # %% ../nbs/08_refine.ipynb #refcd076
 def _windows(frames, length, overlap):
@@ -736,6 +770,18 @@ def _kept(file, digest):
             return found, tuple(_remembered(saved, look) for look in (0, 1))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile): return None
 
+# %% ../nbs/08_refine.ipynb #7f9e1681
+def _go_on(before, found, shared, given, objects):
+    "Objects called as in the window before, which shares `shared` frames; and the highest number given so far."
+    if not found.objects.size: return found, 0
+    number = np.arange(found.objects.max() + 1, dtype=np.uint8)
+    if before is not None and shared:
+        old, new = (replace(r, shape=r.size) for r in (before, found))
+        old = torch.stack([old.labels(t) for t in range(len(old) - shared, len(old))]).numpy()
+        new = torch.stack([new.labels(t) for t in range(shared)]).numpy()
+        number = match_objects(old, new, given, len(number) - 1, 254 if objects == 'auto' else objects)
+    return replace(found, objects=number[found.objects]), max(given, int(number.max()))
+
 # %% ../nbs/08_refine.ipynb #refcd078
 def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one size
                    preset: str | RefineSettings = 'default', # a name in `refine_presets`, or settings
@@ -748,6 +794,7 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
     frames, shape = _begin(frames)
     small = (_small_frame(image, settings.flow_side) for image in frames)
     net, memories, skip = _frozen(settings), (None, None), 0
+    before, given = None, 0
     digest = sha256(repr((__version__, replace(settings, workers=0), shape)).encode())
     if keep: Path(keep).mkdir(parents=True, exist_ok=True)
     with _pool(settings.workers) as pool:
@@ -757,6 +804,8 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
             done = keep and _kept(file, digest.hexdigest())
             found, memories = done or refine_window(window, shape, settings, net, pool, memories, progress)
             if keep and not done: _keep(file, digest.hexdigest(), found, memories)
+            found, given = _go_on(before, found, settings.overlap, given, settings.objects)
+            before = found
             yield found.part(skip, len(window) - (settings.overlap - settings.overlap // 2 if more else 0))
             skip = settings.overlap // 2
 
