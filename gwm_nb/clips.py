@@ -297,7 +297,7 @@ class Frames:
         "(n,) seconds of each frame since the first."
         return (np.array(self.stamps) - self.stamps[0]) * float(self.tick) if self.stamps else np.zeros(0)
 
-# %% ../nbs/24_clips.ipynb #5d9819bf
+# %% ../nbs/24_clips.ipynb #be4317de
 @patch
 def _wants(self: Frames, number, seconds): return True
 
@@ -396,7 +396,7 @@ def names(self: Frames) -> list[str]:
     if self.path.is_dir(): return [name for name, _ in self._files()]
     return [f'{number:05d}' for number, _ in self._numbered()]
 
-# %% ../nbs/24_clips.ipynb #4b705c2f
+# %% ../nbs/24_clips.ipynb #d4e68e36
 def parse_moment(text: str | int # a frame's number: 90; or a time: '3s', '2.5s', '1:05', '1:02:03'
                 ) -> int | Fraction: # number, or seconds
     "A moment of a clip. Raises `ValueError` for what is none."
@@ -408,7 +408,7 @@ def parse_moment(text: str | int # a frame's number: 90; or a time: '3s', '2.5s'
         raise ValueError(f'{text!r} is no moment of a clip; give a frame number (90) or a time (3s, 1:05)')
     return sum(v * 60**k for k, v in enumerate(reversed(values)))
 
-# %% ../nbs/24_clips.ipynb #013cac07
+# %% ../nbs/24_clips.ipynb #b51fe178
 class Excerpt(Frames):
     "Some frames of a clip, perhaps smaller."
     def __init__(self,
@@ -433,27 +433,30 @@ class Excerpt(Frames):
         begun = self.numbers[0] if self.numbers else number
         return reached(self.start) and not self.past and (number - begun) % self.every == 0
 
-# %% ../nbs/24_clips.ipynb #2ee256a6
+# %% ../nbs/24_clips.ipynb #829959e3
 @patch(as_prop=True)
 def _facts(self: Excerpt):
     rate = self.given_rate
     return Frames._facts.__get__(self) | (dict(rate=rate, tick=1 / rate) if rate else {})
 
 @patch(as_prop=True)
-def size(self: Excerpt) -> tuple[int, int]: # (height, width), as shown
+def size(self: Excerpt) -> tuple[int, int]: # (height, width)
+    "Size of the frames, as shown."
     h, w = Frames.size.__get__(self)
     scale = min(1, (self.max_side or max(h, w)) / max(h, w))
     return max(1, round(h * scale)), max(1, round(w * scale))
 
 @patch(as_prop=True)
-def rate(self: Excerpt) -> float: # frames a second, on average
+def rate(self: Excerpt) -> float: # frames a second
+    "How many frames there are a second, on average."
     return float(self._facts['rate']) / self.every
 
 @patch(as_prop=True)
-def origin(self: Excerpt) -> Fraction: # seconds at which sound and pictures begin; known after the first frame
+def origin(self: Excerpt) -> Fraction: # seconds
+    "When sound and pictures begin; known after the first frame."
     return self.stamps[0] * self.tick if self.start and self.stamps else self._facts['origin']
 
-# %% ../nbs/24_clips.ipynb #d18131d5
+# %% ../nbs/24_clips.ipynb #b4f50a5d
 @patch
 def __iter__(self: Excerpt) -> Iterator[tuple[str, Tensor]]:
     h, w = self.size

@@ -622,7 +622,7 @@ class Refined:
 
 _PER_FRAME = 'soft', 'boxes', 'confidence', 'trust', 'signs', 'objects'
 
-# %% ../nbs/08_refine.ipynb #d101d2bc
+# %% ../nbs/08_refine.ipynb #3f2ea8ce
 @patch
 def labels(self: Refined,
            t: int # a frame
@@ -656,7 +656,7 @@ def doubts(refined: Refined # a segmented clip, or a part of it
     if sure < .6: said.append(f'the masks themselves are in doubt: confidence {sure:.2f}')
     return said
 
-# %% ../nbs/08_refine.ipynb #b4a1db56
+# %% ../nbs/08_refine.ipynb #1538ab0f
 def _nearest(ids):
     "Numbers (h,w), where they are 0 that of the nearest pixel that has one."
     if not ids.any(): return ids
@@ -675,7 +675,8 @@ def _finished(look, window, p, trust, agreed, shape, pool, objects=1):
     "Soft masks with the edges of the pictures, and how sure they are."
     soft = look.paint(np.clip(p, 0, 1))
     masks = np.stack(list(pool.map(partial(_edges, look, window, soft), range(len(window)))))
-    signs = np.stack([signs_of(window, t, _uncrop(masks[t], look.boxes[t], *[look.size] * 2)) for t in range(len(masks))])
+    whole = [_uncrop(mask, box, look.size, look.size) for mask, box in zip(masks, look.boxes)]
+    signs = np.stack([signs_of(window, t, mask) for t, mask in enumerate(whole)])
     sure = np.cbrt(certainty(look, p) * constancy(look, p) * agreed)
     masks = (255 * masks).round().astype(np.uint8)
     return Refined(masks, look.boxes, look.size, shape, sure, trust, signs, _whose(look, p, objects))
@@ -770,7 +771,7 @@ def _kept(file, digest):
             return found, tuple(_remembered(saved, look) for look in (0, 1))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile): return None
 
-# %% ../nbs/08_refine.ipynb #7f9e1681
+# %% ../nbs/08_refine.ipynb #76eb698f
 def _go_on(before, found, shared, given, objects):
     "Objects called as in the window before, which shares `shared` frames; and the highest number given so far."
     if not found.objects.size: return found, 0

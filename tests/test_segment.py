@@ -1,0 +1,185 @@
+"The tool: presets and their options, results in Python, parts of clips, several objects, and the published network on one's own clip."
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from gwm_nb import benchmarks, refine, segment as segment_module
+from gwm_nb.clips import open_clip
+from gwm_nb.evaluate import choose_object, jaccard
+from gwm_nb.files import read_mask
+from gwm_nb.network import create_network
+from gwm_nb.paper import KeyFeatures
+from gwm_nb.refine import RefineSettings, Refined, refine_clip
+from gwm_nb.scenes import MovingScenes
+from gwm_nb.segment import Job, Result, choose_in_clip, get_way, merged_cuts, presets, segment, segment_clip
+from test_checkpoints import Mirror, mirror      # noqa: F401, a fixture
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    "Ten frames of a scene."
+    root = tmp_path_factory.mktemp("segment")
+    scene = MovingScenes(1, seed=14, size=(96, 160)).scene(0)
+    for name in ("frames", "truth"): (root / name).mkdir()
+    for t in range(10):
+        cv2.imwrite(str(root / "frames" / f"{t:05d}.png"), (scene.frame(t) * 255).round().byte().permute(1, 2, 0).numpy()[..., ::-1])
+        cv2.imwrite(str(root / "truth" / f"{t:05d}.png"), scene.labels(t).numpy().astype(np.uint8) * 255)
+    return root / "frames"
+
+
+def written(out): return torch.stack([read_mask(f) for f in sorted(Path(out).glob("[0-9]*.png"))])
+
+
+def test_a_result_is_what_was_written(clip, tmp_path):
+    result = segment(clip, tmp_path / "out", preset="fast", masks=clip.parent / "truth", outputs=["masks", "sheet"])
+    assert len(result) == 10 and result.names == [f"{t:05d}" for t in range(10)] and result.report["settings"]["preset"] == "fast"
+    masks = torch.stack(list(result.masks))
+    assert masks.dtype == torch.bool and torch.equal(masks, written(tmp_path / "out") > 0) and masks.any()
+    sure = result.report["confidence"]
+    assert result.confidence.tolist() == pytest.approx([sure["frames"][n] for n in result.names]) and sure["mean"] == pytest.approx(result.confidence.mean().item(), abs=1e-3)
+    assert set(result.report["J"]["frames"]) == set(result.names) and isinstance(result.report["doubts"], list)
+    pictures = list(result.overlay())
+    assert len(pictures) == 10 and pictures[0].shape == (3, 96, 160)
+    assert sorted(p.name for p in result.save(tmp_path / "copy").iterdir()) == sorted(result.report["files"]) == sorted([*(f"{n}.png" for n in result.names), "sheet.png", "result.json"])
+    again = Result(tmp_path / "copy")
+    assert again.report == result.report
+    with pytest.raises(ValueError, match="not from an earlier run"):
+        (tmp_path / "taken").mkdir(), (tmp_path / "taken/00000.png").write_text("mine")
+        result.save(tmp_path / "taken")
+
+
+def test_a_result_without_a_folder_lives_as_long_as_it_is_held(clip):
+    result = segment(clip, preset="fast", outputs=["masks"], part=dict(end=4))
+    folder = result.folder
+    assert len(list(result.masks)) == 4 and folder.is_dir()
+    del result
+    assert not folder.exists()
+
+
+def test_parts_of_a_clip(clip, tmp_path):
+    for preset, options in (("fast", {}), ("gwm", dict(steps=2, num_masks=2))):
+        result = segment(clip, tmp_path / preset, preset=preset, part=dict(start=2, end=9, every=2, max_side=80, fps=12), **options)
+        assert result.names == ["00002", "00004", "00006", "00008"] and next(result.masks).shape == (48, 80)
+        film = open_clip(tmp_path / preset / "overlay.mp4")
+        assert len(film.names()) == 4 and film.rate == pytest.approx(6, rel=.01) and next(result.overlay()).shape == (3, 48, 80)
+        assert result.report["settings"] | dict(start=2, end=9, every=2, max_side=80, fps=12) == result.report["settings"]
+
+
+def test_every_option_has_a_preset_and_every_preset_refuses_the_others():
+    for name in presets:
+        for other, preset in presets.items():
+            for option in segment_module._options(preset):
+                if option in segment_module._options(presets[name]): continue
+                with pytest.raises(ValueError, match=f"{option} must be left out with preset='{name}'; it belongs to .*'{other}'"): get_way(name, {option: 1})
+    with pytest.raises(TypeError, match="unknown option 'stepz'"): get_way("gwm", dict(stepz=3))
+    with pytest.raises(ValueError, match="unknown preset 'gmw'; choose from default, fast"): get_way("gmw", {})
+
+
+def test_an_interrupted_run_goes_on_from_its_windows(clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("GWM_CACHE", str(tmp_path / "cache"))
+    short = replace(refine.refine_presets["fast"], window=4, overlap=1)
+    monkeypatch.setitem(refine.refine_presets, "fast", short)
+    whole = segment(clip, tmp_path / "whole", preset="fast", outputs=["masks"])
+    done, real = [], refine.refine_window
+    def counted(*args, **options):
+        if len(done) == 2: raise KeyboardInterrupt
+        done.append(1)
+        return real(*args, **options)
+    monkeypatch.setattr(refine, "refine_window", counted)
+    with pytest.raises(KeyboardInterrupt): segment_clip(clip, tmp_path / "out", preset="fast", outputs=["masks"])
+    assert not (tmp_path / "out").exists() and len(list((tmp_path / "cache/windows").rglob("*.npz"))) == 2
+    calls = []
+    monkeypatch.setattr(refine, "refine_window", lambda *a, **o: calls.append(1) or real(*a, **o))
+    segment_clip(clip, tmp_path / "out", preset="fast", outputs=["masks"])
+    assert len(calls) == 1 and torch.equal(written(tmp_path / "out"), written(tmp_path / "whole")) and len(whole) == 10
+    assert not list((tmp_path / "cache/windows").rglob("*.npz"))
+
+
+def test_several_objects_are_numbers_in_masks(tmp_path):
+    scene = MovingScenes(40, seed=7, size=(144, 240), objects=3, camera=.5).scene(0)
+    (tmp_path / "clip").mkdir()
+    for t in range(8): cv2.imwrite(str(tmp_path / f"clip/{t}.png"), (scene.frame(t) * 255).round().byte().permute(1, 2, 0).numpy()[..., ::-1])
+    result = segment(tmp_path / "clip", tmp_path / "out", preset="fast", objects=2, outputs=["masks", "rle"])
+    masks = torch.stack(list(result.masks))
+    assert masks.dtype == torch.uint8 and set(masks.unique().tolist()) == {0, 1, 2}
+    tracks = {a["track_id"] for a in json.loads((tmp_path / "out/coco.json").read_text())["annotations"]}
+    assert tracks == {1, 2} and result.report["settings"]["objects"] == 2
+
+
+def test_labels_cut_the_mask_and_nothing_else():
+    soft = np.zeros((2, 6, 8), np.uint8)
+    soft[:, 1:5, 1:7] = 255
+    ids = np.ones_like(soft)
+    ids[:, :, 4:] = 2
+    found = Refined(soft, np.array([[0., 0, 6, 8]] * 2), (6, 8), (12, 16), np.ones(2), np.ones(2), objects=ids)
+    assert torch.equal(found.labels(0) > 0, found[0] > .5) and set(found.labels(1).unique().tolist()) == {0, 1, 2}
+    assert replace(found, objects=np.zeros((2, 0, 0), np.uint8)).labels(0) is None and found.part(1, 2).objects.shape == (1, 6, 8)
+
+
+def test_any_backbone_describes_superpixels(clip, tmp_path):
+    "A transformer of random weights, from a file: what `best` does with DINO's."
+    weights = tmp_path / "vit.pth"
+    import timm
+    torch.save(timm.create_model("vit_tiny_patch16_224").state_dict(), weights)
+    quick = RefineSettings(features="vit_tiny_patch16_224", pretrained=str(weights), superpixels=200, enlarge=1., looks=1)
+    frames = [image for _, image in open_clip(clip)][:4]
+    assert refine_clip(frames, quick, progress=False)[0].shape == (96, 160)
+    assert get_way("best", dict(features="vit_tiny_patch16_224"))[1]["features"] == "vit_tiny_patch16_224"
+    with pytest.raises(ValueError, match="unknown backbone 'vit_tiny_patch61_224'; did you mean"): get_way("best", dict(features="vit_tiny_patch61_224"))
+
+
+def test_the_object_of_a_clip_is_chosen_by_motion_too(clip):
+    "The object's mask has the frame's border as well, so that only motion can tell."
+    truth = torch.stack([read_mask(f) > 0 for f in sorted((clip.parent / "truth").iterdir())]).float()
+    truth[:, :2] = truth[:, -2:] = truth[:, :, :2] = truth[:, :, -2:] = 1
+    soft = torch.stack([truth, 1 - truth], 1)
+    assert choose_object(soft).tolist() == [False, True]                # by the border alone
+    job = Job(clip, Path("out"), names=[f"{t:05d}" for t in range(10)], size=(96, 160))
+    assert choose_in_clip(job, soft.numpy()).tolist() == [True, False] and choose_in_clip(job, soft.flip(1).numpy()).tolist() == [False, True]
+    assert choose_in_clip(job, soft[:1].numpy()).shape == (2,)
+
+
+def test_merged_masks_keep_to_the_choice(clip):
+    soft = torch.rand(10, 3, 24, 40).softmax(1)
+    soft[:, 2] += 2 * (torch.arange(40) > 20)
+    soft = soft / soft.sum(1, keepdim=True)
+    job = Job(clip, Path("out"), names=[f"{t:05d}" for t in range(10)], size=(96, 160))
+    def merge(masks, images): return torch.stack([torch.stack([m[2], m[:2].sum(0)][:: 1 if t % 2 else -1]) for t, m in enumerate(masks)])
+    cuts = torch.stack(list(merged_cuts(job, soft, torch.tensor([False, False, True]), merge, 4)))
+    assert torch.equal(cuts, soft[:, 2])
+
+
+def tiny_spectral(weights): return benchmarks.Spectral(KeyFeatures("vit_tiny_patch16_224", 8, (1,)))
+
+
+@pytest.mark.parametrize("options", [{}, dict(polish="guided"), dict(adapt=1), dict(trained="STv2")], ids=str)
+def test_the_published_network_on_ones_own_clip(mirror, clip, tmp_path, monkeypatch, options):      # noqa: F811
+    monkeypatch.setitem(benchmarks.mergers, "spectral", tiny_spectral)
+    Mirror.files[mirror.place("STv2")] = mirror.data
+    result = segment(clip, tmp_path / "out", preset="published", outputs=["masks"], **options)
+    assert len(list(result.masks)) == 10 and result.report["settings"]["merge"] == "spectral" and result.report["object_masks"]
+    assert Mirror.asked == [mirror.place(options.get("trained", "DAVIS"))] and ("training" in result.report["seconds"]) == ("adapt" in options)
+
+
+def test_a_published_network_by_from_and_what_cannot_be_had(mirror, clip, tmp_path, monkeypatch):      # noqa: F811
+    report = segment_clip(clip, tmp_path / "out", trained="DAVIS", outputs=["masks"])
+    assert report["settings"]["preset"] == "trained" and report["settings"]["merge"] == ""
+    monkeypatch.setenv("GWM_RELEASE", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="published checkpoint FBMS: .*could not be fetched") as e: segment_clip(clip, tmp_path / "new", preset="published", trained="FBMS")
+    assert "\n" not in str(e.value) and not (tmp_path / "new").exists()
+
+
+def test_polish_is_applied_at_the_clip_s_own_size(clip, tmp_path):
+    network = create_network("small", 2)
+    from gwm_nb.checkpoints import save
+    save(network, tmp_path / "net.safetensors")
+    masks = {}
+    for polish in ("", "guided"):
+        segment_clip(clip, tmp_path / f"out{polish}", trained=tmp_path / "net.safetensors", polish=polish, outputs=["masks"])
+        masks[polish] = written(tmp_path / f"out{polish}") > 0
+    assert not torch.equal(masks[""], masks["guided"]) and jaccard(masks[""], masks["guided"]).mean() > .3
