@@ -165,10 +165,9 @@ class Layer:
             points = motion.backward(points, when)
         return points
 
-    def coverage(self, points, t):
-        "How much of each point (...,2) of frame `t` this layer covers, in [0,1]."
-        if self.shape is None: return torch.ones(points.shape[:-1])
-        return self.shape(self.move(points, t, 0)).float()
+    def coverage(self, points):
+        "How much of each point (...,2) of frame 0 this layer covers, in [0,1]."
+        return torch.ones(points.shape[:-1]) if self.shape is None else self.shape(points).float()
 
 # %% ../nbs/01_scenes.ipynb #51c11bad
 class Scene:
@@ -180,20 +179,25 @@ class Scene:
         self.layers = layers
         self.size = size
         self.grid = pixel_grid(size)
+        self._latest = None, []
+
+    def _homes(self, t):
+        "Where what is seen at each pixel of frame `t` would be in frame 0, for each layer: (h,w,2) each."
+        if self._latest[0] != t: self._latest = t, [layer.move(self.grid, t, 0) for layer in self.layers]
+        return self._latest[1]
 
     def frame(self, t: int = 0) -> Tensor: # (3,h,w) in [0,1]
         "What the camera sees in frame `t`."
         image = torch.zeros(3, *self.size)
-        for layer in self.layers:
-            colours = layer.texture(layer.move(self.grid, t, 0))
-            image = torch.lerp(image, colours, layer.coverage(self.grid, t))
+        for layer, home in zip(self.layers, self._homes(t)):
+            image = torch.lerp(image, layer.texture(home), layer.coverage(home))
         return image
 
     def labels(self, t: int = 0, points: Tensor | None = None) -> Tensor: # (h,w) int64: 0 background, k the k-th object
         "The layer seen at each pixel of frame `t`, or at `points` (...,2)."
-        points = self.grid if points is None else points
-        label = torch.zeros(points.shape[:-1], dtype=torch.long)
-        for k, layer in enumerate(self.layers): label[layer.coverage(points, t) > .5] = k
+        homes = self._homes(t) if points is None else [layer.move(points, t, 0) for layer in self.layers]
+        label = torch.zeros(homes[0].shape[:-1], dtype=torch.long)
+        for k, (layer, home) in enumerate(zip(self.layers, homes)): label[layer.coverage(home) > .5] = k
         return label
 
 # %% ../nbs/01_scenes.ipynb #f2122b67
