@@ -632,7 +632,7 @@ def doubts(refined: Refined # a segmented clip, or a part of it
     on, _, speed, error = np.median(refined.signs, 0)
     sure, said = refined.confidence.mean(), []
     if on < .15: said.append(f'hardly anything moves by itself: {on:.2f} pixels a frame at {refined.size[0]} lines')
-    elif error > .04 + .005 * speed:
+    elif error > .05 + .005 * speed:
         said.append(f'the flow does not find its way back, by {error:.2f} pixels: a wild camera, cuts, water or spray?')
     if sure < .6: said.append(f'the masks themselves are in doubt: confidence {sure:.2f}')
     return said
