@@ -642,7 +642,8 @@ def _finished(look, window, p, trust, agreed, shape, pool):
     "Soft masks with the edges of the pictures, and how sure they are."
     soft = look.paint(np.clip(p, 0, 1))
     masks = np.stack(list(pool.map(partial(_edges, look, window, soft), range(len(window)))))
-    signs = np.stack([signs_of(window, t, _uncrop(masks[t], look.boxes[t], *[look.size] * 2)) for t in range(len(masks))])
+    placed = (_uncrop(mask, box, look.size, look.size) for mask, box in zip(masks, look.boxes))
+    signs = np.stack([signs_of(window, t, mask) for t, mask in enumerate(placed)])
     sure = np.cbrt(certainty(look, p) * constancy(look, p) * agreed)
     return Refined((255 * masks).round().astype(np.uint8), look.boxes, look.size, shape, sure, trust, signs)
 
