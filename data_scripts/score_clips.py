@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import jaccard
 from gwm_nb.files import command, find_clips, list_images, read_mask
-from gwm_nb.refine import diffuse, first_guess, get_refine_settings, learn, look_at, motion_odds, motion_residual, motion_thresholds, refine_clip
+from gwm_nb.refine import diffuse, doubts, first_guess, get_refine_settings, learn, look_at, motion_odds, motion_residual, motion_thresholds, refine_clip
 
 
 def frames_of(clip): return (image for _, image in read_frames(clip))
@@ -30,9 +30,10 @@ def score_clip(clip, annotations, settings, residual):
     start = time.perf_counter()
     found = refine_clip(frames_of(clip), settings)
     seconds = time.perf_counter() - start
-    frames = score((found[t] > .5 for t in range(len(found))), truths)
-    row = dict(J=frames.mean(), confidence=found.confidence.mean(), seconds=seconds, frames=len(found),
-               within=spearmanr(found.confidence, frames).statistic)
+    masks = [found[t] > .5 for t in range(len(found))]
+    frames = score(masks, truths)
+    row = dict(J=frames.mean(), smallest=min(m.float().mean().item() for m in masks), confidence=found.confidence.mean(), seconds=seconds, frames=len(found),
+               within=spearmanr(found.confidence, frames).statistic, doubts=len(doubts(found)))
     if residual: row['residual'] = score(motion_residual(frames_of(clip), settings), truths).mean()
     return row
 

@@ -114,7 +114,7 @@ class RefineSettings:
     second_motion: float = .5 # weight of motion in the second look
     margin: float = 1.6 # size of the second look's box, relative to the object's
     zoom: float = 3. # of the second look, at most
-    window: int = 100 # frames that are seen together
+    window: int = 64 # frames that are seen together
     overlap: int = 10 # frames that two windows share
     objects: int | str = 1 # how many are told apart, or 'auto'
     workers: int = 0 # threads; 0: one for each core, four at most
@@ -622,7 +622,7 @@ class Refined:
 
 _PER_FRAME = 'soft', 'boxes', 'confidence', 'trust', 'signs', 'objects'
 
-# %% ../nbs/08_refine.ipynb #3f2ea8ce
+# %% ../nbs/08_refine.ipynb #d448d981
 @patch
 def labels(self: Refined,
            t: int # a frame
@@ -651,12 +651,12 @@ def doubts(refined: Refined # a segmented clip, or a part of it
     on, _, speed, error = np.median(refined.signs, 0)
     sure, said = refined.confidence.mean(), []
     if on < .15: said.append(f'hardly anything moves by itself: {on:.2f} pixels a frame at {refined.size[0]} lines')
-    elif error > .04 + .005 * speed:
+    elif sure < .85 and error > .05 + .005 * speed:
         said.append(f'the flow does not find its way back, by {error:.2f} pixels: a wild camera, cuts, water or spray?')
     if sure < .6: said.append(f'the masks themselves are in doubt: confidence {sure:.2f}')
     return said
 
-# %% ../nbs/08_refine.ipynb #1538ab0f
+# %% ../nbs/08_refine.ipynb #dce00ba1
 def _nearest(ids):
     "Numbers (h,w), where they are 0 that of the nearest pixel that has one."
     if not ids.any(): return ids
@@ -675,8 +675,8 @@ def _finished(look, window, p, trust, agreed, shape, pool, objects=1):
     "Soft masks with the edges of the pictures, and how sure they are."
     soft = look.paint(np.clip(p, 0, 1))
     masks = np.stack(list(pool.map(partial(_edges, look, window, soft), range(len(window)))))
-    whole = [_uncrop(mask, box, look.size, look.size) for mask, box in zip(masks, look.boxes)]
-    signs = np.stack([signs_of(window, t, mask) for t, mask in enumerate(whole)])
+    placed = (_uncrop(mask, box, look.size, look.size) for mask, box in zip(masks, look.boxes))
+    signs = np.stack([signs_of(window, t, mask) for t, mask in enumerate(placed)])
     sure = np.cbrt(certainty(look, p) * constancy(look, p) * agreed)
     masks = (255 * masks).round().astype(np.uint8)
     return Refined(masks, look.boxes, look.size, shape, sure, trust, signs, _whose(look, p, objects))
@@ -771,7 +771,7 @@ def _kept(file, digest):
             return found, tuple(_remembered(saved, look) for look in (0, 1))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile): return None
 
-# %% ../nbs/08_refine.ipynb #76eb698f
+# %% ../nbs/08_refine.ipynb #e83017aa
 def _go_on(before, found, shared, given, objects):
     "Objects called as in the window before, which shares `shared` frames; and the highest number given so far."
     if not found.objects.size: return found, 0
