@@ -52,7 +52,7 @@ zarr = lazily('zarr')
 utils = lazily('torchvision.utils')
 refine = lazily('gwm_nb.refine')
 
-# %% ../nbs/09_segment.ipynb #d400caae
+# %% ../nbs/09_segment.ipynb #92a59be0
 @dataclass
 class Cut:
     "The object in one frame."
@@ -60,7 +60,7 @@ class Cut:
     confidence: float | None = None # in [0,1]; None: this way doesn't know
     labels: Tensor | None = None # (H,W) uint8: 0 background, 1.. which object, if there are several
 
-# %% ../nbs/09_segment.ipynb #74aae5a1
+# %% ../nbs/09_segment.ipynb #280c0b1f
 @dataclass
 class Found:
     "What a way to masks has to give."
@@ -108,7 +108,7 @@ def write_masks(job, # of `check_inputs`: the clip, and what shall be written
     job.notes += outputs.warnings
     return scores, sure
 
-# %% ../nbs/09_segment.ipynb #dae2bdc3
+# %% ../nbs/09_segment.ipynb #0621a52b
 def _begun(items):
     "The items; the first of them is made at once."
     items = iter(items)
@@ -283,7 +283,7 @@ def _timed(seconds, part):
     yield
     seconds[part] = round(seconds.get(part, 0) + time.perf_counter() - start, 2)
 
-# %% ../nbs/09_segment.ipynb #e54d754d
+# %% ../nbs/09_segment.ipynb #d981138f
 def _place(job, settings):
     "A folder of the cache for what is known of this clip, seen with these settings."
     files = [job.clip] if job.clip.is_file() else sorted(job.clip.iterdir())
@@ -291,7 +291,7 @@ def _place(job, settings):
     key = repr((job.clip.resolve(), states, sorted(job.part.items()), settings))
     return cache_folder()/'windows'/hashlib.sha256(key.encode()).hexdigest()[:24]
 
-# %% ../nbs/09_segment.ipynb #a3624560
+# %% ../nbs/09_segment.ipynb #27ca2889
 def by_refining(job: Job, # what to segment
                 folder: Path, # for what has to be kept on the way
                 seconds: dict, # is told how long each part took
@@ -309,7 +309,7 @@ def by_refining(job: Job, # what to segment
         shutil.rmtree(place, ignore_errors=True)
     return Found(cuts(), about)
 
-# %% ../nbs/09_segment.ipynb #720fc744
+# %% ../nbs/09_segment.ipynb #c01a55c7
 def _each_timed(items, seconds, part):
     "The items, and the time that it took to make them."
     items = iter(items)
@@ -325,7 +325,7 @@ def small_frames(job: Job # what to segment
     size = working_size(job.size)
     for _, image in job.open(): yield shrink(image, size)
 
-# %% ../nbs/09_segment.ipynb #6b05c7fb
+# %% ../nbs/09_segment.ipynb #ddbce058
 def choose_in_clip(job: Job, # a clip
                    soft, # its soft masks, an array (N,K,h,w)
                    pairs: int = 48 # of neighbouring frames whose flow is looked at, at most
@@ -340,7 +340,7 @@ def choose_in_clip(job: Job, # a clip
     masks = torch.stack([torch.as_tensor(soft[t]).float() for t in picks])
     return choose_object(masks, resize_flow(flow, tuple(masks.shape[-2:])))
 
-# %% ../nbs/09_segment.ipynb #c925c2a7
+# %% ../nbs/09_segment.ipynb #395d9753
 def merged_cuts(job: Job, # a clip
                 soft, # its soft masks, an array (N,K,h,w)
                 chosen: Tensor, # (K,) bool
@@ -356,7 +356,7 @@ def merged_cuts(job: Job, # a clip
         common = torch.minimum(two, like).sum((2, 3)) / torch.maximum(two, like).sum((2, 3)).clamp_min(1e-6)
         yield from two[torch.arange(len(two)), common.argmax(1)]
 
-# %% ../nbs/09_segment.ipynb #9bd1292a
+# %% ../nbs/09_segment.ipynb #df14ea22
 def polished_cuts(job: Job, # a clip
                   masks: Iterable[Tensor], # (h,w) each, of its frames
                   polish: str = '' # a name for `get_polisher`; '': leave them as they are
@@ -385,7 +385,7 @@ def by_network(job: Job, # what to segment
     else: masks = (torch.as_tensor(soft[t])[chosen].float().sum(0) for t in range(len(job.names)))
     return Found(polished_cuts(job, masks, polish), dict(object_masks=chosen.nonzero()[:, 0].tolist()), network)
 
-# %% ../nbs/09_segment.ipynb #87704208
+# %% ../nbs/09_segment.ipynb #7d9b3010
 def _for_training(job, folder, flow):
     "The clip as samples with flow."
     if not job.part: return VideoFrames(job.clip, flow)
@@ -411,7 +411,7 @@ def by_training(job: Job, # what to segment
     with _timed(seconds, 'training'): network = train(data, network)
     return by_network(job, folder, seconds, network, **options)
 
-# %% ../nbs/09_segment.ipynb #1357c241
+# %% ../nbs/09_segment.ipynb #4b1a94f8
 @dataclass(frozen=True)
 class Way:
     "A way to masks whose options are known to be good."
@@ -420,7 +420,7 @@ class Way:
     has_network: bool = True # that could be kept
     least: int = 1 # frames that it needs
 
-# %% ../nbs/09_segment.ipynb #844c585c
+# %% ../nbs/09_segment.ipynb #3e7721e7
 def refining_way(preset: str, # a key of `refine_presets`
                  features: str | None = None, # a timm backbone; None: the preset's
                  pretrained: str | None = None, # a file of its weights; None: the installed ones, or from timm
@@ -436,14 +436,14 @@ def refining_way(preset: str, # a key of `refine_presets`
     if features and not is_model(features): raise unknown_model(features, ())
     return Way(partial(by_refining, settings=settings), has_network=False, least=2)
 
-# %% ../nbs/09_segment.ipynb #1a346cd3
+# %% ../nbs/09_segment.ipynb #0e696bb1
 def _number(name, text):
     try: number = int(text)
     except ValueError: number = 0
     if 1 <= number <= 20: return number
     raise ValueError(f"{name} must be 'auto' or a number from 1 to 20, not {text!r}")
 
-# %% ../nbs/09_segment.ipynb #fb797292
+# %% ../nbs/09_segment.ipynb #5b37a569
 def training_way(network: str = 'small', # a name for `create_network`
                  pretrained: str | Path = '', # 'timm', 'offline', 'random' or a file; '': 'timm', but for 'small'
                  num_masks: int = 4, # regions that a frame is divided into
@@ -460,13 +460,13 @@ def training_way(network: str = 'small', # a name for `create_network`
     return Way(partial(by_training, network=net, train=train, flow=FlowSettings(method=method), name=network,
                        polish=_polisher(polish)), num_masks, least=2)
 
-# %% ../nbs/09_segment.ipynb #995c898c
+# %% ../nbs/09_segment.ipynb #4638e852
 def _polisher(name):
     "The name, if it can be used on frames one by one."
     if not name or not get_polisher(name).reach: return name
     raise ValueError(f'polish must be something that looks at frames one by one, which {name!r} does not')
 
-# %% ../nbs/09_segment.ipynb #07aa89bf
+# %% ../nbs/09_segment.ipynb #483ef323
 def network_way(trained: str | Path = 'DAVIS', # a run, a file of `save`, a published checkpoint, or one's name
                 adapt: int = 0, # steps of training on the clip before, as published: 100
                 merge: str = '', # a key of `mergers`: K masks to two, frame by frame; '': those chosen are added up
@@ -482,7 +482,7 @@ def network_way(trained: str | Path = 'DAVIS', # a run, a file of `save`, a publ
     flow = FlowSettings(method=method)
     return Way(partial(by_training, train=train, flow=flow, name=str(trained), **options), K, least=2)
 
-# %% ../nbs/09_segment.ipynb #f8b7eb02
+# %% ../nbs/09_segment.ipynb #2ce1302d
 @dataclass(frozen=True)
 class Preset:
     "A way to masks with a name."
@@ -497,7 +497,7 @@ presets = {
     'published': Preset("the authors' network; fetched", partial(network_way, merge='spectral')),
     'trained': Preset('a network that is trained already', network_way)}
 
-# %% ../nbs/09_segment.ipynb #13818040
+# %% ../nbs/09_segment.ipynb #08874ab9
 def get_way(preset: str, # a key of `presets`
             options: dict # {name: value} of its options
            ) -> tuple[Way, dict]: # the way; all its options, for the report
@@ -511,7 +511,7 @@ def get_way(preset: str, # a key of `presets`
             raise ValueError(f"{name} must be left out with preset='{preset}'; it belongs to {', '.join(owners)}")
     return presets[preset].make(**options), own[preset] | options
 
-# %% ../nbs/09_segment.ipynb #ca20241a
+# %% ../nbs/09_segment.ipynb #7bb6dbb2
 def _options(preset):
     "{name: default} of the options of a preset."
     parameters = inspect.signature(preset.make).parameters.values()
@@ -540,7 +540,7 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
     settings = dict(clip=str(clip), preset=preset, **job.part, **_as_words(options))
     with output_folder(out) as hidden: return _carry_out(job, way, hidden, settings, keep_network)
 
-# %% ../nbs/09_segment.ipynb #11a83ab9
+# %% ../nbs/09_segment.ipynb #c8349a52
 def _as_words(options):
     "Options as JSON can hold them."
     return {name: estimator_settings(value) if callable(value) else str(value) if isinstance(value, Path) else value
@@ -571,7 +571,7 @@ def _report(settings, job, about, scores, sure, seconds):
     if scores: report['J'] = dict(mean=sum(scores.values()) / len(scores), frames=scores)
     return report
 
-# %% ../nbs/09_segment.ipynb #b043bfbc
+# %% ../nbs/09_segment.ipynb #ede7c77d
 class Result:
     "What `segment_clip` has written for a clip: `len(result)` frames, `result.names`, `result.report`."
     def __init__(self,
@@ -594,12 +594,12 @@ class Result:
         "The masks, frame by frame."
         for name in self.names: yield _mask_of(self.folder/f'{name}.png')
 
-# %% ../nbs/09_segment.ipynb #82c6ec4b
+# %% ../nbs/09_segment.ipynb #9e186b36
 def _mask_of(file):
     labels = torch.from_numpy(np.array(Image.open(file)))
     return labels > 0 if labels.max() == 255 or not labels.any() else labels
 
-# %% ../nbs/09_segment.ipynb #7a804974
+# %% ../nbs/09_segment.ipynb #9627fbf1
 @patch
 def overlay(self: Result) -> Iterator[Tensor]: # (3,H,W) in [0,1]
     "The clip with everything but the object grey and dark, frame by frame."
@@ -617,7 +617,7 @@ def save(self: Result,
         for name in self.report['files']: shutil.copy(self.folder/name, hidden/name)
     return Path(out)
 
-# %% ../nbs/09_segment.ipynb #93c9cf3e
+# %% ../nbs/09_segment.ipynb #83ff6f4c
 PART = 'start', 'end', 'every', 'max_side', 'fps' # options of `Excerpt`
 
 def segment(clip: str | Path, # a video file, or a folder of frames
@@ -692,7 +692,7 @@ def _segment_one(clip, out, masks, options):
     if options['keep_network']: print(f'network: {out/"network.safetensors"}')
     print(f'report:  {out/"result.json"}', flush=True)
 
-# %% ../nbs/09_segment.ipynb #cf536290
+# %% ../nbs/09_segment.ipynb #9e56eea6
 def _shown(output):
     "The name of what an output writes; of many files with a star."
     first, *more = output_files([output], ['*', '**'])
@@ -724,7 +724,7 @@ def _segment_several(clips, out, masks, options):
             print(f'{clip.name}: {e}', file=sys.stderr, flush=True)
     if failed: raise ValueError(f'{len(failed)} of {len(clips)} clips failed: {", ".join(failed)}')
 
-# %% ../nbs/09_segment.ipynb #8689e3f2
+# %% ../nbs/09_segment.ipynb #94042746
 def _cut_example(folder, preset):
     "The clip that comes with the package, cut out: rabbit.png shows it, rabbit.webm is the cut-out."
     film, drawn = refine.example_clip()
