@@ -294,7 +294,7 @@ def test_sound_is_taken_over_or_becomes_one_that_the_file_can_hold(tmp_path, nam
 
 def test_a_film_of_full_range_becomes_a_limited_mov(tmp_path):
     class Like:
-        rate, tick, origin, aspect, colour, path, stamps = 25, Fraction(1, 25), Fraction(0), Fraction(1), dict(color_range=2, colorspace=5), Path("x"), [0]
+        rate, tick, origin, aspect, colour, path, stamps, past = 25, Fraction(1, 25), Fraction(0), Fraction(1), dict(color_range=2, colorspace=5), Path("x"), [0], False
     with ProResWriter(tmp_path / "a.mov", like=Like, sound=False) as out: out.add(torch.cat([picture(), disk()[None]]))
     error = (decoded(tmp_path / "a.mov")[0] - torch.cat([picture(), disk()[None]])).abs()
     assert error.mean() < .01 and error.max() < .1
