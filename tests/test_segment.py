@@ -10,6 +10,7 @@ import torch
 
 from gwm_nb import benchmarks, refine, segment as segment_module
 from gwm_nb.clips import open_clip
+from gwm_nb.cutouts import write_labels
 from gwm_nb.evaluate import choose_object, jaccard
 from gwm_nb.files import read_mask
 from gwm_nb.network import create_network
@@ -107,6 +108,8 @@ def test_several_objects_are_numbers_in_masks(tmp_path):
     result = segment(tmp_path / "clip", tmp_path / "out", preset="fast", objects=2, outputs=["masks", "rle"])
     masks = torch.stack(list(result.masks))
     assert masks.dtype == torch.uint8 and set(masks.unique().tolist()) == {0, 1, 2}
+    write_labels(tmp_path / "out/3.png", np.zeros((144, 240)))               # nobody in one of the frames
+    assert {m.dtype for m in result.masks} == {torch.uint8}
     tracks = {a["track_id"] for a in json.loads((tmp_path / "out/coco.json").read_text())["annotations"]}
     assert tracks == {1, 2} and result.report["settings"]["objects"] == 2
 
