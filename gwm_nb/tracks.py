@@ -261,6 +261,9 @@ def _check(self: TrackLoss, logits, tracks):
     if 2 * tracks.shape[1] <= self.rank:
         raise ValueError(f'tracks of {tracks.shape[1]} frames never have more than rank {2 * tracks.shape[1]}, '
                          f'and {self.rank} is free: follow points for longer')
+    if tracks.shape[1] < self.smooth:
+        raise ValueError(f'tracks of {tracks.shape[1]} frames are too short to be smoothed over {self.smooth}: '
+                         'lower smooth, or follow points for longer')
 
 # %% ../nbs/14_tracks.ipynb #trkcd040
 def temporal_difference(masks: Tensor, # (B,K,h,w) of one frame
@@ -324,5 +327,5 @@ def after_loss(self: FollowTracks, learn):
     others = learn.model(images).float().softmax(1)
     both = at_start(visible, start) & at_start(visible, start + self.gap)
     here, there = at_start(points, start), at_start(points, start + self.gap)
-    ramp = max(learn.step / learn.steps, .001)
-    learn.loss += self.temporal * ramp * temporal_difference(learn.logits.softmax(1), others, here, there, both, size)
+    differs = temporal_difference(learn.logits.softmax(1), others, here, there, both, size)
+    learn.loss = learn.loss + self.temporal * max(learn.step / learn.steps, .001) * differs
