@@ -175,20 +175,20 @@ class Window:
 
 # %% ../nbs/08_refine.ipynb #refcd025
 @torch.inference_mode()
-def _flow_between(window, method, pair):
-    "Flow (2,h,w) at the working size, in half precision."
+def _flow_between(window, method, flows, pair):
+    "Write the flow of a pair, at the working size, to its place (2,h,w) in `flows`."
     a, b = (rearrange(torch.from_numpy(window.frames[t]), 'h w c -> c h w').float() / 255 for t in pair)
-    return resize_flow(estimate_flow(a, b, method), window.size, 'bilinear').half()
+    flows[pair][:] = resize_flow(estimate_flow(a, b, method), window.size, 'bilinear').numpy()
 
 @torch.inference_mode()
-def _evidence_of(flows, gaps, t):
-    "Evidence of frame `t`, and its links to the frames before and after."
+def _evidence_of(window, gaps, flows, t):
+    "Write the evidence of frame `t`, and its links to the frames before and after, to their places in the window."
     others = [t + gap for gap in gaps if (t, t + gap) in flows]
-    there = torch.stack([flows[t, s] for s in others]).float()
-    back = torch.stack([flows[s, t] for s in others]).float()
-    evidence, error = motion_evidence(there, back, torch.tensor(others) - t)
-    links = {(t, s): (flows[t, s].numpy(), e.half().numpy()) for s, e in zip(others, error) if abs(s - t) == 1}
-    return evidence.numpy(), links
+    there = torch.from_numpy(np.stack([flows[t, s] for s in others])).float()
+    back = torch.from_numpy(np.stack([flows[s, t] for s in others])).float()
+    window.evidence[t], error = motion_evidence(there, back, torch.tensor(others) - t)
+    for s, e in zip(others, error):
+        if (t, s) in window.links: window.links[t, s][0][:], window.links[t, s][1][:] = flows[t, s], e
 
 # %% ../nbs/08_refine.ipynb #refcd026
 def see_motion(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
@@ -200,11 +200,12 @@ def see_motion(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
     window = Window(frames, _inside(frames[0].shape[:2], settings.side))
     n = len(frames)
     pairs = [(t, t + gap) for t in range(n) for gap in settings.gaps if 0 <= t + gap < n]
-    found = _each(pool, partial(_flow_between, window, settings.method), pairs, 'flow', progress)
-    flows = dict(zip(pairs, found))
-    seen = _each(pool, partial(_evidence_of, flows, settings.gaps), range(n), 'motion', progress)
-    window.evidence = np.stack([evidence for evidence, _ in seen])
-    window.links = {pair: link for _, links in seen for pair, link in links.items()}
+    near = [(t, s) for t, s in pairs if abs(s - t) == 1]
+    flows = dict(zip(pairs, np.empty((len(pairs), 2, *window.size), np.float16)))
+    window.links = {pair: (a[:2], a[2]) for pair, a in zip(near, np.empty((len(near), 3, *window.size), np.float16))}
+    window.evidence = np.empty((n, *window.size), np.float32)
+    _each(pool, partial(_flow_between, window, settings.method, flows), pairs, 'flow', progress)
+    _each(pool, partial(_evidence_of, window, settings.gaps, flows), range(n), 'motion', progress)
     return window
 
 # %% ../nbs/08_refine.ipynb #refcd026b
@@ -251,20 +252,33 @@ def _stages(net, picture):
     return [m[0].float().cpu().numpy() for m in net(((x - mean) / std).to(device))[-4:]]
 
 # %% ../nbs/08_refine.ipynb #refcd034
-def _describe(window, boxes, maps, net, settings, t):
-    "Superpixels of frame `t` inside its box: labels, and their area, place, colour, features and means of `maps`."
-    frame, box, size = window.frames[t], boxes[t], window.size
-    h, w = size
-    large = tuple(int(n * settings.enlarge) for n in size) if net else size
-    picture = _crop(frame, box, frame.shape[0] / h, large, cv2.INTER_CUBIC)
-    label, lab = _cut(picture, size, settings.superpixels)
+def _picture(window, boxes, net, settings, t):
+    "Frame `t` inside its box, as large as the network shall see it."
+    scale = settings.enlarge if net else 1
+    large = tuple(int(n * scale) for n in window.size)
+    return _crop(window.frames[t], boxes[t], window.frames[t].shape[0] / window.size[0], large, cv2.INTER_CUBIC)
+
+def _members(label, area):
+    "Sparse (n,h*w): means over superpixels are products with it."
+    return sparse.csr_matrix((1 / area[label.ravel()], (label.ravel(), np.arange(label.size))), dtype=np.float32)
+
+def _pieces(window, boxes, maps, net, settings, t):
+    "Superpixels of frame `t` inside its box: labels, and their area, place, colour and means of `maps`."
+    size = window.size
+    label, lab = _cut(_picture(window, boxes, net, settings, t), size, settings.superpixels)
     area = np.bincount(label.ravel()).astype(np.float32)
-    members = sparse.csr_matrix((1 / area[label.ravel()], (label.ravel(), np.arange(h * w))), dtype=np.float32)
-    layers = [_crop(m[t], box, 1, size) for m in maps]
-    place = np.indices(size, np.float32)
-    means = members @ np.stack([*place, *np.moveaxis(lab, -1, 0), *layers], -1).reshape(h * w, -1)
-    stages = [_pooled(members, m, size).astype(np.float16) for m in _stages(net, picture)] if net else []
-    return label, area, means[:, :2], means[:, 2:5], means[:, 5:], stages
+    layers = [_crop(m[t], boxes[t], 1, size) for m in maps]
+    layers = np.stack([*np.indices(size, np.float32), *np.moveaxis(lab, -1, 0), *layers], -1)
+    means = _members(label, area) @ layers.reshape(label.size, -1)
+    return label, area, means[:, :2], means[:, 2:5], means[:, 5:]
+
+# %% ../nbs/08_refine.ipynb #refcd034b
+def _see_features(look, window, net, settings, t):
+    "Write what the network sees of the superpixels of frame `t` to their rows in `look.stages`."
+    rows = slice(*np.searchsorted(look.frame, (t, t + 1)))
+    members = _members(look.label[t] - rows.start, look.area[rows])
+    maps = _stages(net, _picture(window, look.boxes, net, settings, t))
+    for stage, m in zip(look.stages, maps): stage[rows] = _pooled(members, m, look.size)
 
 # %% ../nbs/08_refine.ipynb #refcd036
 def _weighed(look, links, colour, scale):
@@ -318,16 +332,18 @@ class Look:
         pool: ThreadPoolExecutor, # who works
         progress: bool = False # show bars
     ):
-        work = partial(_describe, window, boxes, maps, net, settings)
-        label, area, place, colour, means, stages = zip(*_each(pool, work, range(len(window)), 'looking', progress))
+        frames = range(len(window))
+        work = partial(_pieces, window, boxes, maps, net, settings)
+        label, area, place, colour, means = zip(*_each(pool, work, frames, 'cutting', progress))
         counts = np.array([len(a) for a in area])
         starts = np.cumsum(counts) - counts
         self.boxes, self.size, self.count = boxes, window.size, counts.sum()
         self.label = np.stack(label) + starts[:, None, None].astype(np.int32)
-        self.frame = np.repeat(np.arange(len(window)), counts)
+        self.frame = np.repeat(frames, counts)
         self.area, self.place, self.colour = (np.concatenate(a) for a in (area, place, colour))
         self.means = np.concatenate(means).T
-        self.stages = [np.concatenate(s) for s in zip(*stages)]
+        self.stages = [np.empty((self.count, c), np.float16) for c in net.channels[-4:]] if net else []
+        if net: _each(pool, partial(_see_features, self, window, net, settings), frames, 'looking', progress)
         self.along = _along(self, window, pool)
         self.graph = _across(self, settings.colour) + _weighed(self, self.along, 2 * settings.colour, 2 / 100)
 
@@ -488,12 +504,14 @@ def learn(look: Look, # superpixels
     "Rounds of a classifier that learns from the labels, and a diffusion of what motion and appearance say."
     n, given = look.count, trust
     trust = np.ones(len(look.boxes)) if given is None else given
-    latest = lambda: Memory(look.colour, look.stages, p, look.area * trust[look.frame] / look.area.sum())
-    seen = latest() if memory is None else _joined(latest(), memory)
-    features = describe(seen.colour, seen.stages, settings.components)
+    def seen(stages): # labels as they are now, and those of the memory
+        latest = Memory(look.colour, stages, p, look.area * trust[look.frame] / look.area.sum())
+        return latest if memory is None else _joined(latest, memory)
+    teacher = seen(look.stages)
+    features = describe(teacher.colour, teacher.stages, settings.components)
     for balance in balances:
-        seen = latest() if memory is None else _joined(latest(), memory)
-        looks = appearance_odds(features, seen.p, seen.weight, balance, settings.ridge)
+        teacher = seen([])                          # what it looks like is known by now
+        looks = appearance_odds(features, teacher.p, teacher.weight, balance, settings.ridge)
         if looks is None: break
         if given is None: trust = motion_trust(look, moves, looks[:n])
         p = diffuse(look.graph, expit(trust[look.frame] * moves + np.clip(looks[:n], -4, 4)), settings.anchor)
@@ -730,11 +748,12 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
 def _windows(frames, length, overlap):
     "Lists of `length` frames, and whether more follow; neighbours share `overlap` of them."
     frames, shared = iter(frames), []
-    ahead = list(islice(frames, length))
+    ahead = list(islice(frames, 1))
     while ahead:
         frames_now = shared + ahead
+        frames_now += islice(frames, length - len(frames_now))
         shared = frames_now[-overlap:] if overlap else []
-        ahead = list(islice(frames, length - overlap))
+        ahead = list(islice(frames, 1))
         yield frames_now, bool(ahead)
 
 # %% ../nbs/08_refine.ipynb #refcd077b

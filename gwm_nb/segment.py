@@ -722,12 +722,30 @@ def _segment_several(clips, out, masks, options):
             print(f'{clip.name}: {e}', file=sys.stderr, flush=True)
     if failed: raise ValueError(f'{len(failed)} of {len(clips)} clips failed: {", ".join(failed)}')
 
+# %% ../nbs/09_segment.ipynb #demo0001
+def _on_squares(picture):
+    "A picture with opacity in front of light squares: (3,h,w) in [0,1]."
+    squares = (np.indices((picture.height, picture.width)) // 15).sum(0) % 2
+    below = Image.fromarray((190 + 40 * squares).astype(np.uint8)).convert('RGBA')
+    pixels = np.array(Image.alpha_composite(below, picture).convert('RGB'))
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
+
+# %% ../nbs/09_segment.ipynb #demo0002
+def _write_moving(path, result):
+    "Frame, overlay and cut-out side by side as an animated picture, at half of the film's speed."
+    frames = (image / 255 for _, image in open_clip(result.report['settings']['clip']))
+    cut_outs = (_on_squares(Image.open(result.folder/f'cutout_{name}.png')) for name in result.names)
+    rows = (torch.cat(three, 2).permute(1, 2, 0) for three in zip(frames, result.overlay(), cut_outs, strict=True))
+    first, *more = (Image.fromarray((row * 255).round().byte().numpy()) for row in rows)
+    first.save(path, save_all=True, append_images=more, duration=83, loop=0, quality=75, method=4)
+
 # %% ../nbs/09_segment.ipynb #94042746
 def _cut_example(folder, preset):
-    "The clip that comes with the package, cut out: rabbit.png shows it, rabbit.webm is the cut-out."
+    "The clip that comes with the package, cut out: clip.webp and rabbit.png show it, rabbit.webm is the cut-out."
     film, drawn = refine.example_clip()
     with tempfile.TemporaryDirectory() as place:
-        report = segment_clip(film, Path(place)/'out', drawn, preset, ('sheet', 'webm'))
+        report = segment_clip(film, Path(place)/'out', drawn, preset, ('masks', 'cutout', 'sheet', 'webm'))
+        _write_moving(folder/'clip.webp', Result(Path(place)/'out'))
         shutil.move(Path(place)/'out'/'sheet.png', folder/'rabbit.png')
         shutil.move(Path(place)/'out'/'cutout.webm', folder/'rabbit.webm')
     return report
@@ -792,7 +810,7 @@ def gwm_demo(out: str = 'gwm_demo_out', # folder for pictures and videos
         _, network, held_out = runs[0]
         show_ranked(network, held_out, (0, .25, .5, 1)).savefig(hidden/'results.png', dpi=110)
         _scene_video(hidden/'overlay.mp4', network, held_out)
-        files = ['results.png', 'overlay.mp4', 'rabbit.png', 'rabbit.webm', 'result.json']
+        files = ['clip.webp', 'results.png', 'overlay.mp4', 'rabbit.png', 'rabbit.webm', 'result.json']
         report = dict(rows=rows, mean_J=mean, clip=clip, files=files)
         (hidden/'result.json').write_text(json.dumps(report, indent=1))
     _print_table(rows, mean, seeds)

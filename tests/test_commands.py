@@ -68,7 +68,7 @@ def test_video_file(clip, tmp_path):
 def test_demo(tmp_path):
     done = run("gwm_demo", "--out", "demo", "--seeds", 1, "--steps", 2, "--preset", "fast", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["overlay.mp4", "rabbit.png", "rabbit.webm", "result.json", "results.png"]
+    assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["clip.webp", "overlay.mp4", "rabbit.png", "rabbit.webm", "result.json", "results.png"]
     assert "mean of 1 seed" in done.stdout and "real clip, 36 frames" in done.stdout and "results.png" in done.stdout and "one object, seed 0" in done.stderr
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from PIL import Image
 
 root = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("pages", root / ".ci/pages.py")
@@ -164,3 +165,14 @@ def test_what_the_readme_imports_is_there():
     blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.S)
     taken = [(n.module, a.name) for b in blocks for n in ast.walk(ast.parse(b)) if isinstance(n, ast.ImportFrom) for a in n.names]
     assert len(taken) >= 6 and [t for t in taken if not hasattr(import_module(t[0]), t[1])] == []
+
+
+def test_the_readme_begins_with_a_real_clip_that_moves():
+    text = (root / "README.md").read_text(encoding="utf-8")
+    first_screen = text.split("\n## ")[0]
+    assert re.findall(r"!\[.+\]\((.+)\)", first_screen) == ["nbs/images/clip.webp"]
+    assert "Big Buck Bunny" in first_screen and "CC BY 3.0" in first_screen and "ImageNet's labels" in text
+    file = root / "nbs/images/clip.webp"
+    with Image.open(file) as clip:
+        assert (clip.n_frames, clip.size, clip.info["loop"]) == (36, (3 * 480, 270), 0)
+    assert file.stat().st_size < 1.5e6
