@@ -73,6 +73,7 @@ def tiles(pictures: dict[str, Tensor], # {title: (3,h,w) in [0,1], or a map (h,w
     for i, text in enumerate(words): pen.text((0, rows * height + line * i), text, 'black', font)
     return sheet
 
+# %% ../nbs/13_explore.ipynb #expl0012b
 def png(image: Image.Image # a picture
        ) -> bytes:
     "A picture as a PNG file, which a widget shows."
@@ -163,6 +164,7 @@ def watch(self: Explorer,
     self.move(**before)
     return film(seen, rate)
 
+# %% ../nbs/13_explore.ipynb #expl0021b
 @patch
 def _repr_mimebundle_(self: Explorer, **which):
     "The film; and the widget itself, if there is a kernel that answers it."
@@ -188,6 +190,7 @@ def parameter_names(basis: str # a key of `bases`
     term = lambda p, c, sign: f'{"-" if sign < 0 else ""}{"uv"[c]} {powers[p]}'.strip()
     return [', '.join(term(*place) for place in places) for places in _ties(basis)]
 
+# %% ../nbs/13_explore.ipynb #expl0031b
 def theta_of(parameters: Iterable[float], # one for each name in `parameter_names`, in pixels at the coordinate 1
              basis: str # a key of `bases`
             ) -> Tensor: # (1,1,P,2), as `fit_motion` gives it
@@ -239,6 +242,7 @@ def fitted(mask: Tensor, # (h,w) bool
     explained = reconstruct(masks, fit_motion(masks, flow[None], basis), basis)[0]
     return explained, (explained - flow).square().mean(0)
 
+# %% ../nbs/13_explore.ipynb #expl0044b
 def guesses(sample: dict # `flow` (2,h,w) and, where annotated, `mask` (h,w)
            ) -> dict[str, Tensor]: # {name: (h,w) bool}
     "Masks to begin with: the true one if it is known, and wrong ones."
@@ -298,6 +302,7 @@ def _keep(explorer, masks):
     explorer.controls['mask'].options = list(masks)
     explorer.move(mask='painted', brush='off')
 
+# %% ../nbs/13_explore.ipynb #expl0049b
 def _strokes(masks, h, w):
     "A tour: all masks, then a brush that crosses the frame."
     place = dict(mask='nothing' if 'nothing' in masks else next(iter(masks)), brush='add', y=h / 2, radius=h / 3)
@@ -331,7 +336,8 @@ def curves(lines: dict[str, dict[float, float]], # {name: {x: y}}
     axes = figure.add_axes((30 / size[1], 18 / size[0], 1 - 36 / size[1], 1 - 22 / size[0]))
     for name, values in lines.items():
         few = 'o' if len(values) < 8 else ''
-        axes.plot(list(values), list(values.values()), marker=few, markersize=4, linewidth=0 if few else 1.2, label=name)
+        style = dict(marker=few, markersize=4, linewidth=0 if few else 1.2)
+        axes.plot(list(values), list(values.values()), label=name, **style)
     axes.axvline(at, color='black', linewidth=.8)
     axes.set_ylim(0)
     axes.tick_params(labelsize=7)
@@ -423,7 +429,8 @@ def explore_divisions(sample: dict, # `image` (3,h,w) in [0,1], `flow` (2,h,w) i
     choose = lambda name, options: widgets.ToggleButtons(options=list(options), description=name)
     controls = dict(K=choose('K', num_masks), basis=choose('basis', bases), merging=choose('merging', ways))
     controls['basis'].value = 'affine'
-    tour = [dict(K=K, basis=b, merging='border and motion') for K in num_masks for b in ('translation', 'affine', 'quadratic')]
+    usual, motions = 'border and motion', ('translation', 'affine', 'quadratic')
+    tour = [dict(K=K, basis=b, merging=usual) for K in num_masks for b in motions]
     return Explorer(draw, controls, tour + [tour[-1] | dict(merging=way) for way in ways])
 
 # %% ../nbs/13_explore.ipynb #expl0068
