@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .show import masks_to_rgb
 from .flow import flow_to_rgb
-from .motion import fit_motion, get_basis, motion_fields, reconstruct
+from .motion import fit_error, fit_motion, get_basis, motion_fields, reconstruct
 
 # %% ../nbs/05_loss.ipynb #lossresz
 def _resized(masks, flow):
@@ -40,13 +40,11 @@ def explanation(sample: dict, # `image` (3,h,w), `flow` (2,h,w), optionally `mas
     return pictures
 
 # %% ../nbs/05_loss.ipynb #5063dd54
-def _errors(masks, flow, basis, criterion, form):
-    "Error of each pixel (B,h,w), averaged over the two channels."
-    theta = fit_motion(masks, flow, basis)
+def _per_mask_error(masks, flow, basis, criterion):
+    "Mean over pixels and channels (B,) of the error of each mask's own motion, weighted by the mask."
+    fields = motion_fields(fit_motion(masks, flow, basis), masks.shape[-2:], basis)
     power = torch.square if criterion == 'l2' else torch.abs
-    if form == 'blended': return power(reconstruct(masks, theta, basis) - flow).mean(1)
-    fields = motion_fields(theta, masks.shape[-2:], basis)
-    return (masks * power(fields - flow[:, None]).mean(2)).sum(1)
+    return (masks * power(fields - flow[:, None]).mean(2)).sum(1).mean((1, 2))
 
 # %% ../nbs/05_loss.ipynb #081f0de2
 class ReconstructionLoss(nn.Module):
@@ -77,7 +75,8 @@ class ReconstructionLoss(nn.Module):
 # %% ../nbs/05_loss.ipynb #lossunex
 @patch
 def _mean_error(self: ReconstructionLoss, masks, flow):
-    return _errors(masks, flow, self.basis, self.criterion, self.form).mean((1, 2))
+    error = fit_error if self.form == 'blended' else _per_mask_error
+    return error(masks, flow, self.basis, self.criterion)
 
 @patch
 @torch.no_grad()
