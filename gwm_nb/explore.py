@@ -116,6 +116,8 @@ class Explorer(widgets.VBox):
         self.children = [*map(_playable, controls.values()), *more, self.words, self.screen]
         self.show()
 
+    def __repr__(self): return f'Explorer of {", ".join(self.controls)}'
+
     @property
     def values(self) -> dict: # of all controls
         return {name: control.value for name, control in self.controls.items()}
@@ -160,7 +162,7 @@ def watch(self: Explorer,
     for stop in tour:
         self.move(**stop)
         words = [', '.join(f'{name} = {_short(self.values[name])}' for name in named), self.words.value]
-        seen.append(tiles(self.pictures, self.width, self.columns, words))
+        seen.append(tiles(self.pictures, self.width, self.columns, filter(None, words)))
     self.move(**before)
     return film(seen, rate)
 
@@ -173,9 +175,6 @@ def _repr_mimebundle_(self: Explorer, **which):
     live = getattr(get_ipython(), 'kernel', None) is not None
     widget = widgets.VBox._repr_mimebundle_(self, **which) if live else {}
     return widget | seen | {'text/plain': repr(self)}
-
-@patch
-def __repr__(self: Explorer): return f'Explorer of {", ".join(self.controls)}'
 
 # %% ../nbs/13_explore.ipynb #expl0031
 def _ties(basis):
@@ -341,7 +340,7 @@ def curves(lines: dict[str, dict[float, float]], # {name: {x: y}}
     axes.axvline(at, color='black', linewidth=.8)
     axes.set_ylim(0)
     axes.tick_params(labelsize=7)
-    axes.legend(fontsize=7, loc='lower left')
+    if len(lines) > 1: axes.legend(fontsize=7, loc='lower left')
     whole = all(isinstance(x, int) for values in lines.values() for x in values)
     axes.xaxis.get_major_locator().set_params(integer=whole)
     canvas = backend_agg.FigureCanvasAgg(figure)
@@ -453,15 +452,16 @@ def explore_results(result: Result | str | Path, # of `segment`, or the folder o
     """Browse what was found in a clip: frame by frame, with its confidence, and J where there are annotations.
     Raises `FileNotFoundError` if the folder or the clip is no longer there."""
     result = result if isinstance(result, Result) else Result(result)
-    kept, sure = _small_results(result, longest), result.confidence.tolist()
-    right = result.report.get('J', {}).get('frames', {})
-    lines = {'confidence': dict(enumerate(sure)), 'J': {i: right[n] for i, n in enumerate(result.names) if n in right}}
+    kept, known = _small_results(result, longest), {}
+    for kind in ('confidence', 'J'):
+        frames = result.report.get(kind, {}).get('frames', {})
+        if frames: known[kind] = {i: frames[name] for i, name in enumerate(result.names) if name in frames}
 
     def draw(frame, opacity):
-        (image, mask), name = kept[frame], result.names[frame]
-        blended = torch.lerp(image, overlay(image, mask), opacity)
-        shown = {f'frame {name}': blended, 'how sure, how right': curves(lines, frame, image.shape[1:])}
-        return shown, {'confidence': sure[frame]} | ({'J': right[name]} if name in right else {})
+        image, mask = kept[frame]
+        shown = {f'frame {result.names[frame]}': torch.lerp(image, overlay(image, mask), opacity)}
+        if known: shown['how sure, how right'] = curves(known, frame, image.shape[1:])
+        return shown, {kind: values[frame] for kind, values in known.items() if frame in values}
 
     controls = dict(frame=widgets.IntSlider(0, min=0, max=len(kept) - 1, description='frame'),
                     opacity=widgets.FloatSlider(.8, min=0, max=1, step=.05, description='opacity'))

@@ -361,6 +361,18 @@ def test_the_opacity_slider_goes_from_frame_to_overlay(results):
     assert torch.allclose(pictures[2], overlay(pictures[0], mask)) and torch.allclose(pictures[1], (pictures[0] + pictures[2]) / 2, atol=1e-6)
 
 
+def test_what_nobody_judged_is_not_shown(results, tmp_path):
+    "A network's results have no confidence, a clip without annotations no J."
+    report = json.loads((results / "out/result.json").read_text())
+    for name in report["names"]: (tmp_path / f"{name}.png").write_bytes((results / f"out/{name}.png").read_bytes())
+    for gone, left in (("confidence", {"J"}), ("J", set())):
+        del report[gone]
+        (tmp_path / "result.json").write_text(json.dumps(report))
+        explorer = explore_results(tmp_path)
+        explorer.move(frame=1)
+        assert explorer.numbers.keys() == left and len(explorer.pictures) == 1 + len(left) and explorer.words.value.startswith("J" if left else "")
+
+
 def test_large_frames_are_kept_small_and_a_clip_that_is_gone_is_named(results):
     explorer = explore_results(results / "out", longest=48)
     assert explorer.pictures["frame 00000"].shape == (3, 32, 48)
