@@ -7,6 +7,7 @@ __all__ = ['bases', 'motion_grid', 'monomials', 'Basis', 'get_basis', 'fit_motio
 
 # %% ../nbs/03_motion.ipynb #794ce8ee
 from dataclasses import dataclass
+from functools import lru_cache
 from math import comb
 from typing import NamedTuple
 
@@ -154,14 +155,19 @@ def _ruler(masks, basis):
     return _Ruler(S[..., 0, 0], own(x, mx), own(y, my), _to_frame(mx, my, spread, basis))
 
 # %% ../nbs/03_motion.ipynb #mot0tofr
+@lru_cache
+@torch.inference_mode(False)
+def _binomials(powers, device):
+    "For the p-th and q-th of the powers: exponents of x and y that q has more than p, ways to choose, degree of q."
+    i, j = torch.tensor(powers, device=device).unbind(-1)
+    ways = [[comb(i, a) * comb(j, b) for i, j in powers] for a, b in powers]           # 0 where a > i or b > j
+    return (i - i[:, None]).clamp_min(0), (j - j[:, None]).clamp_min(0), torch.tensor(ways, device=device), i + j
+
 def _to_frame(mx, my, spread, basis):
     "T[p,q]: how much of x^a y^b, the p-th, is in ((x - mx) / spread)^i ((y - my) / spread)^j, the q-th."
-    i, j = torch.tensor(basis.powers, device=mx.device).unbind(-1)
-    over = i - i[:, None], j - j[:, None]
-    ways = [[comb(i, a) * comb(j, b) for i, j in basis.powers] for a, b in basis.powers]    # 0 where a > i or b > j
-    ways = torch.tensor(ways, device=mx.device)
     X, Y, S = (_powers_of(t[..., None], basis.degree)[..., 0] for t in (-mx, -my, 1 / spread))
-    return ways * X[..., over[0].clamp_min(0)] * Y[..., over[1].clamp_min(0)] * S[..., None, i + j]
+    more_x, more_y, ways, degree = _binomials(basis.powers, mx.device)
+    return ways * X[..., more_x] * Y[..., more_y] * S[..., None, degree]
 
 # %% ../nbs/03_motion.ipynb #0fe9ab49
 def _moments(masks, flow, ruler, basis):
@@ -177,6 +183,8 @@ def _moments(masks, flow, ruler, basis):
         for c in range(2): R[b, :, c] += _product(Y.mT[:, :, :n], torch.mul(m2, F[:, None, c], out=m2F))
     return M @ ruler.x.mT, R @ ruler.x[:, :, None, :n].mT
 
+@lru_cache
+@torch.inference_mode(False)
 def _places(powers, n, device):
     "Where x^i y^j stands in a flat (n,n) table of moments."
     return torch.tensor([j * n + i for i, j in powers], device=device)
@@ -187,7 +195,7 @@ def _normal_equations(masks, flow, basis, ridge):
     ruler = _ruler(masks, basis)
     M, R = _moments(masks, flow, ruler, basis)
     n = basis.degree + 1
-    pairs = [(a + i, b + j) for a, b in basis.powers for i, j in basis.powers]
+    pairs = tuple((a + i, b + j) for a, b in basis.powers for i, j in basis.powers)
     G = M.flatten(-2)[..., _places(pairs, 2 * n - 1, M.device)].unflatten(-1, (len(basis.powers), -1))
     G.diagonal(dim1=-2, dim2=-1).add_((ridge * ruler.mass + 1e-30)[..., None])
     return ruler, G, R.flatten(-2)[..., _places(basis.powers, n, M.device)].mT

@@ -69,7 +69,7 @@ class Decoder(nn.Module):
         self.reduce = nn.Conv2d(channels[-1], widths[-1], 1) if channels[-1] > width else nn.Identity()
         steps = zip(widths[:0:-1], channels[-2::-1], widths[-2::-1])          # from coarse to fine
         self.join = nn.ModuleList(conv_block(coarse + finer, out) for coarse, finer, out in steps)
-        self.head = nn.Conv2d(widths[0], 4 * num_masks, 1)
+        self.head = nn.Conv2d(widths[0], num_masks, 1)
 
 # %% ../nbs/04_network.ipynb #869b9cca
 @patch
@@ -79,7 +79,7 @@ def forward(self: Decoder, maps: list[Tensor]) -> Tensor:
     for join, finer in zip(self.join, maps[-2::-1]):
         x = F.interpolate(x, size=finer.shape[-2:], mode='bilinear', align_corners=False)
         x = join(torch.cat([x, finer], 1))
-    return F.pixel_shuffle(self.head(x), 2)
+    return F.interpolate(self.head(x), scale_factor=2, mode='bilinear', align_corners=False)
 
 # %% ../nbs/04_network.ipynb #725e3c32
 class SegmentationNetwork(nn.Module):
