@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import torch
 from av.error import FFmpegError
+from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
 from einops import rearrange
 from fastcore.basics import patch
@@ -184,7 +185,7 @@ def _decoded(path, container, stream, ledger):
 # %% ../nbs/24_clips.ipynb #c1000019
 def _turn(frame):
     "How a frame is to be shown: (transposed, axes of (3,h,w) to flip)."
-    matrix = frame.side_data.get('DISPLAYMATRIX')
+    matrix = SideDataContainer(frame).get('DISPLAYMATRIX')
     if matrix is None: return False, []
     (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2].tolist()
     transposed = abs(b) > abs(a)

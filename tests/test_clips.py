@@ -1,4 +1,5 @@
 "Every clip that people have: codecs, names, times, damage, shapes, colours, folders of every depth, and films written like them."
+import gc
 import os
 import shutil
 import struct
@@ -480,3 +481,31 @@ def test_moments(text, moment):
 @pytest.mark.parametrize("text", ["", "soon", "-3", "1:-2", "1:2:3:4", "1/0s", "3.5"])
 def test_what_is_no_moment_is_refused(text):
     with pytest.raises(ValueError, match="no moment of a clip"): parse_moment(text)
+
+
+# ---- memory
+
+def test_frames_go_when_nobody_wants_them(tmp_path):
+    path = write(tmp_path / "a.mp4", n=40)
+    frames = iter(open_clip(path))
+    next(frames)
+    gc.collect()
+    gc.disable()                     # what lies in circles would stay
+    try:
+        for _ in frames:
+            alive = sum(isinstance(o, av.VideoFrame) for o in gc.get_objects())
+            assert alive <= 16       # the decoder may hand out a few at once
+    finally:
+        gc.enable()
+
+
+def test_a_writer_keeps_no_frames(tmp_path):
+    gc.collect()
+    gc.disable()
+    try:
+        with VideoWriter(tmp_path / "a.mp4") as film:
+            for t in range(40):
+                film.add(torch.from_numpy(pattern(t)).permute(2, 0, 1) / 255)
+                assert sum(isinstance(o, av.VideoFrame) for o in gc.get_objects()) <= 16
+    finally:
+        gc.enable()
