@@ -138,7 +138,9 @@ def by_motion(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
              ) -> Tensor: # (N,2,h,w)
     "Merge masks that move alike; one decision for the clip. Raises `ValueError` for a single frame."
     if len(images) < 2: raise ValueError('merging by motion needs at least two frames')
-    distance = motion_distance(masks[:-1], estimate_flow(images[:-1], images[1:]))
+    flow = estimate_flow(images[:-1], images[1:])
+    larger = F.interpolate(masks[:-1], flow.shape[-2:], mode='bilinear', align_corners=False)
+    distance = motion_distance(larger, flow)
     return merged(masks, two_groups(1 / (1 + distance / distance.median().clamp_min(1e-6))))
 
 # %% ../nbs/16_benchmarks.ipynb #72566c7f
@@ -548,6 +550,7 @@ def predicted(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     masks = predict_masks(network, images)
     can_move = len(images) > 1 and min(size) >= 16       # the least that DIS takes
     flow = estimate_flow(images[:-1], images[1:]) if can_move else None
+    if merge is by_motion and not can_move: merge = by_border
     return Sequence(masks, merge(masks, images), choose_object(masks, flow), truths)
 
 # %% ../nbs/16_benchmarks.ipynb #08ab5313
@@ -762,7 +765,7 @@ def run_table(run: str | Path, # a run's folder, a file of `save`, or a publishe
               data: str | Path, # a data set, or a folder of clips with annotations
               clips: list[str] | None = None, # names of sequences; None: the validation sequences, or all
               size: tuple[int, int] = (128, 224), # of the frames that the network sees
-              merge: str = 'border' # a key of `mergers`
+              merge: str = 'motion' # a key of `mergers`
              ) -> str: # `table` of every protocol
     "J and F of a trained network by every protocol that suits the data, as `gwm_train` prints them when it is done."
     look, merge = _looker(run, None, merge, '{}x{}'.format(*size))
@@ -905,7 +908,7 @@ def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
 def gwm_evaluate(run: str, # a run's folder, a checkpoint, or a published one's name: DAVIS, STv2, FBMS, all
                  data: str = 'data/DAVIS2016', # a data set's folder, or a folder of clips with annotations
                  protocol: str = 'all', # names of `protocols`, joined by commas; all: those that suit the data
-                 merge: str = 'border', # K masks to two: spectral (as published; fetches a DINO), motion, border, none
+                 merge: str = 'motion', # K masks to two: motion, border, spectral (as published; fetches a DINO), none
                  dino: str | None = None, # a file of DINO ViT-S/8 weights for --merge spectral; default: fetched
                  save: str | None = None, # folder for results.csv, results.json, report.html and masks/
                  predictions: str | None = None, # instead of a network: SEQUENCE/FRAME.png, 0/255 or indexed

@@ -154,23 +154,15 @@ def motion_ratio(masks: Tensor, # (N,K,h,w) soft masks
     return (masks * residual[:, None]).sum((0, -2, -1)) / masks.sum((0, -2, -1)).clamp_min(1e-6)
 
 # %% ../nbs/07_evaluate.ipynb #motioncue6
-def _standardised(ratio):
-    "The logarithm of a ratio (K,), with mean 0 and deviation 1."
-    log = ratio.clamp_min(1e-3).log()
-    return (log - log.mean()) / log.std().clamp_min(1e-6)
-
 def choose_object(masks: Tensor, # (N,K,h,w) soft masks of the frames of one sequence
-                  flow: Tensor | None = None # (M,2,h,w) flow of the first M frames; None: ask the border alone
+                  flow: Tensor | None = None # (M,2,H,W) flow of the first M frames; None: ask the border alone
                  ) -> Tensor: # (K,) bool: which masks are object
     "Decide without labels which masks are object and which background, from the frame's border and from motion."
-    residual = None if flow is None else own_motion(flow)
-    if residual is None or residual.mean() < .05: return choose_by_border(masks)
-    used = masks.mean((0, -2, -1)) > .005
-    if used.sum() < 2: return ~used
-    moves, borders = motion_ratio(masks, residual)[used], border_ratio(masks)[used]
-    score = torch.zeros(len(used))
-    score[used] = 1.5 * _standardised(moves) - _standardised(borders)
-    return _two_kinds(masks, score)
+    if flow is None: return choose_by_border(masks)
+    residual = _resized(own_motion(flow)[:, None], masks.shape[-2:])[:, 0]
+    if residual.mean() < .05: return choose_by_border(masks)
+    moves, borders = motion_ratio(masks, residual), border_ratio(masks)
+    return _two_kinds(masks, 1.5 * moves.clamp_min(1e-3).log() - borders.clamp_min(1e-3).log())
 
 # %% ../nbs/07_evaluate.ipynb #3ea72216
 def _name(data, i):
@@ -197,26 +189,28 @@ def _scores(masks, truth, void, chosen):
 # %% ../nbs/07_evaluate.ipynb #e5978746
 def _measure_sequence(network, data, rows):
     "{frame: (number of the sample, its scores)} of the annotated frames of one sequence. Each sample is loaded once."
-    truths = {}
+    truths, flows = {}, []
 
     def images():
         for place, i in enumerate(rows):
             sample = data[i]
+            if 'flow' in sample: flows.append(sample['flow'])
             if 'mask' in sample:
                 truths[place] = sample['name'].rpartition('/')[2], sample['mask'] > 0, sample.get('void')
             yield sample['image']
 
     masks = predict_masks(network, images())
-    chosen = choose_by_border(masks)
+    chosen = choose_object(masks, torch.stack(flows) if len(flows) == len(rows) else None)
     return {frame: (rows[place], _scores(masks[place], *truth, chosen)) for place, (frame, *truth) in truths.items()}
 
 # %% ../nbs/07_evaluate.ipynb #baffc01c
 def evaluate(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
-             data: Dataset | list # samples with `image`, `name` and, where annotated, `mask` (H,W), perhaps `void`
+             data: Dataset | list # samples with `image`, `name`, perhaps `flow`, and, where annotated, `mask` (H,W), `void`
             ) -> dict: # J and its relatives, see below
     """Measure a network, sequence by sequence. Returns means over sequences of the means over frames:
 
-    - `J`: the object is chosen without labels (`choose_by_border`, once a sequence);
+    - `J`: the object is chosen without labels (`choose_object`, once a sequence: by motion and border, or by the
+      border alone where a sample has no flow);
     - `J_best_of_two`: the better of object and background in each frame (the published protocol; looks at labels);
     - `J_best_mask`: the best single mask of each frame (looks at labels);
     - `F`: the outline's measure, for the same masks as `J`;

@@ -470,3 +470,19 @@ def test_earlier_results_are_refused_before_any_work(data):
     with pytest.raises(ValueError, match="results of an earlier evaluation are there"):
         evaluated(data, data / "Annotations")
     assert (data.parent / "out/results.json").read_bytes() == before
+
+
+def test_masks_are_merged_by_motion_unless_told_otherwise(data, capsys):
+    "And by the border where a clip has a single frame, in which nothing moves."
+    from gwm_nb.benchmarks import by_border, gwm_evaluate, predicted, sequences_there
+    from gwm_nb.checkpoints import save
+    from gwm_nb.network import create_network
+    save(create_network("small", 4), data.parent / "net.safetensors")
+    gwm_evaluate(data.parent / "net.safetensors", data=data, protocol="published", size="32x48")
+    assert "merged by motion" in capsys.readouterr().out
+    network = create_network("convnext_atto", 4, pretrained=False)          # its masks are half as large as the flow
+    pair = lambda merge: predicted(network, sequences_there(data, ["wide"])[0][0], {}, merge, (32, 48)).pair
+    assert pair(by_motion).shape == (4, 2, 16, 24)
+    for kind in ("JPEGImages", "Annotations"):
+        for t in range(1, 4): (data / f"{kind}/wide/{t:05d}.png").unlink()
+    assert pair(by_motion).equal(pair(by_border)) and len(pair(by_motion)) == 1

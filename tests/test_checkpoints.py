@@ -278,6 +278,17 @@ def test_files_that_are_not_ours(tmp_path):
         load_training(tmp_path / "good")
 
 
+def test_a_file_with_another_head_is_refused(tmp_path):
+    "Until 0.1 the decoder had four values for each mask."
+    network = create_network("small", 4)
+    network.decoder.head = nn.Conv2d(16, 16, 1)
+    save(network, tmp_path / "old.safetensors", training=dict(step=1))
+    for other in (None, create_network("small", 4)):
+        with pytest.raises(ValueError, match=r"2 of another shape: decoder.head.weight \(16, 16, 1, 1\) instead of \(4, 16, 1, 1\)") as e:
+            load(tmp_path / "old.safetensors", network=other)
+        assert "\n" not in str(e.value)
+
+
 def test_notes_and_folders(tmp_path):
     network = create_network("small")
     with pytest.raises(ValueError, match="notes must be"):

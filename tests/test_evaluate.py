@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset
 
-from gwm_nb.evaluate import (border_ratio, boundary, boundary_f, choose_object, evaluate, jaccard, object_mask, over_time,
-                             show_ranked)
+from gwm_nb.evaluate import (border_ratio, boundary, boundary_f, choose_object, evaluate, jaccard, motion_ratio,
+                             object_mask, over_time, own_motion, show_ranked)
 from gwm_nb.flow import DIS
 from gwm_nb.network import predict_masks
 from gwm_nb.scenes import MovingScenes
@@ -351,6 +351,55 @@ def test_evaluate_reports_f_of_the_label_free_choice():
     found = evaluate(Bright(), samples)
     expected = [boundary_f(s["mask"].roll(-6, 1) > 0, s["mask"] > 0) for s in samples]
     assert found["F"] == pytest.approx(float(sum(expected)) / 4)
+
+
+def shared_background(size=(40, 60)):
+    "An object that moves, and a background that three masks share unevenly: masks (4,4,h,w), flow, truth."
+    h, w = size
+    truth = torch.zeros(4, h, w)
+    truth[:, h // 4:h // 2, w // 4:w // 2] = 1
+    middle = torch.zeros(4, h, w)
+    middle[:, h // 8:-(h // 8), w // 8:-(w // 8)] = 1
+    shares = torch.stack([.3 + .1 * middle, .3 + 0 * middle, .4 - .1 * middle], 1) * (1 - truth[:, None])
+    flow = torch.ones(4, 2, h, w) + 3 * truth[:, None] * torch.tensor([1., -1])[:, None, None]
+    return torch.cat([shares, truth[:, None]], 1), flow, truth
+
+
+def test_masks_that_share_a_background_are_judged_by_a_clear_margin():
+    "What favours the middle by a little is no object, when it is the object alone that moves."
+    masks, flow, _ = shared_background()
+    assert choose_object(masks).tolist() == [True, False, False, True]
+    assert choose_object(masks, flow).tolist() == [False, False, False, True]
+
+
+def test_a_cue_without_a_margin_is_not_asked():
+    "Both masks move alike but for a few percent; the border tells them apart."
+    truth = torch.zeros(4, 40, 60)
+    truth[:, 10:30, 20:40] = 1
+    noise = 2 * torch.randn(4, 2, 40, 60, generator=torch.Generator().manual_seed(0))
+    masks = torch.stack([1 - truth, truth], 1)
+    moves = motion_ratio(masks, own_motion(noise))
+    assert .9 < moves.min() and moves.max() < 1.1
+    for flow in (noise, noise * (1 + .05 * truth[:, None]), noise * (1 - .05 * truth[:, None])):
+        assert choose_object(masks, flow).tolist() == [False, True]
+
+
+def test_flow_of_another_size_than_the_masks():
+    masks, flow, _ = shared_background()
+    large = torch.nn.functional.interpolate(flow, scale_factor=2)
+    assert choose_object(masks, large).tolist() == [False, False, False, True]
+
+
+def test_evaluate_asks_the_motion_where_there_is_flow():
+    "Of an object along the border; flow of some frames says nothing of all."
+    samples = [Watched(frames=4)[i] for i in range(4)]
+    for s in samples:
+        s["mask"] = torch.zeros(32, 48, dtype=torch.long)
+        s["mask"][:, :12] = 1
+        s |= dict(image=s["mask"].float().expand(3, -1, -1), flow=torch.ones(2, 32, 48) + 3 * s["mask"] * torch.tensor([1., -1])[:, None, None])
+    still = [{k: v for k, v in s.items() if k != "flow"} for s in samples]
+    assert evaluate(Bright(), samples)["J"] == 1
+    assert evaluate(Bright(), still)["J"] == evaluate(Bright(), [*samples[:3], still[3]])["J"] == 0
 
 
 def test_motion_finds_an_object_that_favours_the_border():

@@ -56,6 +56,18 @@ def test_normalisation_is_the_backbones_own():
     assert network.mean.flatten().tolist() == [.5, .5, .5] and TimmBackbone("resnet18").mean == (.485, .456, .406)
 
 
+@pytest.mark.parametrize("name", ["small", "convnext_atto"])
+def test_masks_can_not_dither(name):
+    "Whatever the weights: neighbours differ by at most half of what two values of the head do."
+    network, coarse = create_network(name, 3, pretrained=False).eval(), []
+    nn.init.normal_(network.decoder.head.weight, std=10.)
+    network.decoder.head.register_forward_hook(lambda m, a, logits: coarse.append(logits))
+    with torch.no_grad():
+        logits = network(torch.rand(2, 3, 64, 96))
+    for axis in (-2, -1):
+        assert logits.diff(dim=axis).abs().max() <= coarse[0].diff(dim=axis).abs().max() / 2 * 1.001
+
+
 # ---- predict_masks
 
 def test_pictures_batches_and_streams_have_the_same_masks():
