@@ -236,7 +236,9 @@ def test_a_flow_without_annotation_and_masks_of_ones_own(sample):
     assert list(explore_fit(bare).controls["mask"].options) == ["left half", "nothing"]
     own = {"mine": sample["mask"] > 0}
     explorer = explore_fit(bare, own, "quadratic")
-    assert explorer.values["mask"] == "mine" and explorer.values["basis"] == "quadratic" and list(own) == ["mine"]
+    assert explorer.values["mask"] == "mine" and explorer.values["basis"] == "quadratic"
+    next(w for w in explorer.children if isinstance(w, widgets.Button)).click()
+    assert explorer.values["mask"] == "painted" and list(own) == ["mine"]
     assert frames_of(explorer.watch())[0] == len(explorer.tour)
 
 
