@@ -205,7 +205,7 @@ def _measure_sequence(network, data, rows):
 
 # %% ../nbs/07_evaluate.ipynb #baffc01c
 def evaluate(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
-             data: Dataset | list # samples with `image`, `name`, perhaps `flow`, and, where annotated, `mask` (H,W), `void`
+             data: Dataset | list # samples with `image`, `name`, perhaps `flow`, `void`; where annotated, `mask` (H,W)
             ) -> dict: # J and its relatives, see below
     """Measure a network, sequence by sequence. Returns means over sequences of the means over frames:
 
