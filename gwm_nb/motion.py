@@ -369,7 +369,7 @@ def fit_error(masks: Tensor, # (B,K,h,w) soft masks in [0,1]
               criterion: str = 'l2', # 'l2': squared error in square pixels; 'l1': absolute error in pixels
               ridge: float = 1e-7 # as in `fit_motion`
              ) -> Tensor: # (B,): mean over pixels and both channels
-    """What the masks' best motions leave of the flow: the mean of (reconstruct(masks, fit_motion(masks, flow)) - flow)^2.
+    """What the best motions leave of the flow: the mean of (reconstruct(masks, fit_motion(masks, flow)) - flow)^2.
 
     The same number in one go, with its derivative by hand: for training. Raises `ValueError` as `fit_motion` does."""
     _check(masks, flow)
