@@ -289,7 +289,7 @@ def test_out_of_memory_is_one_line(tmp_path, monkeypatch):
 
 def test_the_command_in_a_process_of_its_own(tmp_path):
     done = command("--preset", "demo", "--dry-run", "--set", *TINY, cwd=tmp_path)
-    assert done.returncode == 0 and "440,280 parameters" in done.stdout and "5." in done.stdout and list(tmp_path.iterdir()) == []
+    assert done.returncode == 0 and "440,178 parameters" in done.stdout and "5." in done.stdout and list(tmp_path.iterdir()) == []
     done = command("--preset", "demo", "--set", "optim.lrr=1", cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.strip() == "gwm_train: --set: there is no setting 'optim.lrr'; did you mean 'optim.lr'?"
 
@@ -633,8 +633,9 @@ def test_two_processes_go_on_together(tmp_path):
 
 
 def test_half_precision_stays_close(tmp_path):
+    "At a low rate: at a high one, six steps make much of a difference in the third digit."
     for precision in ("no", "bf16"):
-        run(make_config(changes=[*TINY, f"train.precision={precision}"]), tmp_path / precision)
+        run(make_config(changes=[*TINY, f"train.precision={precision}", "optim.lr=4e-4"]), tmp_path / precision)
     a, b = losses(tmp_path / "no"), losses(tmp_path / "bf16")
     assert a != b
     np.testing.assert_allclose(a, b, atol=.05)
