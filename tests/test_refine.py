@@ -371,6 +371,14 @@ def same(parts, others):
 LONG = replace(SMALL, features="efficientnet_lite0", enlarge=1., window=6, overlap=2)
 
 
+def test_hardly_more_is_read_than_is_seen():
+    taken = []
+    windows = refine._windows((taken.append(t) or t for t in range(30)), 10, 4)
+    seen = [(window, more, len(taken)) for window, more in windows]
+    assert [w[0] for w, *_ in seen] == [0, 6, 12, 18, 24] and [more for _, more, _ in seen] == [True] * 4 + [False]
+    assert all(read <= window[-1] + 2 for window, _, read in seen)
+
+
 @pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt])
 def test_a_run_that_was_stopped_goes_on(monkeypatch, tmp_path, error):
     frames, _ = film(14)
