@@ -161,8 +161,10 @@ def choose_object(masks: Tensor, # (N,K,h,w) soft masks of the frames of one seq
     if flow is None: return choose_by_border(masks)
     residual = _resized(own_motion(flow)[:, None], masks.shape[-2:])[:, 0]
     if residual.mean() < .05: return choose_by_border(masks)
-    moves, borders = motion_ratio(masks, residual), border_ratio(masks)
-    return _two_kinds(masks, 1.5 * moves.clamp_min(1e-3).log() - borders.clamp_min(1e-3).log())
+    moves, borders = motion_ratio(masks, residual).clamp_min(1e-3), border_ratio(masks).clamp_min(1e-3)
+    score = 1.5 * moves.log() - borders.log()
+    used = masks.mean((0, -2, -1)) > .005
+    return _two_kinds(masks, score - score[used].mean())
 
 # %% ../nbs/07_evaluate.ipynb #3ea72216
 def _name(data, i):

@@ -383,6 +383,15 @@ def test_a_cue_without_a_margin_is_not_asked():
         assert choose_object(masks, flow).tolist() == [False, True]
 
 
+def test_masks_are_judged_beside_the_others(monkeypatch):
+    "What moves a little more than the frame is no object beside what moves six times as much; an unused mask has no say."
+    masks = torch.zeros(2, 4, 40, 60)
+    for k in range(3): masks[:, k, :, 20 * k:20 * k + 20] = 1
+    monkeypatch.setattr("gwm_nb.evaluate.motion_ratio", lambda masks, residual: torch.tensor([1.2, .8, 6., 1e-6]))
+    monkeypatch.setattr("gwm_nb.evaluate.border_ratio", lambda masks: torch.ones(4))
+    assert choose_object(masks, 9 * torch.randn(2, 2, 40, 60)).tolist() == [False, False, True, False]
+
+
 def test_flow_of_another_size_than_the_masks():
     masks, flow = shared_background()
     large = torch.nn.functional.interpolate(flow, scale_factor=2)
