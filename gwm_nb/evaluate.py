@@ -161,8 +161,8 @@ def choose_object(masks: Tensor, # (N,K,h,w) soft masks of the frames of one seq
     if flow is None: return choose_by_border(masks)
     residual = _resized(own_motion(flow)[:, None], masks.shape[-2:])[:, 0]
     if residual.mean() < .05: return choose_by_border(masks)
-    moves, borders = motion_ratio(masks, residual).clamp_min(1e-3), border_ratio(masks).clamp_min(1e-3)
-    score = 1.5 * moves.log() - borders.log()
+    moves, borders = motion_ratio(masks, residual), border_ratio(masks)
+    score = 1.5 * moves.clamp_min(.1).log() - borders.clamp_min(.1).log()
     used = masks.mean((0, -2, -1)) > .005
     return _two_kinds(masks, score - score[used].mean())
 

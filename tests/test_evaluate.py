@@ -392,6 +392,16 @@ def test_masks_are_judged_beside_the_others(monkeypatch):
     assert choose_object(masks, 9 * torch.randn(2, 2, 40, 60)).tolist() == [False, False, True, False]
 
 
+def test_no_contact_with_the_border_does_not_outweigh_every_motion(monkeypatch):
+    "A piece of background in the middle touches no border; what moves six times as much as it is the object all the same."
+    masks = torch.zeros(2, 2, 40, 60)
+    masks[:, 0, :, :30] = masks[:, 1, :, 30:] = 1
+    monkeypatch.setattr("gwm_nb.evaluate.motion_ratio", lambda masks, residual: torch.tensor([6., 1.]))
+    for contact in (.1, .01, 0):
+        monkeypatch.setattr("gwm_nb.evaluate.border_ratio", lambda masks: torch.tensor([1., contact]))
+        assert choose_object(masks, 9 * torch.randn(2, 2, 40, 60)).tolist() == [True, False]
+
+
 def test_flow_of_another_size_than_the_masks():
     masks, flow = shared_background()
     large = torch.nn.functional.interpolate(flow, scale_factor=2)
