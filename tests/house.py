@@ -21,14 +21,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "gwm_nb"
 WIDTH, MEDIAN, LONGEST = 120, 12, 45            # of an exported line; of exported cells, in lines
-KINDS = {0: "the lesson", 1: "the published system", 2: "the engine room"}      # by the tens digit of a notebook's number
+KINDS = {0: "the lesson", 1: "the published system", 2: "the engine room", 3: "the back of the book"}      # by the tens digit of a notebook's number
 
 
 # ---- reading
 
 def numbered(names):
-    "Notebooks that are rooms, in order."
+    "Notebooks of the book, in order: rooms and pages."
     return sorted(n for n in names if re.fullmatch(r"\d\d_\w+\.ipynb", Path(n).name))
+
+
+def is_page(name):
+    "Whether a notebook stands at the back of the book: it exports nothing, so it is no room."
+    return Path(name).name.startswith("3")
 
 
 def source(cell): return "".join(cell["source"])
@@ -83,12 +88,12 @@ def table(notebooks):
                       *(row(n, f) for n, f in rows.items()), row("**all**", total)])
 
 
-def from_tree(): return {Path(n).stem: read_cells(n) for n in numbered(map(str, (ROOT / "nbs").glob("*.ipynb")))}
+def from_tree(): return {Path(n).stem: read_cells(n) for n in numbered(map(str, (ROOT / "nbs").glob("*.ipynb"))) if not is_page(n)}
 
 
 def from_revision(revision, root=ROOT):
     git = lambda *argv: subprocess.run(["git", *argv], cwd=root, check=True, capture_output=True, text=True, encoding="utf-8").stdout
-    names = numbered(git("ls-tree", "--name-only", revision, "nbs/").split())
+    names = [n for n in numbered(git("ls-tree", "--name-only", revision, "nbs/").split()) if not is_page(n)]
     return {Path(n).stem: json.loads(git("show", f"{revision}:{n}"))["cells"] for n in names}
 
 
@@ -235,6 +240,17 @@ def anatomy(cells):
     return [words for words, good in complaints.items() if not good]
 
 
+def page_anatomy(cells):
+    "What a page at the back of the book lacks, or has too much."
+    prose = [source(c) for c in of_kind(cells, "markdown")]
+    complaints = {
+        "it does not begin with a title and a line in a quote": cells[0]["cell_type"] == "markdown" and re.match(r"# \S.*\n\n> \S", prose[0]),
+        "its last words lead to no other notebook": re.search(r"\]\(\w+\.ipynb\)", prose[-1]),
+        "it exports": not any(is_exported(c) for c in cells),
+        "it names a module": not any(d.startswith("default_exp") for c in of_kind(cells, "code") for d in directives(c))}
+    return [words for words, good in complaints.items() if not good]
+
+
 def without_alt(cells):
     "Cells that show a picture and do not say what is to be seen."
     good = [i for i, c in enumerate(cells) if any(re.fullmatch(r'fig-alt: "\S.{15,}"', d) for d in directives(c))]
@@ -252,7 +268,7 @@ def unprintable(cells):
     told = [{k: v for k, v in o.items() if k != "data"} | {k: v for k, v in o.get("data", {}).items() if not k.startswith("image/")} for o in outputs]
     bad = re.compile(r"Warning|Traceback|/(?:tmp|home|root|work|opt|Users)/|[A-Z]:\\\\\w")
     found = [m[0] for t in told for m in bad.finditer(json.dumps(t))]
-    return [f"{word} in an output" for word in dict.fromkeys(found)] + ([] if outputs else ["no outputs: run it"])
+    return [f"{word} in an output" for word in dict.fromkeys(found)] + ([] if outputs or not of_kind(cells, "code") else ["no outputs: run it"])
 
 
 def wrong_map(notebooks, index):

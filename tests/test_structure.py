@@ -17,7 +17,8 @@ import house
 from house import ROOT
 
 notebooks = [ROOT / "nbs" / n for n in house.numbered(p.name for p in (ROOT / "nbs").glob("*.ipynb"))]
-rooms = [n.stem[3:] for n in notebooks]
+pages = [n for n in notebooks if house.is_page(n)]
+rooms = [n.stem[3:] for n in notebooks if n not in pages]
 modules = sorted(p.stem for p in (ROOT / "gwm_nb").glob("[a-z]*.py"))
 each_notebook = pytest.mark.parametrize("notebook", notebooks, ids=lambda n: n.stem)
 each_room = pytest.mark.parametrize("room", modules)
@@ -116,7 +117,8 @@ def spoiled(**changes):
 
 @each_notebook
 def test_anatomy(notebook):
-    assert house.anatomy(house.read_cells(notebook)) == []
+    rules = house.page_anatomy if notebook in pages else house.anatomy
+    assert rules(house.read_cells(notebook)) == []
 
 
 @pytest.mark.parametrize("says, changes", [
@@ -128,6 +130,17 @@ def test_anatomy(notebook):
 def test_a_notebook_that_lacks_something_is_caught(says, changes):
     assert house.anatomy(GOOD) == house.anatomy(spoiled(**{f"x{i}": shown("1") for i in range(5)})) == []
     assert any(says in c for c in house.anatomy(spoiled(**changes))), house.anatomy(spoiled(**changes))
+
+
+PAGE = [markdown("# A page", "", "> One line."), shown("1 + 1"), markdown("Back to the [index](index.ipynb).")]
+
+
+@pytest.mark.parametrize("says, page", [("title", PAGE[1:]), ("title", [markdown("# A page"), *PAGE[1:]]), ("no other notebook", PAGE[:2]), ("it exports", [*PAGE[:2], shown("#| export", "a = 1"), PAGE[2]]),
+                                        ("names a module", [PAGE[0], shown("#| default_exp page"), PAGE[2]])])
+def test_a_page_that_is_not_one_is_caught(says, page):
+    assert house.page_anatomy(PAGE) == []
+    complaint, = house.page_anatomy(page)
+    assert says in complaint
 
 
 @each_notebook
@@ -156,6 +169,7 @@ def test_an_unprintable_output_is_caught(output):
     assert house.unprintable([good]) == []
     assert house.unprintable([good, dict(cell_type="code", source="2", outputs=[output])])
     assert house.unprintable([dict(cell_type="code", source="1", outputs=[])]) == ["no outputs: run it"]
+    assert house.unprintable([markdown("Words alone.")]) == []
 
 
 @each_notebook
@@ -283,7 +297,7 @@ def test_the_table_of_figures(tmp_path):
     printed = house.table({"00_a": cells, "10_b": [markdown("a b c"), shown("#|export", "a"), shown("b", "c")]}).splitlines()
     assert printed[2:] == ["| 00_a | 2 | 2 | 121 | 50.0 % | 2.0 |", "| 10_b | 1 | 1 | 1 | 0.0 % | 1.0 |", "| **all** | 3 | 1.5 | 121 | 33.3 % | 1.5 |"]
     done = subprocess.run([sys.executable, ROOT / "tests/house.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(notebooks) + 3, done.stderr
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(rooms) + 3, done.stderr
     git = lambda *argv: subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a", *argv], cwd=tmp_path, check=True, capture_output=True)
     (tmp_path / "nbs").mkdir()
     (tmp_path / "nbs/00_a.ipynb").write_text(json.dumps(dict(cells=cells)))
