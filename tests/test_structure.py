@@ -7,6 +7,7 @@ import ast
 import configparser
 import copy
 import json
+import re
 import subprocess
 import sys
 
@@ -198,6 +199,20 @@ def test_a_wrong_map_is_caught():
     for wrong in (index(table(*names)), index(table(*names[:3]), table(names[3])), index(table(*names[:2]), table(names[2])), index(table(names[0]), table(names[2]), table(names[3])),
                   index(table(*names[1::-1]), table(names[2]), table(names[3])), index(table(names[2]), table(*names[:2]), table(names[3])), "none"):
         assert house.wrong_map(names, wrong)
+
+
+def plain_lines(cells):
+    "The lines of code of a page that are the method: neither imports nor plumbing nor pictures; the last cell that trains is not counted."
+    shown = [c for c in house.of_kind(cells, "code") if not house.directives(c)]
+    return [line for c in shown[:-1] for line in house.code_lines(c) if not re.match("import|from", line)]
+
+
+def test_the_method_in_sixty_lines_has_sixty_and_stands_alone():
+    cells = house.read_cells(ROOT / "nbs/30_sixty_lines.ipynb")
+    said = sum(int(n) for c in house.of_kind(cells, "markdown") for n in re.findall(r"\((\d+) lines;", house.source(c)))
+    assert len(plain_lines(cells)) == said == 60
+    assert not house.used_rooms("\n".join(house.source(c) for c in house.of_kind(cells, "code")))
+    assert len(plain_lines([shown("import a", "b = 1"), shown("#| hide", "c"), shown("def d():", "", "    return 1"), shown("d()")])) == 3
 
 
 # ---- modules
