@@ -732,10 +732,12 @@ def _on_squares(picture):
 
 # %% ../nbs/09_segment.ipynb #demo0002
 def _write_moving(path, result):
-    "Frame, overlay and cut-out side by side as an animated picture, at half of the film's speed."
-    frames = (image / 255 for _, image in open_clip(result.report['settings']['clip']))
+    "Frame, flow and cut-out side by side as an animated picture, at half of the film's speed."
+    frames = torch.stack([image for _, image in open_clip(result.report['settings']['clip'])]) / 255
+    flow = estimate_flow(frames[:-1], frames[1:])
+    colours = flow_to_rgb(torch.cat([flow, flow[-1:]]), max_norm=10.)               # nothing comes after the last frame
     cut_outs = (_on_squares(Image.open(result.folder/f'cutout_{name}.png')) for name in result.names)
-    rows = (torch.cat(three, 2).permute(1, 2, 0) for three in zip(frames, result.overlay(), cut_outs, strict=True))
+    rows = (torch.cat(three, 2).permute(1, 2, 0) for three in zip(frames, colours, cut_outs, strict=True))
     first, *more = (Image.fromarray((row * 255).round().byte().numpy()) for row in rows)
     first.save(path, save_all=True, append_images=more, duration=83, loop=0, quality=75, method=4)
 

@@ -176,3 +176,40 @@ def test_the_readme_begins_with_a_real_clip_that_moves():
     with Image.open(file) as clip:
         assert (clip.n_frames, clip.size, clip.info["loop"]) == (36, (3 * 480, 270), 0)
     assert file.stat().st_size < 1.5e6
+
+
+# ---- the page of results repeats what others say
+
+def said(name):
+    "All that a notebook says, in text and outputs."
+    cells = json.loads((root / "nbs" / name).read_text(encoding="utf-8"))["cells"]
+    outputs = [o for c in cells for o in c.get("outputs", [])]
+    texts = ["".join(o.get("text", [])) + "".join(o.get("data", {}).get("text/plain", [])) for o in outputs]
+    return "\n".join([*("".join(c["source"]) for c in cells), *texts])
+
+
+def rumours(text, where):
+    "Rows of the page's tables whose figures do not stand where the row says, or in `where` if it names no notebook."
+    found, heading = [], ""
+    for line in text.splitlines():
+        heading = line if line.startswith("## ") else heading
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        if not line.startswith("| ") or not re.search(r"\d", cells[1]):
+            continue
+        sources = re.findall(r"\]\((\w+\.ipynb)\)", line) or where[heading]
+        texts = [said(s) if s.endswith(".ipynb") else (root / s).read_text(encoding="utf-8") for s in sources]
+        numbers = re.findall(r"(?<![\w.])\d*\.?\d+(?:e-\d)?", cells[1])
+        found += [f"{n}: {line}" for n in numbers if not any(re.search(rf"(?<![\d.]){re.escape(n)}(?!\d)", t) for t in texts)]
+    return found
+
+
+SOURCES = {"## Against the published implementation": ["index.ipynb"], "## Speed": ["tests/bench/README.md"],
+           "## Published figures, for orientation": ["16_benchmarks.ipynb"]}
+
+
+def test_the_page_of_results_says_what_its_sources_say():
+    text = said("35_results.ipynb")
+    assert rumours(text, SOURCES) == []
+    assert len(re.findall(r"^\| .*\d", text, re.M)) > 20
+    for true, false in ((".760", ".770"), ("7.7 times", "8.7 times"), ("1e-5", "1e-6"), ("80.7", "81.7")):
+        assert true in text and len(rumours(text.replace(true, false, 1), SOURCES)) == 1
