@@ -20,6 +20,7 @@ settings.read(root / "settings.ini", encoding="utf-8")
 settings = settings["DEFAULT"]
 HOME = settings["doc_host"] + settings["doc_baseurl"] + "/"              # where the site will stand
 REPOSITORY = settings["git_url"] + "/{}/" + settings["branch"] + "/"     # where its sources stand: blob, tree or edit
+COLAB = REPOSITORY.format("blob").replace("https://github.com/", "https://colab.research.google.com/github/") + "nbs/{}"
 
 
 # ---- mend
@@ -107,6 +108,13 @@ def linked(text, pages, addresses):
     return "".join(parts)
 
 
+def front_matter(text, name):
+    "What nbdev writes at the top of a notebook for Quarto: without the address, with a link that opens it in Colab."
+    text = re.sub(r"^output-file:.*\n", "", text, flags=re.M)
+    link = f"code-links:\n- text: Open in Colab\n  icon: play-circle\n  href: {COLAB.format(name)}\n"
+    return text if name == "index.ipynb" else re.sub(r"\n---\s*$", f"\n{link}---\n", text)
+
+
 def mend(folder):
     "Mend all notebooks in `folder`, in place."
     notebooks = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted(Path(folder).glob("*.ipynb"))}
@@ -117,8 +125,8 @@ def mend(folder):
         nb["cells"], addresses[room] = mended(nb["cells"])
     for path, nb in notebooks.items():
         for cell in nb["cells"]:
-            if cell["cell_type"] == "raw":                          # the address that nbdev writes for Quarto
-                cell["source"] = re.sub(r"^output-file:.*\n", "", source(cell), flags=re.M)
+            if cell["cell_type"] == "raw":
+                cell["source"] = front_matter(source(cell), path.name)
             if cell["cell_type"] == "markdown":
                 cell["source"] = linked(source(cell), pages, addresses)
             for data in markdown_of(cell):
