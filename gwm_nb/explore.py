@@ -203,7 +203,7 @@ def moved(image: Tensor, # (3,h,w) in [0,1]
           basis: str, # of theta
           rounds: int = 16 # of coming closer
          ) -> Tensor: # (3,h,w) in [0,1]; black where nothing comes from inside the frame
-    "A picture after a motion that pulls no two pixels together: what was at q is at q + f(q)."
+    "A picture after a motion that pulls no two pixels together: what was at p is at p + d(p)."
     size, powers = tuple(image.shape[1:]), get_basis(basis).powers
     grid, unit = motion_grid(size), (max(size) - 1) / 2
     back = torch.zeros_like(grid)      # from each pixel to where it came from, in pixels
