@@ -164,7 +164,7 @@ def _check_maps(name, backbone):
 
 # %% ../nbs/04_network.ipynb #4066349b
 backbones = {'small': SmallBackbone} # name: class without arguments
-networks = { # name: 'module:function' (num_masks=..., pretrained=...) -> network
+networks = { # name: function (num_masks=..., pretrained=...) -> network, or where it is: 'module:function'
     'paper': 'gwm_nb.paper:paper_network',
     'gwm-davis': 'gwm_nb.checkpoints:gwm_davis',
     'gwm-stv2': 'gwm_nb.checkpoints:gwm_stv2',
@@ -184,7 +184,9 @@ def _whole_network(name, num_masks, pretrained, freeze):
     "A network of the registry `networks`; how many masks it has by default is its own affair."
     if freeze is False: raise ValueError(f'the backbone of {name!r} is always frozen')
     masks = {} if num_masks is None else dict(num_masks=num_masks)
-    return resolve_name(networks[name])(pretrained=pretrained, **masks)
+    build = networks[name]
+    if isinstance(build, str): build = resolve_name(build)
+    return build(pretrained=pretrained, **masks)
 
 # %% ../nbs/04_network.ipynb #8b44bc36
 def create_network(

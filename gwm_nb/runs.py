@@ -43,12 +43,12 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from .files import (TRUTH_FOLDERS, cache_folder, command, find_clips, lazily, list_images, locked, read_image,
                           readable_size, write_whole)
 from .scenes import MovingScenes
-from .store import FlowSettings, FlowStore, kept_store, plan_store, plan_summary, shrink
+from .store import FlowSettings, FlowStore, is_store, kept_store, plan_store, plan_summary, shrink
 from .videos import GapSamples, VideoFrames, data_sets, find_data_sets
 from .network import create_network, predict_masks
 from .loss import ReconstructionLoss
 from .paper import ConvNorm, cache_features, fingerprint, paper_optimizer, paper_schedule
-from .checkpoints import load, load_published, save
+from .checkpoints import load, load_published, published_checkpoint, published_name, save
 from .train import (Callback, Checkpoint, Flips, History, Learner, Photometric, Progress, Stop, adamw, fit,
                           one_cycle)
 from .evaluate import evaluate
@@ -674,7 +674,7 @@ def refuse_labels(path: str | Path # where frames should be
     if named:
         raise ValueError(f'{path}: these are labels ({named[0]}), which training never reads; '
                          'give the frames, or the folder above both')
-    for clip in find_clips(path)[:1] if path.exists() else []:
+    for clip in find_clips(path)[:1] if path.exists() and not is_store(path) else []:
         images = [image for _, image in zip(range(5), _pictures(clip.path))]
         if images and max(len(image.flatten(1).unique(dim=1).T) for image in images) <= 16:
             raise ValueError(f'{clip.path}: these pictures have no more than 16 colours, they seem to be labels; '
@@ -724,6 +724,8 @@ def _scenes(config, n, seed=0): return MovingScenes(n, seed + config.train.seed,
 def _trained_clips(data):
     "Names of the clips that are trained on; None: all."
     if not data.held_out: return None
+    if is_store(data.path):
+        raise ValueError(f'{data.path}: a flow store is trained on as it is; make one without the clips held out')
     find_clips(data.path, data.held_out)      # a wrong name is said
     return [c.name for c in find_clips(data.path) if c.name not in data.held_out]
 
@@ -786,10 +788,11 @@ def load_run(path: str | Path, # a run's folder, or a file of `save`
 
 # %% ../nbs/15_runs.ipynb #c141b8da
 def take_weights(network: nn.Module, # is changed
-                 path: str | Path # a run's folder, a file of ours (.safetensors), or a published checkpoint
+                 path: str | Path # a run's folder, a file of ours (.safetensors), a published checkpoint, or one's name
                 ) -> nn.Module: # the same network
     "Begin with the weights of another. Raises `ValueError` or `FileNotFoundError` for weights that don't fit."
-    file = best_file(path)
+    known = None if Path(path).exists() else published_name(path)
+    file = published_checkpoint(known) if known else best_file(path)
     if file.suffix == '.safetensors': return load(file, network=network)
     return load_published(file, network)
 
@@ -1079,6 +1082,11 @@ def _describe_data(config):
     lines, total = [], 0
     for name, (folder, settings) in _clip_sources(config).items():
         refuse_labels(folder)
+        if is_store(folder):
+            store = FlowStore(folder)
+            total += len(store)
+            lines.append(f'{name}: {folder}: a flow store of {len(store.clips)} clips and {len(store):,} frames')
+            continue
         plan = plan_store(find_clips(folder), settings)
         total += sum(len(c['frames']) for c in plan['clips'] if c['name'] not in data.held_out)
         lines.append(f'{name}: {folder}: {plan_summary(plan)}')

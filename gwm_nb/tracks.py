@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['plt', 'trackers', 'Tracks', 'scene_tracks', 'point_grid', 'show_tracks', 'sample_at', 'track_points',
-           'register_tracker', 'ChainedTracker', 'CoTracker', 'track', 'track_matrix', 'beyond_rank', 'smooth_tracks',
-           'TrackLoss', 'at_start', 'temporal_difference', 'FollowTracks']
+           'register_tracker', 'ChainedTracker', 'CoTracker', 'get_tracker', 'track', 'track_matrix', 'beyond_rank',
+           'smooth_tracks', 'TrackLoss', 'at_start', 'temporal_difference', 'FollowTracks']
 
 # %% ../nbs/14_tracks.ipynb #trkcd002
 import math
@@ -128,11 +128,11 @@ def track_points(flows: Tensor, # (T-1,2,h,w) from each frame to the next
     return Tracks(torch.stack(paths), torch.stack(alive), start)
 
 # %% ../nbs/14_tracks.ipynb #trkcd021
-trackers = {} # name: class, called without arguments
+trackers = {} # name: class, called without arguments, or function
 
 def register_tracker(name: str # the name to look it up by
                     ) -> Callable: # the decorator
-    "A decorator that makes a class of trackers known: called with frames (T,3,h,w), points (N,2), start -> Tracks."
+    "A decorator that makes a class of trackers, or a function `f(frames, points, start) -> Tracks`, known under `name`."
     def add(tracker):
         trackers[name] = tracker
         return tracker
@@ -168,6 +168,15 @@ class CoTracker:
         return Tracks(paths[0].cpu().double(), seen[0].cpu().bool(), start)
 
 # %% ../nbs/14_tracks.ipynb #trkcd024
+def get_tracker(method: str | Callable # a name in `trackers`, or a tracker
+               ) -> Callable: # frames (T,3,h,w) in [0,1], points (N,2), start -> Tracks
+    "The tracker called `method`; what is one already stays as it is. Raises `ValueError` for an unknown name."
+    if callable(method): return method
+    if method not in trackers:
+        raise ValueError(f'unknown tracker {method!r}; choose one of {", ".join(trackers)}')
+    found = trackers[method]
+    return found() if isinstance(found, type) else found
+
 def track(frames: Tensor, # (T,3,h,w) in [0,1]
           points: Tensor, # (N,2) in frame `start`, as (x, y) in pixels
           start: int = 0, # the frame that the points are in
@@ -176,10 +185,7 @@ def track(frames: Tensor, # (T,3,h,w) in [0,1]
     "Follow points through a clip. Raises `ValueError` for an unknown method, or one that can't be had."
     if frames.ndim != 4 or frames.shape[1] != 3 or len(frames) < 2:
         raise ValueError(f'frames must be (T,3,h,w) with T of at least 2, not {tuple(frames.shape)}')
-    if isinstance(method, str) and method not in trackers:
-        raise ValueError(f'unknown tracker {method!r}; choose one of {", ".join(trackers)}')
-    tracker = trackers[method]() if isinstance(method, str) else method
-    return tracker(frames, points, start)
+    return get_tracker(method)(frames, points, start)
 
 # %% ../nbs/14_tracks.ipynb #trkcd027
 def track_matrix(tracks: Tensor # (...,T,N,2)

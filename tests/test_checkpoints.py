@@ -21,6 +21,7 @@ from gwm_nb.network import create_network
 from gwm_nb.paper import CachedBackbone, cache_features, paper_network
 from gwm_nb import checkpoints
 from gwm_nb.benchmarks import load_any
+from gwm_nb.runs import take_weights
 from gwm_nb.checkpoints import export_onnx, export_program, load, load_training, published_checkpoint, save
 
 
@@ -388,6 +389,13 @@ def test_networks_by_name(mirror, tmp_path, monkeypatch):
     for options, says in ((dict(num_masks=3), "DAVIS is for 4 masks, not 3"), (dict(pretrained=False), "trained on DINO's features"), (dict(freeze=False), "always frozen")):
         with pytest.raises(ValueError, match=says):
             create_network("gwm-davis", **options)
+
+
+def test_a_training_begins_with_a_published_checkpoint_by_its_name(mirror):
+    network = take_weights(tiny_paper(4), "DAVIS")
+    assert Mirror.asked == [mirror.place("DAVIS")] and same(dict(network.state_dict()), dict(mirror.state_dict()))
+    with pytest.raises(FileNotFoundError, match="DAVIS17"):
+        take_weights(tiny_paper(4), "DAVIS17")
 
 
 def test_a_path_comes_before_a_name(mirror, tmp_path, monkeypatch):

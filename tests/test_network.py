@@ -49,6 +49,9 @@ def test_registries(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tests_mine", type("M", (), {"build": staticmethod(lambda **k: seen.update(k) or nn.Identity())}))
     create_network("mine"), create_network("mine", 3, pretrained=False)
     assert seen == dict(pretrained=False, num_masks=3)
+    monkeypatch.setitem(networks, "near", lambda **k: seen.update(near=k) or nn.Identity())
+    create_network("near", 5)
+    assert seen["near"] == dict(pretrained=True, num_masks=5)
 
 
 def test_normalisation_is_the_backbones_own():

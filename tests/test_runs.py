@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from gwm_nb.scenes import MovingScenes
+from gwm_nb.store import FlowSettings, make_store
 from gwm_nb.network import create_network
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.paper import CachedBackbone, paper_network, paper_recipe
@@ -727,3 +728,24 @@ def test_adaptation_after_half_precision(scenes, held_out):
     network = fit(scenes, steps=2, progress=False, device="cpu", precision="bf16").network
     before = {k: v.clone() for k, v in network.state_dict().items()}
     assert not same(adapt(network, held_out, steps=2, lr=1e-2, progress=False, device="cpu").state_dict(), before) and same(network.state_dict(), before)
+
+
+# ---- a flow store
+
+def test_a_training_takes_a_flow_store(tmp_path, capsys):
+    scene = MovingScenes(1, seed=0, size=(64, 96)).scene(0)
+    for clip in ("one", "two"):
+        (tmp_path / "clips" / clip).mkdir(parents=True)
+        for t in range(4):
+            frame = (scene.frame(t) * 255).byte().permute(1, 2, 0).numpy()
+            cv2.imwrite(str(tmp_path / f"clips/{clip}/{t:05d}.png"), frame[..., ::-1])
+    make_store(tmp_path / "store", tmp_path / "clips", FlowSettings(size=SIZE, gaps=(1, -1)))
+    shutil.rmtree(tmp_path / "clips")                                                       # the store is enough
+    changes = [*TINY, "data.source=clip", f"data.path={tmp_path / 'store'}"]
+    assert len(training_data(make_config(changes=changes))) == 8
+    gwm_train(config="", set=changes, out=str(tmp_path / "run"), dry_run=True)
+    assert "a flow store of 2 clips and 8 frames" in capsys.readouterr().out
+    learn = run(make_config(changes=[*changes, "data.validation=2"]), tmp_path / "run")
+    assert len(learn.history) == 6 and (tmp_path / "run/best.safetensors").exists()
+    with pytest.raises(ValueError, match="a flow store is trained on as it is; make one without the clips held out"):
+        training_data(make_config(changes=[*changes, 'data.held_out=["one"]']))

@@ -161,6 +161,8 @@ def test_a_tracker_of_ones_own(monkeypatch):
         def __call__(self, frames, points, start=0): return Tracks(points.expand(len(frames), -1, -1), torch.ones(len(frames), len(points), dtype=torch.bool), start)
 
     assert track(torch.zeros(4, 3, 20, 20), torch.zeros(5, 2), 2, "lazy").points.shape == (4, 5, 2)
+    register_tracker("plain")(lambda frames, points, start: Lazy()(frames[:-1], points, start))
+    assert track(torch.zeros(4, 3, 20, 20), torch.zeros(5, 2), 2, "plain").points.shape == (3, 5, 2)
     assert "lazy" not in trackers
 
 
