@@ -132,7 +132,7 @@ trackers = {} # name: class, called without arguments, or function
 
 def register_tracker(name: str # the name to look it up by
                     ) -> Callable: # the decorator
-    "A decorator that makes a class of trackers, or a function `f(frames, points, start) -> Tracks`, known under `name`."
+    "A decorator that makes a class of trackers, or a function `f(frames, points, start) -> Tracks`, known by `name`."
     def add(tracker):
         trackers[name] = tracker
         return tracker
