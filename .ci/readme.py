@@ -1,4 +1,5 @@
 "Make README.md from nbs/index.ipynb; with --check, only say whether they agree (exit code 1 if not)."
+import configparser
 import re
 import sys
 from pathlib import Path
@@ -7,6 +8,19 @@ import nbformat
 from nbconvert import MarkdownExporter
 
 root = Path(__file__).resolve().parent.parent
+config = configparser.ConfigParser()
+config.read(root / "settings.ini", encoding="utf-8")
+settings = config["DEFAULT"]
+
+
+def badges():
+    "A line of badges; where the repository and the site are stands in settings.ini alone."
+    home, branch, site = settings["git_url"], settings["branch"], settings["doc_host"] + settings["doc_baseurl"]
+    colab = home.replace("https://github.com/", "https://colab.research.google.com/github/")
+    found = [("tests", f"{home}/actions/workflows/test.yaml/badge.svg", f"{home}/actions/workflows/test.yaml"),
+             ("documentation", f"{home}/actions/workflows/docs.yaml/badge.svg", site),
+             ("Open in Colab", "https://colab.research.google.com/assets/colab-badge.svg", f"{colab}/blob/{branch}/nbs/00_flow.ipynb")]
+    return " ".join(f"[![{alt}]({picture})]({address})" for alt, picture, address in found)
 
 
 def readme():
@@ -18,6 +32,7 @@ def readme():
     text = re.sub(r"\]\((images/|\d\d_\w+\.ipynb)", r"](nbs/\1", text)
     text = re.sub(r"\]\(https://github\.com/gwm-nb/gwm_nb/(blob|tree)/main/", "](", text)
     text = re.sub(r"\n{3,}", "\n\n", text).strip()
+    text = re.sub(r"^(# .*\n)", rf"\1\n{badges()}\n", text, count=1)
     return f"<!-- made from nbs/index.ipynb by `python .ci/readme.py`; edit that -->\n\n{text}\n"
 
 

@@ -12,9 +12,17 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 root = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("pages", root / ".ci/pages.py")
-pages = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pages)
+
+
+def from_ci(name):
+    "A script of .ci as a module."
+    spec = importlib.util.spec_from_file_location(name, root / f".ci/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+pages, colab = from_ci("pages"), from_ci("colab")
 notebooks = [p.name for p in sorted((root / "nbs").glob("[0-9][0-9]_*.ipynb"))]
 
 
@@ -170,7 +178,7 @@ def test_what_the_readme_imports_is_there():
 def test_the_readme_begins_with_a_real_clip_that_moves():
     text = (root / "README.md").read_text(encoding="utf-8")
     first_screen = text.split("\n## ")[0]
-    assert re.findall(r"!\[.+\]\((.+)\)", first_screen) == ["nbs/images/clip.webp"]
+    assert [a for a in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", first_screen) if not a.startswith("http")] == ["nbs/images/clip.webp"]
     assert "Big Buck Bunny" in first_screen and "CC BY 3.0" in first_screen and "ImageNet's labels" in text
     file = root / "nbs/images/clip.webp"
     with Image.open(file) as clip:
@@ -213,3 +221,44 @@ def test_the_page_of_results_says_what_its_sources_say():
     assert len(re.findall(r"^\| .*\d", text, re.M)) > 20
     for true, false in ((".760", ".770"), ("7.7 times", "8.7 times"), ("1e-5", "1e-6"), ("80.7", "81.7")):
         assert true in text and len(rumours(text.replace(true, false, 1), SOURCES)) == 1
+
+
+# ---- where the repository is stands in one place
+
+def test_badges_and_colab_lead_to_the_repository_of_settings_ini(tmp_path):
+    address = pages.settings["git_url"].removeprefix("https://github.com/")
+    readme = (root / "README.md").read_text(encoding="utf-8").split("\n\n")[2]
+    assert readme.count("](") == 6 and readme.count(address) == 4
+    raw = "---\ndescription: One line,\n  and more.\noutput-file: a.html\ntitle: A\n\n---\n\n"
+    (tmp_path / "03_a.ipynb").write_text(json.dumps({"cells": [{"cell_type": "raw", "metadata": {}, "source": raw}], "metadata": {}}))
+    pages.mend(tmp_path)
+    front = yaml.safe_load("".join(json.loads((tmp_path / "03_a.ipynb").read_text())["cells"][0]["source"]).strip().strip("-"))
+    assert front["title"] == "A" and "output-file" not in front
+    link, = front["code-links"]
+    assert link["text"] == "Open in Colab" and link["href"] == f"https://colab.research.google.com/github/{address}/blob/main/nbs/03_a.ipynb"
+
+
+class Shell(list):
+    "Stands in for IPython in Colab, and remembers what it is told to do."
+    def system(self, line): self.append(line)
+    def run_line_magic(self, *words): self.append(" ".join(words))
+    def __str__(self): return "<google.colab._shell.Shell object>"
+
+
+def test_a_notebook_in_colab_fetches_the_book_first():
+    told, elsewhere = Shell(), []
+    exec(colab.setup(), dict(get_ipython=lambda: told))
+    exec(colab.setup(), dict(get_ipython=lambda: elsewhere))
+    url, name = pages.settings["git_url"], pages.settings["repo"]
+    assert told == [f'[ -d /content/{name} ] || git clone -q {url} /content/{name}; pip install -q "/content/{name}[dev]"', f"cd -q /content/{name}/nbs"]
+    assert elsewhere == []
+
+
+def test_every_notebook_that_uses_the_library_begins_so():
+    books = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted((root / "nbs").glob("*.ipynb"))}
+    assert [p.name for p, nb in books.items() if colab.with_setup(nb) != nb] == []
+    assert sum(colab.uses_library(nb) for nb in books.values()) > 25
+    nb = {"cells": [markdown("# A"), exported("from gwm_nb.flow import warp")]}
+    done = colab.with_setup(nb)
+    assert [c.get("id") for c in done["cells"]] == [None, colab.ID, None] and colab.with_setup(done) == done
+    assert colab.with_setup({"cells": [markdown("# A"), exported("import torch")]})["cells"][1]["source"].endswith("import torch")
