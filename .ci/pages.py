@@ -1,7 +1,9 @@
-"""The two steps of the site that no tool does: `mend` the processed notebooks, `check` the rendered pages.
+"""The steps of the site that no tool does: `mend` the processed notebooks, `describe` the pages to language models,
+`check` the rendered pages.
 
     python .ci/pages.py mend _proc       between nbdev and smalldocs
-    python .ci/pages.py check _docs      after smalldocs
+    python .ci/pages.py describe _docs   after smalldocs
+    python .ci/pages.py check _docs      after both
 """
 import ast
 import configparser
@@ -134,6 +136,24 @@ def mend(folder):
         path.write_text(json.dumps(nb), encoding="utf-8")
 
 
+# ---- describe
+
+def described(line, site):
+    "A line of llms.txt, a page's title and address, with what the page says of itself below its title."
+    found = re.fullmatch(r"- \[.+\]\((.+)\)", line)
+    if not found:
+        return line
+    name = found[1].removeprefix(HOME)
+    lines = [text for text in (Path(site) / name).read_text(encoding="utf-8").splitlines() if text.strip()]
+    return f"{line}: {lines[1].removeprefix('> ')}"
+
+
+def describe(site):
+    "Let llms.txt say what each page is about."
+    file = Path(site) / "llms.txt"
+    file.write_text("\n".join(described(line, site) for line in file.read_text(encoding="utf-8").splitlines()) + "\n", encoding="utf-8")
+
+
 # ---- check
 
 class Page(HTMLParser):
@@ -191,9 +211,11 @@ if __name__ == "__main__":
     step, folder = sys.argv[1:]
     if step == "mend":
         mend(folder)
+    elif step == "describe":
+        describe(folder)
     elif step == "check":
         found = problems(folder)
         print(*found, sep="\n")
         sys.exit(1 if found else 0)
     else:
-        sys.exit(f"no step {step}: mend or check")
+        sys.exit(f"no step {step}: mend, describe or check")

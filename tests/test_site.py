@@ -262,3 +262,10 @@ def test_every_notebook_that_uses_the_library_begins_so():
     done = colab.with_setup(nb)
     assert [c.get("id") for c in done["cells"]] == [None, colab.ID, None] and colab.with_setup(done) == done
     assert colab.with_setup({"cells": [markdown("# A"), exported("import torch")]})["cells"][1]["source"].endswith("import torch")
+
+
+def test_llms_txt_says_what_each_page_is_about(tmp_path):
+    (tmp_path / "03_a.llms.md").write_text("# Motion\n\nThe fit, in closed form.\n\nMore.\n")
+    (tmp_path / "llms.txt").write_text(f"# gwm_nb\n\n> All.\n\n- [Motion]({pages.HOME}03_a.llms.md)\n")
+    pages.describe(tmp_path)
+    assert (tmp_path / "llms.txt").read_text() == f"# gwm_nb\n\n> All.\n\n- [Motion]({pages.HOME}03_a.llms.md): The fit, in closed form.\n"
