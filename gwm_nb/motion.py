@@ -370,7 +370,7 @@ def _blend_error(masks, flow, lines, e, pulls, X, criterion):
     return size
 
 # %% ../nbs/03_motion.ipynb #mot0row1
-_zero = np.float32(0)                       # sums that begin with it stay in float32: the loops run 8 or 16 values at a time
+_zero = np.float32(0)               # a sum that begins with 0. would be float64, and half as fast
 
 def _look_rows(masks, x, sums):
     "sums (B,K,h,3): of each row's m^2 x^i."
@@ -429,7 +429,7 @@ def _blend_rows(masks, flow, x, U, absolute, errors, pulls, sums):
                 if absolute:
                     for p in range(w):
                         size += abs(e[p])
-                        e[p] = np.sign(e[p])
+                        e[p] = np.float32(e[p] > 0) - np.float32(e[p] < 0)       # 0 for NaN, as PyTorch has it
                 else:
                     for p in range(w): size += e[p] * e[p]
                 sums[b, c, r] = size
@@ -551,7 +551,8 @@ def fit_error(masks: Tensor, # (B,K,h,w) soft masks in [0,1]
              ) -> Tensor: # (B,): mean over pixels and both channels
     """What the best motions leave of the flow: the mean of (reconstruct(masks, fit_motion(masks, flow)) - flow)^2.
 
-    The same number in one go, with its derivative by hand: for training. Raises `ValueError` as `fit_motion` does."""
+    The same number in one go, with its derivative by hand: for training. Large float32 masks on a CPU go through compiled
+    loops if numba is installed (the extra `fast`). Raises `ValueError` as `fit_motion` does."""
     _check(masks, flow)
     if criterion not in ('l1', 'l2'): raise ValueError(f"criterion must be 'l2' or 'l1', not {criterion!r}")
     basis = get_basis(basis)
