@@ -551,8 +551,8 @@ def fit_error(masks: Tensor, # (B,K,h,w) soft masks in [0,1]
              ) -> Tensor: # (B,): mean over pixels and both channels
     """What the best motions leave of the flow: the mean of (reconstruct(masks, fit_motion(masks, flow)) - flow)^2.
 
-    The same number in one go, with its derivative by hand: for training. Large float32 masks on a CPU go through compiled
-    loops if numba is installed (the extra `fast`). Raises `ValueError` as `fit_motion` does."""
+    The same number in one go, with its derivative by hand: for training. Large float32 masks on a CPU go through
+    compiled loops if numba is installed (the extra `fast`). Raises `ValueError` as `fit_motion` does."""
     _check(masks, flow)
     if criterion not in ('l1', 'l2'): raise ValueError(f"criterion must be 'l2' or 'l1', not {criterion!r}")
     basis = get_basis(basis)
