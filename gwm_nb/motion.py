@@ -11,6 +11,7 @@ from functools import lru_cache
 from math import comb
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from einops import einsum, rearrange
 from torch import Tensor
@@ -143,14 +144,18 @@ class _Ruler(NamedTuple):
     y: Tensor # (B,K,2d+1,h)
     T: Tensor # (B,K,P,P): column p holds the mask's own p-th monomial in terms of the frame's monomials
 
+def _centre(S, size):
+    "Centre (x and y) and spread of masks with the moments S; the spread is never less than four pixels."
+    mass = S[..., 0, 0].clamp_min(1e-30)
+    mx, my = S[..., 0, 1] / mass, S[..., 1, 0] / mass
+    variance = (S[..., 0, 2] + S[..., 2, 0]) / mass - mx**2 - my**2
+    return mx, my, variance.clamp_min((8 / max(size))**2).sqrt()
+
 def _ruler(masks, basis):
     size = masks.shape[-2:]
     x, y = _axes(size, masks.device, _working(masks)[1])
     S = _first_look(masks, x, y)
-    mass = S[..., 0, 0].clamp_min(1e-30)
-    mx, my = S[..., 0, 1] / mass, S[..., 1, 0] / mass
-    variance = (S[..., 0, 2] + S[..., 2, 0]) / mass - mx**2 - my**2
-    spread = variance.clamp_min((8 / max(size))**2).sqrt()
+    mx, my, spread = _centre(S, size)
     own = lambda a, middle: _powers_of((a - middle[..., None]) / spread[..., None], 2 * basis.degree)
     return _Ruler(S[..., 0, 0], own(x, mx), own(y, my), _to_frame(mx, my, spread, basis))
 
@@ -190,15 +195,17 @@ def _places(powers, n, device):
     return torch.tensor([j * n + i for i, j in powers], device=device)
 
 # %% ../nbs/03_motion.ipynb #mot0equa
-def _normal_equations(masks, flow, basis, ridge):
-    "The ruler, the damped matrix (B,K,P,P) along it, and the right-hand sides (B,K,P,2)."
-    ruler = _ruler(masks, basis)
-    M, R = _moments(masks, flow, ruler, basis)
-    n = basis.degree + 1
+def _equations(M, R, mass, basis, ridge):
+    "From the moments: the damped matrix (B,K,P,P) and the right-hand sides (B,K,P,2)."
     pairs = tuple((a + i, b + j) for a, b in basis.powers for i, j in basis.powers)
-    G = M.flatten(-2)[..., _places(pairs, 2 * n - 1, M.device)].unflatten(-1, (len(basis.powers), -1))
-    G.diagonal(dim1=-2, dim2=-1).add_((ridge * ruler.mass + 1e-30)[..., None])
-    return ruler, G, R.flatten(-2)[..., _places(basis.powers, n, M.device)].mT
+    G = M.flatten(-2)[..., _places(pairs, M.shape[-1], M.device)].unflatten(-1, (len(basis.powers), -1))
+    G.diagonal(dim1=-2, dim2=-1).add_((ridge * mass + 1e-30)[..., None])
+    return G, R.flatten(-2)[..., _places(basis.powers, R.shape[-1], M.device)].mT
+
+def _normal_equations(masks, flow, basis, ridge):
+    "The ruler, and the equations along it."
+    ruler = _ruler(masks, basis)
+    return ruler, *_equations(*_moments(masks, flow, ruler, basis), ruler.mass, basis, ridge)
 
 # %% ../nbs/03_motion.ipynb #c12c6aa6
 def _solve(G, r, basis):
@@ -362,6 +369,179 @@ def _blend_error(masks, flow, lines, e, pulls, X, criterion):
     pulls.copy_(_product(terms.flatten(2, 3), masks.mT).transpose(1, 2))
     return size
 
+# %% ../nbs/03_motion.ipynb #mot0row1
+_zero = np.float32(0)               # a sum that begins with 0. would be float64, and half as fast
+
+def _look_rows(masks, x, sums):
+    "sums (B,K,h,3): of each row's m^2 x^i."
+    B, K, h, w = masks.shape
+    for b in range(B):
+        for k in range(K):
+            for r in range(h):
+                m, s0, s1, s2 = masks[b, k, r], _zero, _zero, _zero
+                for p in range(w):
+                    m2 = m[p] * m[p]
+                    s0 += m2
+                    s1 += m2 * x[p]
+                    s2 += m2 * x[p] * x[p]
+                sums[b, k, r, 0], sums[b, k, r, 1], sums[b, k, r, 2] = s0, s1, s2
+
+# %% ../nbs/03_motion.ipynb #mot0row2
+def _moment_rows(masks, flow, x, sums):
+    "sums (B,K,h,11): of each row's m^2 x^i (i to 4), m^2 u x^i and m^2 v x^i (i to 2)."
+    B, K, h, w = masks.shape
+    for b in range(B):
+        for k in range(K):
+            t = x[b, k]
+            for r in range(h):
+                m, u, v, out = masks[b, k, r], flow[b, 0, r], flow[b, 1, r], sums[b, k, r]
+                s0 = s1 = s2 = s3 = s4 = u0 = u1 = u2 = v0 = v1 = v2 = _zero
+                for p in range(w):
+                    a = m[p] * m[p]
+                    ax = a * t[p]
+                    axx = ax * t[p]
+                    s0 += a
+                    s1 += ax
+                    s2 += axx
+                    s3 += axx * t[p]
+                    s4 += axx * t[p] * t[p]
+                    u0 += a * u[p]
+                    u1 += ax * u[p]
+                    u2 += axx * u[p]
+                    v0 += a * v[p]
+                    v1 += ax * v[p]
+                    v2 += axx * v[p]
+                out[0], out[1], out[2], out[3], out[4] = s0, s1, s2, s3, s4
+                out[5], out[6], out[7], out[8], out[9], out[10] = u0, u1, u2, v0, v1, v2
+
+# %% ../nbs/03_motion.ipynb #mot0row3
+def _blend_rows(masks, flow, x, U, absolute, errors, pulls, sums):
+    "errors: blend - flow, or its sign if `absolute`. sums (B,2,h): of its size. pulls (B,K,h,2,3): of m e x^i."
+    B, K, h, w = masks.shape
+    for b in range(B):
+        for r in range(h):
+            for c in range(2):
+                e, F, size = errors[b, c, r], flow[b, c, r], _zero
+                for p in range(w): e[p] = -F[p]
+                for k in range(K):
+                    m, t, (u0, u1, u2) = masks[b, k, r], x[b, k], U[b, k, r, c]
+                    for p in range(w): e[p] += m[p] * (u0 + t[p] * (u1 + t[p] * u2))
+                if absolute:
+                    for p in range(w):
+                        size += abs(e[p])
+                        e[p] = np.float32(e[p] > 0) - np.float32(e[p] < 0)       # 0 for NaN, as PyTorch has it
+                else:
+                    for p in range(w): size += e[p] * e[p]
+                sums[b, c, r] = size
+                for k in range(K):
+                    m, t, p0, p1, p2 = masks[b, k, r], x[b, k], _zero, _zero, _zero
+                    for p in range(w):
+                        me = m[p] * e[p]
+                        p0 += me
+                        p1 += me * t[p]
+                        p2 += me * t[p] * t[p]
+                    pulls[b, k, r, c, 0], pulls[b, k, r, c, 1], pulls[b, k, r, c, 2] = p0, p1, p2
+
+# %% ../nbs/03_motion.ipynb #mot0row4
+def _gradient_rows(masks, flow, errors, scale, x, U, V, rest, gradient):
+    "gradient (B,K,h,w): scale e U + m V (F - U), summed over both channels, and m rest."
+    B, K, h, w = masks.shape
+    for b in range(B):
+        for k in range(K):
+            t, g, l = x[b, k], scale[b], rest[b, k]
+            for r in range(h):
+                m, out = masks[b, k, r], gradient[b, k, r]
+                for p in range(w): out[p] = m[p] * l
+                for c in range(2):
+                    e, F = errors[b, c, r], flow[b, c, r]
+                    (u0, u1, u2), (v0, v1, v2) = U[b, k, r, c], V[b, k, r, c]
+                    for p in range(w):
+                        mine = u0 + t[p] * (u1 + t[p] * u2)
+                        way = v0 + t[p] * (v1 + t[p] * v2)
+                        out[p] += g * e[p] * mine + m[p] * (F[p] - mine) * way
+
+# %% ../nbs/03_motion.ipynb #mot0rowj
+@lru_cache
+def _numba():
+    "The package of the `fast` extra; None where it is missing, or told not to compile."
+    try: import numba
+    except ImportError: return None
+    return None if numba.config.DISABLE_JIT else numba
+
+@lru_cache
+def _compiled(rows):
+    "A loop over rows as machine code, kept on disk if there is a place for it."
+    options = dict(nogil=True, fastmath={'reassoc', 'contract'})
+    try: return _numba().njit(rows, cache=True, **options)
+    except RuntimeError: return _numba().njit(rows, **options)
+
+def _run(rows, *args): _compiled(rows)(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in args))
+
+# %% ../nbs/03_motion.ipynb #mot0rowp
+def _row_ruler(masks):
+    "mass (B,K), own x (B,K,w) in float32, powers of own y (B,K,5,h) in float64."
+    x, y = _axes(masks.shape[-2:], 'cpu', torch.float64)
+    sums = masks.new_empty(*masks.shape[:3], 3)
+    _run(_look_rows, masks, x.float(), sums)
+    S = _powers_of(y, 2) @ sums.double()
+    mx, my, spread = (t[..., None] for t in _centre(S, masks.shape[-2:]))
+    return S[..., 0, 0], ((x - mx) / spread).float(), _powers_of((y - my) / spread, 4)
+
+def _row_moments(masks, flow, x, y):
+    "`_moments` along these rulers: (B,K,5,5) and (B,K,2,3,3)."
+    sums = masks.new_empty(*masks.shape[:3], 11)
+    _run(_moment_rows, masks, flow, x, sums)
+    T = y @ sums.double()
+    return T[..., :5], rearrange(T[..., :3, 5:], 'b k j (c i) -> b k c j i', c=2)
+
+def _row_lines(theta, y, basis):
+    "`_lines`, but always three coefficients, in float32."
+    lines = theta.new_zeros(*y.shape[:2], y.shape[3], 2, 3, dtype=torch.float32)
+    lines[..., :basis.degree + 1] = _lines(theta, y, basis)
+    return lines
+
+# %% ../nbs/03_motion.ipynb #mot0rowf
+class _FusedError(torch.autograd.Function):
+    "`_FitError` by the compiled loops: masks and flow in float32 on the CPU, bases of at most degree 2."
+    @staticmethod
+    @_plainly
+    def forward(ctx, masks, flow, basis, ridge, criterion):
+        masks, flow = masks.contiguous(), flow.contiguous()
+        mass, x, y = _row_ruler(masks)
+        G, r = _equations(*_row_moments(masks, flow, x, y), mass, basis, ridge)
+        theta = _solve(G, r, basis)
+        U = _row_lines(theta, y, basis)
+        e, pulls, sums = torch.empty_like(flow), torch.empty_like(U), flow.new_empty(flow.shape[:3])
+        _run(_blend_rows, masks, flow, x, U, criterion == 'l1', e, pulls, sums)
+        D = rearrange(y[:, :, :3] @ pulls.flatten(3).double(), 'b k j (c i) -> b k c (j i)', c=2)
+        ctx.save_for_backward(masks, flow, e, x, y, U, D[..., _places(basis.powers, 3, D.device)].mT, G, theta)
+        ctx.settings = basis, ridge, criterion
+        return (sums.sum((1, 2), dtype=torch.float64) / flow[0].numel()).to(flow.dtype)
+
+    @staticmethod
+    @once_differentiable
+    @_plainly
+    def backward(ctx, g):
+        (masks, flow, e, x, y, U, D, G, theta), (basis, ridge, criterion) = ctx.saved_tensors, ctx.settings
+        g = g.double() * {'l1': 1, 'l2': 2}[criterion] / flow[0].numel()
+        pull, gradient = _solve(G, D * g[:, None, None, None], basis), torch.empty_like(masks)
+        rest = (-2 * ridge * (pull * theta).sum((-2, -1))).float()
+        _run(_gradient_rows, masks, flow, e, g.float(), x, U, _row_lines(2 * pull, y, basis), rest, gradient)
+        to_flow = None
+        if ctx.needs_input_grad[1]:
+            ruler = _Ruler(None, _powers_of(x.double(), 2), y, None)
+            to_flow = _flow_gradient(masks, ruler, basis, pull) - e * g.float()[:, None, None, None]
+        return gradient, to_flow, None, None, None
+
+# %% ../nbs/03_motion.ipynb #mot0rowe
+_worthwhile = 2**17 # so many values of masks repay a compiled loop
+
+def _error_form(masks, flow, basis):
+    "The function that serves these tensors best."
+    plain = all(t.device.type == 'cpu' and t.dtype == torch.float32 for t in (masks, flow))
+    large = masks.numel() >= _worthwhile and masks.shape[3] >= 16 and basis.degree <= 2
+    return _FusedError if plain and large and not torch.compiler.is_compiling() and _numba() else _FitError
+
 # %% ../nbs/03_motion.ipynb #mot0errf
 def fit_error(masks: Tensor, # (B,K,h,w) soft masks in [0,1]
               flow: Tensor, # (B,2,h,w) displacement in pixels
@@ -371,7 +551,9 @@ def fit_error(masks: Tensor, # (B,K,h,w) soft masks in [0,1]
              ) -> Tensor: # (B,): mean over pixels and both channels
     """What the best motions leave of the flow: the mean of (reconstruct(masks, fit_motion(masks, flow)) - flow)^2.
 
-    The same number in one go, with its derivative by hand: for training. Raises `ValueError` as `fit_motion` does."""
+    The same number in one go, with its derivative by hand: for training. Large float32 masks on a CPU go through
+    compiled loops if numba is installed (the extra `fast`). Raises `ValueError` as `fit_motion` does."""
     _check(masks, flow)
     if criterion not in ('l1', 'l2'): raise ValueError(f"criterion must be 'l2' or 'l1', not {criterion!r}")
-    return _FitError.apply(masks, flow, get_basis(basis), ridge, criterion)
+    basis = get_basis(basis)
+    return _error_form(masks, flow, basis).apply(masks, flow, basis, ridge, criterion)

@@ -1,4 +1,5 @@
 "The fit in pieces: wherever it is cut, in every precision, and for small masks it says what the formula says."
+import subprocess
 import sys
 from pathlib import Path
 
@@ -128,3 +129,171 @@ def test_tables_made_in_inference_mode_serve_training():
 def test_wrong_criterion():
     logits, flow = batch()
     with pytest.raises(ValueError, match="criterion must be 'l2' or 'l1', not 'l3'"): fit_error(logits.softmax(1), flow, criterion="l3")
+
+
+# ---- the compiled loops (the extra `fast`)
+
+@pytest.fixture
+def fused(monkeypatch):
+    "However small, masks go through the compiled loops; the names of those that ran, in order."
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    ran, run = [], motion._run
+    monkeypatch.setattr(motion, "_worthwhile", 1)
+    monkeypatch.setattr(motion, "_run", lambda rows, *args: (ran.append(rows.__name__), run(rows, *args)))
+    return ran
+
+
+THERE, BACK = ["_look_rows", "_moment_rows", "_blend_rows"], ["_gradient_rows"]
+
+
+def eager(masks, flow, basis="quadratic", criterion="l2"):
+    return motion._FitError.apply(masks, flow, bases[basis], 1e-7, criterion)
+
+
+def assert_near(found, expected, rtol=1e-4):
+    "Values one by one, gradients by their norm."
+    torch.testing.assert_close(found[0].double(), expected[0].double(), rtol=rtol, atol=1e-7)
+    assert (found[1].double() - expected[1].double()).norm() <= rtol * expected[1].double().norm() + 1e-12
+
+
+@pytest.mark.parametrize("criterion", ["l2", "l1"])
+@pytest.mark.parametrize("name", list(bases))
+@pytest.mark.parametrize("size", [(2, 4, 24, 40), (1, 1, 17, 61), (3, 2, 1, 33), (1, 7, 70, 16), (2, 3, 45, 131)])
+def test_compiled_loops(fused, size, name, criterion):
+    "Every basis and criterion, odd widths, one row, one mask: what the other form says, and what float64 says."
+    logits, flow = batch(*size)
+    found = value_and_gradient(lambda m, f: fit_error(m, f, name, criterion), logits, flow)
+    assert fused == THERE + BACK
+    form = lambda m, f: eager(m, f, name, criterion)
+    tolerance = 1e-4 if size[2] > 1 else 1e-3         # a single row determines nothing across itself: the ridge decides
+    assert_near(found, value_and_gradient(form, logits, flow), tolerance)
+    assert_near(found, value_and_gradient(form, logits.double(), flow.double()), tolerance)
+
+
+def cruel_masks(h=120, w=214):
+    masks = torch.zeros(8, 2, h, w)
+    masks[1, 0, 3, 4] = 1                             # 0 stays empty
+    masks[2, 0, 5, :12] = 1
+    masks[3, 0, range(15), range(15)] = 1
+    masks[4, 0, 7:9, 1:4] = 1
+    masks[5, 0] = 1
+    masks[6, 0, h - 6:h - 4, w - 9:w - 4] = .7        # ten pixels, far from the middle
+    masks[7, 0] = .25
+    masks[:, 1] = 1 - masks[:, 0]
+    return masks
+
+
+def test_compiled_loops_and_cruel_masks(fused):
+    "No less accurate than the other form, and right to 2e-5 wherever a gradient is determined."
+    masks, flow = cruel_masks(), 3 * torch.randn(8, 2, 120, 214)
+    def found(form, dtype):
+        m = masks.to(dtype).requires_grad_()
+        value = form(m, flow.to(dtype))
+        return value.detach().double(), torch.autograd.grad(value.sum(), m)[0].double()
+    (a, da), (b, db), (c, dc) = found(fit_error, torch.float32), found(eager, torch.float32), found(eager, torch.float64)
+    assert fused == THERE + BACK and da.isfinite().all()
+    distance = lambda g: (g - dc).flatten(1).norm(dim=1) / dc.flatten(1).norm(dim=1)
+    torch.testing.assert_close(a, c, rtol=1e-6, atol=0)
+    fused_off, eager_off, diagonal = distance(da), distance(db), 3
+    assert max(fused_off[diagonal], eager_off[diagonal]) < .5         # its ridge is as small as float32's roundings
+    fused_off[diagonal] = eager_off[diagonal] = 0
+    assert fused_off.max() < 2e-5 and fused_off.max() <= eager_off.max(), (fused_off, eager_off)
+
+
+@pytest.mark.parametrize("radius", [.3, .1, .03, .01])
+def test_small_masks_in_compiled_loops(fused, radius):
+    test_small_masks_in_float32(radius)
+    assert fused == THERE + BACK
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("criterion", ["l2", "l1"])
+@pytest.mark.parametrize("where", ["masks", "flow"])
+def test_what_is_no_number_shows(fused, where, criterion, value):
+    "In the image that has it, as in the other form; the others keep their numbers."
+    logits, flow = batch()
+    inputs = {"masks": logits.detach().softmax(1), "flow": flow}
+    inputs[where][1, 0, 5, 6] = value
+    found = []
+    for form in (fit_error, eager):
+        masks = inputs["masks"].clone().requires_grad_()
+        error = form(masks, inputs["flow"], criterion=criterion)
+        found.append((error.detach(), torch.autograd.grad(error.sum(), masks)[0]))
+    assert fused == THERE + BACK
+    (a, da), (b, db) = found
+    assert a.isfinite().tolist() == b.isfinite().tolist() == [True, False, True]
+    assert torch.equal(da.isfinite(), db.isfinite()) and not da[1].isfinite().all()
+    assert_near((a[::2], da[::2]), (b[::2], db[::2]))
+
+
+def test_compiled_loops_take_any_strides(fused):
+    logits, flow = batch()
+    expected = value_and_gradient(eager, logits, flow)
+    for turn in (lambda t: t.mT.contiguous().mT, lambda t: t.to(memory_format=torch.channels_last),
+                 lambda t: t.repeat_interleave(2, 3)[..., ::2]):
+        fused.clear()
+        form = lambda m, f: fit_error(turn(m), turn(f))
+        assert not turn(flow).is_contiguous()
+        assert_near(value_and_gradient(form, logits, flow), expected)
+        assert fused == THERE + BACK
+
+
+@pytest.mark.parametrize("criterion", ["l2", "l1"])
+@pytest.mark.parametrize("name", list(bases))
+def test_gradient_of_flow_in_compiled_loops(fused, name, criterion):
+    logits, flow = batch()
+    weights = torch.tensor([1., -2., .5])
+    def found(form, dtype):
+        F = flow.to(dtype).requires_grad_()
+        error = form(logits.detach().to(dtype).softmax(1), F, name, criterion)
+        return error.detach(), torch.autograd.grad((error * weights.to(dtype)).sum(), F)[0]
+    assert_near(found(fit_error, torch.float32), found(eager, torch.float64))
+    assert fused == THERE + BACK
+
+
+def test_without_numba_all_is_as_it_was(monkeypatch):
+    "The other form, silently, to the last bit."
+    monkeypatch.setattr(motion, "_worthwhile", 1)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    motion._numba.cache_clear()
+    logits, flow = batch()
+    try:
+        for a, b in zip(value_and_gradient(fit_error, logits, flow), value_and_gradient(eager, logits, flow)):
+            assert torch.equal(a, b)
+        assert motion._numba() is None
+    finally: motion._numba.cache_clear()
+
+
+def test_what_the_loops_are_for(fused, monkeypatch):
+    "float32 on a CPU, at most quadratic, enough values in rows that are long enough."
+    def chosen(size=(1, 2, 24, 40), masks=torch.float32, flow=torch.float32, basis=bases["planar"], device="cpu"):
+        B, K, h, w = size
+        tensors = torch.empty(size, dtype=masks, device=device), torch.empty(B, 2, h, w, dtype=flow, device=device)
+        return motion._error_form(*tensors, basis) is motion._FusedError
+    assert chosen() and not chosen(size=(1, 2, 40, 15)) and not chosen(device="meta")
+    assert not chosen(masks=torch.float64) and not chosen(flow=torch.bfloat16) and not chosen(basis=motion.Basis(3))
+    monkeypatch.undo()
+    assert not chosen() and chosen(size=(8, 4, 128, 224))
+
+
+def test_numba_waits_until_it_is_wanted():
+    "Neither the import nor a small fit loads it; a large one does."
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    code = """if True:
+        import sys, torch
+        from gwm_nb.motion import fit_error
+        fit_error(torch.rand(1, 2, 24, 40), torch.rand(1, 2, 24, 40))
+        assert 'numba' not in sys.modules
+        fit_error(torch.rand(8, 4, 128, 224), torch.rand(8, 2, 128, 224))
+        assert 'numba' in sys.modules"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch):
+    "A function of no file, as one typed in: numba refuses to keep it, and it runs."
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    space = {}
+    exec("def double(a):\n    for i in range(len(a)): a[i] *= 2", space)
+    a = torch.ones(3)
+    motion._run(space["double"], a)
+    assert a.tolist() == [2, 2, 2]

@@ -18,7 +18,7 @@ def threads(request):
 
 
 @pytest.mark.parametrize("name", list(SIZES))
-@pytest.mark.parametrize("form", ["reference", "fit_error"])
+@pytest.mark.parametrize("form", ["reference", "passes", "fit_error"])
 def test_fit_and_gradient(benchmark, form, name, threads):
     logits, flow = inputs(SIZES[name])
     benchmark.group = f"fit, {name}, {threads} thread(s)"
