@@ -6,9 +6,9 @@
 __all__ = ['filters', 'linear_model', 'skimage', 'refine_presets', 'example_clip', 'border_first', 'background_flow',
            'motion_evidence', 'RefineSettings', 'get_refine_settings', 'Window', 'see_motion', 'Look', 'whole_frames',
            'diffuse', 'motion_odds', 'motion_thresholds', 'from_border', 'first_guess', 'describe', 'appearance_odds',
-           'motion_trust', 'Memory', 'remember', 'learn', 'follow', 'cut_off', 'certainty', 'constancy', 'agreement',
-           'Refined', 'signs_of', 'doubts', 'unless_empty', 'refine_window', 'refine_windows', 'refine_clip',
-           'motion_residual', 'look_at']
+           'motion_trust', 'Memory', 'remember', 'learn', 'follow', 'cut_sides', 'cut_off', 'certainty', 'constancy',
+           'agreement', 'Refined', 'signs_of', 'doubts', 'unless_empty', 'refine_window', 'refine_windows',
+           'refine_clip', 'motion_residual', 'look_at']
 
 # %% ../nbs/08_refine.ipynb #refcd002
 import os
@@ -551,15 +551,21 @@ def _like_before(boxes, others):
     "Whether nothing new is to be seen in the boxes: by the median, they are hardly smaller or larger."
     return abs(np.log(np.median(boxes[:, 2] / others[:, 2]))) < .05
 
+def cut_sides(inside: np.ndarray, # (T,h,w) bool: the object inside the boxes
+              boxes: np.ndarray, # (T,4)
+              size: tuple[int, int] # (height, width) of the frames that the boxes are in
+             ) -> np.ndarray: # (T,) in [0,1]
+    "How much of a box's side the object covers, of the side most covered, if that is not the frame's."
+    y, x, h, w = boxes.T
+    inner = np.stack([y > 1, y + h < size[0] - 1, x > 1, x + w < size[1] - 1], 1)
+    sides = [inside[:, 0].mean(1), inside[:, -1].mean(1), inside[:, :, 0].mean(1), inside[:, :, -1].mean(1)]
+    return (np.stack(sides, 1) * inner).max(1)
+
 def cut_off(look: Look, # superpixels inside boxes
             p: np.ndarray # (count,) probability of being the object
            ) -> bool:
     "Whether the object reaches over the boxes: on average over more than a tenth of a side that is not the frame's."
-    soft = look.paint(p) > .5
-    y, x, h, w = look.boxes.T
-    inner = np.stack([y > 1, y + h < look.size[0] - 1, x > 1, x + w < look.size[1] - 1], 1)
-    sides = np.stack([soft[:, 0].mean(1), soft[:, -1].mean(1), soft[:, :, 0].mean(1), soft[:, :, -1].mean(1)], 1)
-    return (sides * inner).max(1).mean() > .1
+    return cut_sides(look.paint(p) > .5, look.boxes, look.size).mean() > .1
 
 def _in_frame(look, p):
     "Values of superpixels inside their boxes -> (T,h,w) of the whole frame."
@@ -626,6 +632,7 @@ class Refined:
     trust: np.ndarray # (T,) in [0,1]: how far each frame's motion was believed
     signs: np.ndarray = field(default_factory=partial(np.empty, (0, 4))) # (T,4): `signs_of` each frame
     objects: np.ndarray = field(default_factory=partial(np.empty, (0, 0, 0))) # (T,h,w) uint8: whose each pixel would be
+    cut: np.ndarray = field(default_factory=partial(np.empty, 0)) # (T,): `cut_sides` of each frame
 
     def __len__(self): return len(self.soft)
 
@@ -638,7 +645,7 @@ class Refined:
         s = slice(start, stop)
         return replace(self, **{name: getattr(self, name)[s] for name in _PER_FRAME})
 
-_PER_FRAME = 'soft', 'boxes', 'confidence', 'trust', 'signs', 'objects'
+_PER_FRAME = 'soft', 'boxes', 'confidence', 'trust', 'signs', 'objects', 'cut'
 
 # %% ../nbs/08_refine.ipynb #d448d981
 @patch
@@ -672,6 +679,8 @@ def doubts(refined: Refined # a segmented clip, or a part of it
     elif sure < .85 and error > .05 + .005 * speed:
         said.append(f'the flow does not find its way back, by {error:.2f} pixels: a wild camera, cuts, water or spray?')
     if sure < .6: said.append(f'the masks themselves are in doubt: confidence {sure:.2f}')
+    straight = (refined.cut > .1).sum()
+    if straight > 1: said.append(f'in {straight} frames the object ends in a straight line, at the side of the last box')
     return said
 
 # %% ../nbs/08_refine.ipynb #dce00ba1
@@ -697,7 +706,8 @@ def _finished(look, window, p, trust, agreed, shape, pool, objects=1):
     signs = np.stack([signs_of(window, t, mask) for t, mask in enumerate(placed)])
     sure = np.cbrt(certainty(look, p) * constancy(look, p) * agreed)
     masks = (255 * masks).round().astype(np.uint8)
-    return Refined(masks, look.boxes, look.size, shape, sure, trust, signs, _whose(look, p, objects))
+    cut = cut_sides(masks > 127, look.boxes, look.size)
+    return Refined(masks, look.boxes, look.size, shape, sure, trust, signs, _whose(look, p, objects), cut)
 
 # %% ../nbs/08_refine.ipynb #refcd074b
 def unless_empty(look: Look, # superpixels

@@ -303,9 +303,9 @@ def by_refining(job: Job, # what to segment
         parts = refine.refine_windows((image for _, image in job.open()), settings, keep=place)
         for part in _each_timed(parts, seconds, 'refining'):
             for t in range(len(part)): yield Cut(part[t], float(part.confidence[t]), part.labels(t))
-            seen.append((part.confidence, part.signs))
-        confidence, signs = map(np.concatenate, zip(*seen))
-        about['doubts'] = refine.doubts(replace(part, confidence=confidence, signs=signs))
+            seen.append((part.confidence, part.signs, part.cut))
+        confidence, signs, cut = map(np.concatenate, zip(*seen))
+        about['doubts'] = refine.doubts(replace(part, confidence=confidence, signs=signs, cut=cut))
         shutil.rmtree(place, ignore_errors=True)
     return Found(cuts(), about)
 

@@ -13,7 +13,7 @@ from gwm_nb import refine
 from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import jaccard
 from gwm_nb.files import list_images, read_mask
-from gwm_nb.refine import (Look, agreement, Memory, Refined, RefineSettings, appearance_odds, background_flow, border_first, certainty, constancy, cut_off, describe, diffuse, doubts, example_clip, first_guess,
+from gwm_nb.refine import (Look, agreement, Memory, Refined, RefineSettings, appearance_odds, background_flow, border_first, certainty, constancy, cut_off, cut_sides, describe, diffuse, doubts, example_clip, first_guess,
                            follow, get_refine_settings, learn, motion_evidence, motion_odds, motion_residual, motion_thresholds, motion_trust, refine_clip, refine_presets, refine_windows,
                            remember, see_motion, signs_of, unless_empty, whole_frames)
 from gwm_nb.scenes import MovingScenes
@@ -320,6 +320,18 @@ def test_doubts_say_why(signs, confidence, says):
     assert doubts(replace(found, signs=np.empty((0, 4)))) == []
 
 
+def test_a_straight_end_is_told():
+    size, boxes = (64, 96), np.tile([10., 20, 40, 60], (4, 1))
+    inside = np.zeros((4, 64, 96), bool)
+    inside[1:3, -20:, 30:60] = True                                                         # to the lower side, which is in the frame
+    boxes[3], inside[3, -20:, 30:60] = (24, 20, 40, 60), True                                # here the lower side is the frame's own
+    cut = cut_sides(inside, boxes, size)
+    assert np.allclose(cut, [0, 30 / 96, 30 / 96, 0])
+    found = Refined(np.zeros((4, 4, 4), np.uint8), boxes, size, size, np.ones(4), np.ones(4), np.tile((6, .5, 7, .06), (4, 1)), cut=cut)
+    assert doubts(found) == ["in 2 frames the object ends in a straight line, at the side of the last box"]
+    assert doubts(found.part(0, 2)) == [] and len(found.part(1, 3).cut) == 2
+
+
 def test_what_hardly_leaves_anything_is_not_believed(seen):
     look = seen[2]
     seed = np.full(look.count, .9)
@@ -363,7 +375,7 @@ def counted(monkeypatch, stop_at=None, error=Stopped):
 
 
 def same(parts, others):
-    fields = "soft boxes confidence trust signs".split()
+    fields = "soft boxes confidence trust signs cut".split()
     assert [(p.size, p.shape) for p in parts] == [(p.size, p.shape) for p in others]
     return all((getattr(a, f) == getattr(b, f)).all() for a, b in zip(parts, others, strict=True) for f in fields)
 
