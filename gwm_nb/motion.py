@@ -44,9 +44,17 @@ def _powers(degree):
 # %% ../nbs/03_motion.ipynb #7c489344
 @dataclass(frozen=True)
 class Basis:
-    "A family of motions: the monomials it uses and, if its parameters are shared by u and v, how."
+    """A family of motions: the monomials it uses and, if its parameters are shared by u and v, how.
+
+    A family with ties must be closed: moving the origin and scaling both coordinates alike must turn each of its
+    motions into one of its motions, since every mask is fitted in coordinates of its own. And no parameter may do what
+    others do already. `get_basis` refuses what breaks this."""
     degree: int
-    ties: tuple | None = None # for each parameter, its places (monomial, channel, sign) in theta; None: all free
+    ties: tuple | None = None # for each parameter, its places (monomial, channel, factor) in theta; None: all free
+
+    def __post_init__(self):
+        if self.ties is not None: # lists too may be looked up
+            object.__setattr__(self, 'ties', tuple(tuple(map(tuple, places)) for places in self.ties))
 
     @property
     def powers(self): return _powers(self.degree)
@@ -55,7 +63,7 @@ class Basis:
         "theta = sum_q parameter_q * tie_matrix[q]."
         C = torch.zeros(len(self.ties), len(self.powers), 2, dtype=torch.double)
         for q, places in enumerate(self.ties):
-            for p, c, sign in places: C[q, p, c] = sign
+            for p, c, factor in places: C[q, p, c] = factor
         return C
 
 # %% ../nbs/03_motion.ipynb #97400ade
@@ -65,13 +73,6 @@ _planar_ties = _affine_ties + (((3, 0, 1), (5, 1, 1)), ((5, 0, 1), (4, 1, 1)))
 
 bases = {'translation': Basis(0), 'affine': Basis(1), 'quadratic': Basis(2),
          'similarity': Basis(1, _similarity_ties), 'planar': Basis(2, _planar_ties)}
-
-# %% ../nbs/03_motion.ipynb #1f801c63
-def get_basis(name: str # a key of `bases`
-             ) -> Basis:
-    "Look a basis up by name. Raises `ValueError` for an unknown one."
-    if name not in bases: raise ValueError(f'unknown motion basis {name!r}; choose one of {", ".join(bases)}')
-    return bases[name]
 
 # %% ../nbs/03_motion.ipynb #mot0work
 _near = 2**17 # so many values of masks, and what is computed of them, stay near a core
@@ -173,6 +174,37 @@ def _to_frame(mx, my, spread, basis):
     X, Y, S = (_powers_of(t[..., None], basis.degree)[..., 0] for t in (-mx, -my, 1 / spread))
     more_x, more_y, ways, degree = _binomials(basis.powers, mx.device)
     return ways * X[..., more_x] * Y[..., more_y] * S[..., None, degree]
+
+# %% ../nbs/03_motion.ipynb #1f801c63
+@lru_cache
+def _flaw(basis):
+    "Why a basis with these ties can't be fitted; '' if it can."
+    if basis.ties is None: return ''                                                    # all monomials: always closed
+    with torch.device('cpu'):
+        C = torch.nn.functional.normalize(basis.tie_matrix().flatten(1), dim=-1)
+        for q in range(len(C)):
+            if torch.linalg.matrix_rank(C[:q + 1], rtol=1e-6) <= q:
+                return (f'ties[{q}] does nothing that the parameters before it do not do, so that no fit can tell '
+                        'them apart; leave it out')
+        rulers = torch.tensor([[1, 0, 1], [0, 1, 1], [0, 0, 2]], dtype=C.dtype).unbind(-1)
+        moved = torch.einsum('frp,qpc->fqrc', _to_frame(*rulers, basis), C.unflatten(1, (-1, 2))).flatten(2)
+        span = torch.linalg.qr(C.mT)[0]
+        moved = torch.nn.functional.normalize(moved, dim=-1)
+        outside = (moved - moved @ span @ span.mT).abs() > 1e-6
+    if not outside.any(): return ''
+    f, q = outside.any(-1).nonzero()[0].tolist()
+    change = ('moving the origin along x', 'moving the origin along y', 'scaling both coordinates alike')[f]
+    places = ', '.join(str((k // 2, k % 2)) for k in outside.flatten(0, 1).any(0).nonzero()[:, 0].tolist())
+    return (f'not closed, {change} makes of ties[{q}] a motion that is not in the family, and every mask is fitted in '
+            f'coordinates of its own; add parameters for what is missing, at (monomial, channel) {places}')
+
+def get_basis(name: str # a key of `bases`
+             ) -> Basis:
+    "Look a basis up by name. Raises `ValueError` for an unknown one, and for one whose ties can't be fitted."
+    if name not in bases: raise ValueError(f'unknown motion basis {name!r}; choose one of {", ".join(bases)}')
+    flaw = '' if torch.compiler.is_compiling() else _flaw(bases[name])
+    if flaw: raise ValueError(f'motion basis {name!r}: {flaw}')
+    return bases[name]
 
 # %% ../nbs/03_motion.ipynb #0fe9ab49
 def _moments(masks, flow, ruler, basis):

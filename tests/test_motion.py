@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck
 
 from gwm_nb import motion
-from gwm_nb.motion import bases, fit_error, fit_motion, motion_fields, motion_grid, reconstruct
+from gwm_nb.motion import Basis, bases, fit_error, fit_motion, get_basis, motion_fields, motion_grid, reconstruct
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 from fit import loop_and_qr  # noqa: E402
@@ -129,6 +129,114 @@ def test_tables_made_in_inference_mode_serve_training():
 def test_wrong_criterion():
     logits, flow = batch()
     with pytest.raises(ValueError, match="criterion must be 'l2' or 'l1', not 'l3'"): fit_error(logits.softmax(1), flow, criterion="l3")
+
+
+# ---- families that can't be fitted
+
+SHIFT = ((0, 0, 1),), ((0, 1, 1),)
+GROW, TURN = ((1, 0, 1), (2, 1, 1)), ((1, 1, 1), (2, 0, -1))
+NOT_CLOSED = {
+    "turn alone": Basis(1, (TURN,)),
+    "growth alone": Basis(1, (GROW,)),
+    "u shifts, both grow": Basis(1, (SHIFT[0], GROW)),
+    "1 and x^2": Basis(2, (((0, 0, 1),), ((3, 0, 1),))),
+    "planar without x and y": Basis(2, SHIFT + bases["planar"].ties[-2:]),
+    "1 and 1 + x, in u and v": Basis(1, (((0, 0, 1),), ((0, 1, 1), (1, 1, 1)))),
+    "steps only": Basis(2, (((0, 0, 1),), ((1, 0, 1),), ((3, 0, 1), (2, 0, 1)))),       # 1, x, x^2 + y: not in another unit
+}
+THE_SAME = {
+    "shift twice": Basis(1, (*SHIFT, ((0, 0, 1),))),
+    "with another factor": Basis(1, (*SHIFT, GROW, ((1, 0, -.3), (2, 1, -.3)))),
+    "a sum of others": Basis(0, (*SHIFT, ((0, 0, 2), (0, 1, 1)))),
+    "nothing": Basis(0, (*SHIFT, ((0, 0, 0),))),
+    "no place": Basis(0, (*SHIFT, ())),
+}
+GOOD = {
+    "zoom": Basis(1, (*SHIFT, GROW)),
+    "a zoom of other factors": Basis(1, (*SHIFT, ((1, 0, .7), (2, 1, -2.5)))),
+    "u alone": Basis(2, tuple(((p, 0, 1),) for p in range(6))),
+    "small factors": Basis(1, (*SHIFT, ((1, 0, 1e-5), (2, 1, 1e-5)), TURN)),
+    "cubic": Basis(3),
+    "cubic, tied": Basis(3, tuple(((p, c, 1),) for p in range(10) for c in range(2))),
+}
+
+
+def remains_itself(basis, times=20):
+    "Whether the family is the same along many rulers, by another way than the library's: least squares over pixels."
+    grid = motion_grid((12, 15), dtype=torch.double)
+    def fields(grid): return (motion.monomials(grid, basis.powers) @ basis.tie_matrix()).flatten(1).T
+    left = []
+    for _ in range(times):
+        own = (grid - torch.randn(2, 1, dtype=torch.double)) / (.2 + 2 * torch.rand(1, dtype=torch.double))
+        A, b = fields(grid), fields(own)
+        left.append(((A @ torch.linalg.lstsq(A, b, driver="gelsd").solution - b).norm(dim=0) / b.norm(dim=0)).max())
+    return max(left) < 1e-6
+
+
+@pytest.mark.parametrize("case", list(NOT_CLOSED))
+def test_a_family_that_is_not_closed_is_refused(monkeypatch, case):
+    "By everything that takes a basis, each time; the line names it, what is wrong and what is missing."
+    assert not remains_itself(NOT_CLOSED[case])
+    monkeypatch.setitem(bases, "mine", NOT_CLOSED[case])
+    masks, flow = torch.rand(1, 2, 12, 15), torch.rand(1, 2, 12, 15)
+    line = r"motion basis 'mine': not closed, .* ties\[\d\].* coordinates of its own; add parameters .* \(\d, \d\)"
+    for _ in range(2):
+        for call in (fit_motion, fit_error):
+            with pytest.raises(ValueError, match=line): call(masks, flow, "mine")
+    with pytest.raises(ValueError, match=line): motion_fields(torch.zeros(1, 2, 3, 2), (12, 15), "mine")
+
+
+def test_the_line_names_what_is_missing(monkeypatch):
+    monkeypatch.setitem(bases, "mine", Basis(1, (TURN,)))
+    with pytest.raises(ValueError, match=r"moving the origin along x makes of ties\[0\].*\(0, 0\), \(0, 1\)$"): get_basis("mine")
+    monkeypatch.setitem(bases, "mine", NOT_CLOSED["steps only"])
+    with pytest.raises(ValueError, match=r"scaling both coordinates alike makes of ties\[2\]"): get_basis("mine")
+
+
+@pytest.mark.parametrize("case", list(THE_SAME))
+def test_parameters_that_do_the_same_are_refused(monkeypatch, case):
+    monkeypatch.setitem(bases, "mine", THE_SAME[case])
+    last = len(THE_SAME[case].ties) - 1
+    with pytest.raises(ValueError, match=rf"motion basis 'mine': ties\[{last}\] does nothing .* leave it out"): get_basis("mine")
+    with pytest.raises(ValueError, match="leave it out"): fit_motion(torch.rand(1, 2, 12, 15), torch.rand(1, 2, 12, 15), "mine")
+
+
+@pytest.mark.parametrize("case", [*bases, *GOOD])
+def test_a_good_family_is_taken_and_found_again(monkeypatch, case):
+    basis = bases.get(case) or GOOD[case]
+    monkeypatch.setitem(bases, "mine", basis)
+    assert get_basis("mine") is basis
+    if basis.ties is None: theta = torch.randn(1, 1, len(basis.powers), 2, dtype=torch.double)
+    else:
+        assert remains_itself(basis)
+        theta = torch.einsum("q,qpc->pc", torch.randn(len(basis.ties), dtype=torch.double), basis.tie_matrix())[None, None]
+    corner = torch.zeros(1, 1, 24, 40, dtype=torch.double)
+    corner[..., :10, 20:] = 1
+    found = fit_motion(corner, motion_fields(theta, (24, 40), "mine")[:, 0], "mine", ridge=1e-13)
+    torch.testing.assert_close(found, theta, rtol=1e-6, atol=1e-6)
+
+
+def test_ties_may_be_lists(monkeypatch):
+    monkeypatch.setitem(bases, "mine", Basis(1, [[(0, 0, 1)], [[0, 1, 1]], [(1, 0, 1), (2, 1, 1)]]))
+    assert get_basis("mine") == GOOD["zoom"] and hash(get_basis("mine")) == hash(GOOD["zoom"])
+
+
+def test_a_basis_is_looked_at_once(monkeypatch):
+    monkeypatch.setitem(bases, "mine", Basis(1, (*SHIFT, ((1, 0, .123), (2, 1, .321)))))
+    get_basis("mine")
+    monkeypatch.setattr(motion, "_to_frame", None)
+    get_basis("mine")
+
+
+def test_a_basis_is_looked_at_anywhere(monkeypatch):
+    "Where nothing is trained, and where tensors are made without numbers."
+    for k, place in enumerate((torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16))):
+        motion._binomials.cache_clear()
+        monkeypatch.setitem(bases, "mine", Basis(1, (*SHIFT, ((1, 0, 5. + k), (2, 1, 1)))))
+        monkeypatch.setitem(bases, "bad", Basis(1, (((1, 0, 5. + k), (2, 1, 1)),)))
+        with place:
+            get_basis("mine")
+            with pytest.raises(ValueError, match="not closed"): get_basis("bad")
 
 
 # ---- the compiled loops (the extra `fast`)
