@@ -680,7 +680,7 @@ def doubts(refined: Refined # a segmented clip, or a part of it
         said.append(f'the flow does not find its way back, by {error:.2f} pixels: a wild camera, cuts, water or spray?')
     if sure < .6: said.append(f'the masks themselves are in doubt: confidence {sure:.2f}')
     straight = (refined.cut > .1).sum()
-    if straight > 1: said.append(f'in {straight} frames the object ends in a straight line, at the side of the last box')
+    if straight > 1: said.append(f'in {straight} frames the object ends in a straight line, at a side of the last box')
     return said
 
 # %% ../nbs/08_refine.ipynb #dce00ba1

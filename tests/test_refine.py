@@ -328,7 +328,7 @@ def test_a_straight_end_is_told():
     cut = cut_sides(inside, boxes, size)
     assert np.allclose(cut, [0, 30 / 96, 30 / 96, 0])
     found = Refined(np.zeros((4, 4, 4), np.uint8), boxes, size, size, np.ones(4), np.ones(4), np.tile((6, .5, 7, .06), (4, 1)), cut=cut)
-    assert doubts(found) == ["in 2 frames the object ends in a straight line, at the side of the last box"]
+    assert doubts(found) == ["in 2 frames the object ends in a straight line, at a side of the last box"]
     assert doubts(found.part(0, 2)) == [] and len(found.part(1, 3).cut) == 2
 
 
