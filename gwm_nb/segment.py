@@ -232,7 +232,7 @@ class Job:
 def _look_through(job):
     "Note names and size of a clip's frames and what is to be said of them. Each frame is read once."
     watch, frames = Watch(), job.open()
-    for name, image in tqdm(frames, desc='looking', unit=' frames'):
+    for name, image in tqdm(frames, desc='reading', unit=' frames'):
         watch.look(name, image)
         job.size = tuple(image.shape[1:])
     job.names = watch.names
