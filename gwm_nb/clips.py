@@ -467,7 +467,17 @@ def __iter__(self: Excerpt) -> Iterator[tuple[str, Tensor]]:
             image = torch.from_numpy(cv2.resize(pixels, (w, h), interpolation=cv2.INTER_AREA))
             image = rearrange(image, 'h w c -> c h w')
         yield name, image
-    if not self.numbers: raise ValueError(f'{self.path}: none of its {self.count} frames is in this excerpt')
+    if not self.numbers: raise ValueError(f'{self.path}: {self._why_empty()}')
+
+@patch
+def _why_empty(self: Excerpt):
+    "What to say of an excerpt without frames."
+    if self.past: return 'no frame lies between the start and the end of this excerpt'
+    facts, text = self._facts, f'none of its {self.count} frames is in this excerpt'
+    if not (facts.get('timed', True) and self.last): return text
+    seconds = (self.last[1] - self.first[1]) * self.tick + 1 / facts['rate']
+    rate = f' at {float(facts["rate"]):g} frames a second' if self.path.is_dir() else ''
+    return f'{text}; the clip lasts {float(seconds):.1f} s{rate}'
 
 @patch
 def _judge(self: Excerpt, ledger):

@@ -158,9 +158,9 @@ def _pool(workers):
     torch.set_num_threads(before)
 
 def _each(pool, work, items, desc, progress):
-    "Results of `work` for each of `items`, in order."
-    items = list(items)
-    return list(tqdm(pool.map(work, items), desc, len(items), leave=False, disable=not progress))
+    "Results of `work` for each of `items`, in order. A text as `progress` comes before the name of the bar."
+    items, before = list(items), progress if isinstance(progress, str) else ''
+    return list(tqdm(pool.map(work, items), before + desc, len(items), leave=False, disable=not progress))
 
 # %% ../nbs/08_refine.ipynb #refcd024
 @dataclass
@@ -194,7 +194,7 @@ def _evidence_of(window, gaps, flows, t):
 def see_motion(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
                settings: RefineSettings, # how
                pool: ThreadPoolExecutor, # who works
-               progress: bool = False # show bars
+               progress: bool | str = False # show bars; a text before their names
               ) -> Window:
     "Flow between neighbouring frames, and the evidence of motion."
     window = Window(frames, _inside(frames[0].shape[:2], settings.side))
@@ -330,7 +330,7 @@ class Look:
         net: nn.Module | None, # a frozen backbone; None: no features
         settings: RefineSettings, # how
         pool: ThreadPoolExecutor, # who works
-        progress: bool = False # show bars
+        progress: bool | str = False # show bars; a text before their names
     ):
         frames = range(len(window))
         work = partial(_pieces, window, boxes, maps, net, settings)
@@ -343,7 +343,7 @@ class Look:
         self.area, self.place, self.colour = (np.concatenate(a) for a in (area, place, colour))
         self.means = np.concatenate(means).T
         self.stages = [np.empty((self.count, c), np.float16) for c in net.channels[-4:]] if net else []
-        if net: _each(pool, partial(_see_features, self, window, net, settings), frames, 'looking', progress)
+        if net: _each(pool, partial(_see_features, self, window, net, settings), frames, 'seeing', progress)
         self.along = _along(self, window, pool)
         self.graph = _across(self, settings.colour) + _weighed(self, self.along, 2 * settings.colour, 2 / 100)
 
@@ -719,6 +719,12 @@ def unless_empty(look: Look, # superpixels
     left, began = look.area[p > .5].sum(), look.area[seed > .5].sum()
     return seed if memory is None and left < .1 * began else p
 
+# %% ../nbs/08_refine.ipynb #bars0801
+def _bars_of_look(progress, looks, number):
+    "What `progress` is in one of the looks at a window. There may be fewer: the last is where nothing is cut off."
+    if not progress or looks == 1: return progress
+    return f'{progress if isinstance(progress, str) else ""}look {number} of up to {looks}: '
+
 # %% ../nbs/08_refine.ipynb #refcd075
 def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
                   shape: tuple[int, int], # (height, width) that masks shall have
@@ -726,12 +732,13 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
                   net: nn.Module | None, # a frozen backbone; None: motion alone
                   pool: ThreadPoolExecutor, # who works
                   memories: tuple = (None, None), # of both looks at earlier windows
-                  progress: bool = False # show bars
+                  progress: bool | str = False # show bars; a text before their names
                  ) -> tuple[Refined, tuple]: # masks; the memories of both looks
     "Motion, first look, second look: the frames of a window, all at once."
-    see = partial(Look, net=net, settings=settings, pool=pool, progress=progress)
+    see = partial(Look, net=net, settings=settings, pool=pool)
     window = see_motion(frames, settings, pool, progress)
-    look = see(window, whole_frames(len(frames), window.size), [window.evidence])
+    bars = partial(_bars_of_look, progress, 1 + settings.looks if net else 1)
+    look = see(window, whole_frames(len(frames), window.size), [window.evidence], progress=bars(1))
     thresholds = motion_thresholds(look)
     moves = motion_odds(look, thresholds)
     p, again = first_guess(look, moves, settings), memories[1]
@@ -741,11 +748,11 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
     p = unless_empty(look, learned, p, memories[0])
     memory, found = remember(look, p, memories[0]), look.paint(p)
     at_first = found
-    for _ in range(settings.looks):
+    for number in range(settings.looks):
         boxes = follow(found, settings.margin, settings.zoom)
         if _like_before(boxes, look.boxes): break
         look = None                                 # two at once would take twice the memory
-        look = see(window, boxes, [window.evidence, found])
+        look = see(window, boxes, [window.evidence, found], progress=bars(number + 2))
         moves = settings.second_motion * motion_odds(look, thresholds)
         learned, _ = learn(look, moves, look.means[1], settings.second, settings, memories[1], trust)
         p = unless_empty(look, learned, look.means[1], memories[1])
@@ -832,7 +839,8 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
             for frame in window: digest.update(frame)
             file = keep and Path(keep)/f'window_{number:05}.npz'
             done = keep and _kept(file, digest.hexdigest())
-            found, memories = done or refine_window(window, shape, settings, net, pool, memories, progress)
+            bars = f'window {number + 1}: ' if progress and (number or more) else progress
+            found, memories = done or refine_window(window, shape, settings, net, pool, memories, bars)
             if keep and not done: _keep(file, digest.hexdigest(), found, memories)
             found, given = _go_on(before, found, settings.overlap, given, settings.objects)
             before = found

@@ -8,9 +8,10 @@ __all__ = ['plt', 'accelerate', 'KEYS', 'LEAST', 'SHARES', 'read_log', 'measurem
            'EarlyStop', 'Unfreeze', 'Pictures', 'require_tracker', 'Trackers', 'Data', 'Network', 'Optim', 'Loss',
            'Train', 'Logging', 'Config', 'nearest', 'nearest_key', 'change', 'change_by_file', 'change_by_text',
            'check', 'presets', 'make_config', 'to_toml', 'Drawn', 'Shrunk', 'refuse_labels', 'sets_there',
-           'training_data', 'validation_data', 'best_file', 'load_run', 'take_weights', 'recompute', 'build_network',
-           'Compile', 'keep_features', 'make_optimiser', 'make_schedule', 'make_learner', 'refuse_few', 'start_folder',
-           'summary', 'held_back', 'run', 'run_folder', 'resume_run', 'describe', 'leave', 'gwm_train', 'adapt']
+           'training_data', 'check_data', 'validation_data', 'best_file', 'load_run', 'take_weights', 'recompute',
+           'build_network', 'Compile', 'keep_features', 'make_optimiser', 'make_schedule', 'make_learner', 'refuse_few',
+           'start_folder', 'summary', 'held_back', 'run', 'run_folder', 'resume_run', 'describe', 'leave', 'gwm_train',
+           'adapt']
 
 # %% ../nbs/15_runs.ipynb #0a94d26f
 import difflib
@@ -44,7 +45,10 @@ from .files import (TRUTH_FOLDERS, cache_folder, command, find_clips, lazily, li
                           readable_size, write_whole)
 from .scenes import MovingScenes
 from .store import FlowSettings, FlowStore, is_store, kept_store, plan_store, plan_summary, shrink
-from .videos import GapSamples, VideoFrames, data_sets, find_data_sets
+from .clips import frame_names
+from .annotations import Annotations
+from .videos import (GapSamples, VideoFrames, data_sets, find_data_sets, find_masks, known_data_set,
+                           lonely_masks)
 from .network import create_network, predict_masks
 from .loss import ReconstructionLoss
 from .paper import ConvNorm, cache_features, fingerprint, paper_optimizer, paper_schedule
@@ -724,9 +728,7 @@ def _scenes(config, n, seed=0): return MovingScenes(n, seed + config.train.seed,
 def _trained_clips(data):
     "Names of the clips that are trained on; None: all."
     if not data.held_out: return None
-    if is_store(data.path):
-        raise ValueError(f'{data.path}: a flow store is trained on as it is; make one without the clips held out')
-    find_clips(data.path, data.held_out)      # a wrong name is said
+    _refuse_held_out(data, {'clip': Path(data.path)})
     return [c.name for c in find_clips(data.path) if c.name not in data.held_out]
 
 # %% ../nbs/15_runs.ipynb #94b7e64f
@@ -753,6 +755,54 @@ def _validation_clips(name, folder, data):
     found = [clip for clip in published if clip in there]
     if found: return found
     raise ValueError(f'{folder}: none of the published validation clips is there; name some: --set data.held_out=CLIP')
+
+# %% ../nbs/15_runs.ipynb #early151
+def _measured_clips(config, sets):
+    "(name, folder, clips) of what is measured on; `sets` are {name: folder} of what is trained on."
+    data, (name, folder) = config.data, next(iter(sets.items()))
+    if data.source != 'clip': return name, folder, find_clips(folder, _validation_clips(name, folder, data))
+    return name, folder, find_clips(folder, data.held_out or None)
+
+def _refuse_held_out(data, sets):
+    "Raises `ValueError` if a clip that shall be held out is not there, or if all are."
+    for folder in sets.values():
+        if is_store(folder):
+            raise ValueError(f'{folder}: a flow store is trained on as it is; make one without the clips held out')
+    names = [[c.name for c in find_clips(folder)] for folder in sets.values()]
+    if len(sets) == 1 or not set(data.held_out) <= set(sum(names, [])):
+        for folder in sets.values(): find_clips(folder, data.held_out)      # the wrong name is said
+    for folder, own in zip(sets.values(), names):
+        if set(own) <= set(data.held_out):
+            raise ValueError(f'{folder}: all clips are held out, there is nothing to train on')
+
+# %% ../nbs/15_runs.ipynb #early153
+def _refuse_unlabelled(clip, every_frame):
+    "Raises `ValueError` if a clip has no annotations, or not those of its frames."
+    if clip.masks is None:
+        raise ValueError(f'{clip.path}: no annotations for this clip; measure on clips that have them '
+                         '(--set data.held_out=CLIP), or --set log.labels=false')
+    annotations, names = Annotations(clip.masks), frame_names(clip.path)
+    lonely_masks(annotations, names)
+    find_masks(annotations, names, every_frame)
+
+# %% ../nbs/15_runs.ipynb #early152
+def check_data(config: Config # from make_config
+              ):
+    """Raises `ValueError` or `FileNotFoundError` for clips or annotations that a training will miss. No flow is
+    computed."""
+    data, log = config.data, config.log
+    if data.source == 'scenes': return
+    sets = {'clip': Path(data.path)} if data.source == 'clip' else sets_there(data)
+    for folder in sets.values(): refuse_labels(folder)
+    if data.held_out: _refuse_held_out(data, sets)
+    if not (log.measure or log.pictures or log.labels and data.source != 'clip'): return
+    first = next(iter(sets.values()))
+    if is_store(first):
+        if log.labels: raise ValueError(f'{first}: a flow store has no annotations; --set log.labels=false')
+        return
+    measured = _measured_clips(config, sets)[2]
+    known = known_data_set(first)
+    for clip in measured if log.labels else []: _refuse_unlabelled(clip, known is None or known.every_frame)
 
 # %% ../nbs/15_runs.ipynb #5dc5a3dc
 def validation_data(config: Config # from make_config
@@ -919,6 +969,7 @@ def make_learner(config: Config, # from make_config
                 ) -> Learner:
     "Data, network, and all that a training needs. Flow and features that are not there are made now."
     train, network = config.train, build_network(config)
+    check_data(config)
     data = training_data(config)
     refuse_few(_frames(data), config)
     validation = validation_data(config) if config.log.measure or config.log.pictures else []
@@ -1081,7 +1132,6 @@ def _describe_data(config):
     if data.source == 'scenes': return data.scenes, [f'data: {data.scenes} moving scenes, drawn when they are needed']
     lines, total = [], 0
     for name, (folder, settings) in _clip_sources(config).items():
-        refuse_labels(folder)
         if is_store(folder):
             store = FlowStore(folder)
             total += len(store)
@@ -1117,18 +1167,42 @@ def _feature_bytes(network, config):
     maps = network.backbone(network.padded(image) if hasattr(network, 'padded') else image)
     return sum(2 * m.numel() for m in maps)
 
+# %% ../nbs/15_runs.ipynb #meas1501
+def _describe_frames(config):
+    "What is measured on, in words."
+    data = config.data
+    if data.source == 'scenes': return f'{data.validation or 32} other scenes'
+    share = f'at most {data.validation:,} frames' if data.validation else 'all frames'
+    if config.log.labels: share += ' with annotations'
+    if data.held_out: return f'{share} of the clips held out: {_some(data.held_out)}'
+    if data.source == 'clip':
+        return f'{share} of the training clips (none is held out; data.held_out=CLIP)'
+    sets = sets_there(data)
+    name, _, clips = _measured_clips(config, sets)
+    return f'{share} of the validation clips of {name}, which are trained on, too: {_some([c.name for c in clips])}'
+
+def _some(names): return ', '.join(names[:5]) + (f' ... ({len(names)} clips)' if len(names) > 5 else '')
+
+def _describe_measuring(config):
+    "A line about what is measured, when, and on what."
+    log, steps = config.log, config.train.steps
+    if not log.measure: return 'measured: nothing'
+    what = f'the validation loss{" and J (looks at labels)" if log.labels else ""}'
+    often = f'every {log.measure} steps' + (' and at the last' if steps % log.measure else '')
+    when = often if log.measure < steps else 'once, after the last step'
+    return f'measured: {what} {when}, on {_describe_frames(config)}; best by {log.best}{_warning(log.best)}'
+
 # %% ../nbs/15_runs.ipynb #46c48ad0
 def describe(config: Config # from make_config
             ) -> str: # some lines
     "What a training would do. Nothing is computed or written."
-    optim, train, log = config.optim, config.train, config.log
+    optim, train = config.optim, config.train
+    check_data(config)
     frames, about_data = _describe_data(config)
     refuse_few(frames, config)
     training = (f'training: {train.steps:,} steps of {config.data.batch} samples, precision {train.precision}, '
                 f'optimiser {optim.name}, schedule {optim.schedule}, lr {optim.lr:g}')
-    how = f'the validation loss{" and J (looks at labels)" if log.labels else ""} every {log.measure} steps'
-    measuring = f'measured: {how}; best by {log.best}{_warning(log.best)}' if log.measure else 'measured: nothing'
-    return '\n'.join([*about_data, *_describe_network(config, frames), training, measuring])
+    return '\n'.join([*about_data, *_describe_network(config, frames), training, _describe_measuring(config)])
 
 # %% ../nbs/15_runs.ipynb #a9b2e33a
 def _new_config(preset, data, config, changes, init_from):

@@ -6,7 +6,8 @@
 __all__ = ['zarr', 'utils', 'refine', 'PRETRAINED', 'presets', 'PART', 'Cut', 'Found', 'keep_masks', 'write_masks',
            'check_options', 'Watch', 'Job', 'check_inputs', 'by_refining', 'small_frames', 'choose_in_clip',
            'merged_cuts', 'polished_cuts', 'by_network', 'by_training', 'Way', 'refining_way', 'training_way',
-           'network_way', 'Preset', 'get_way', 'segment_clip', 'Result', 'segment', 'gwm_segment', 'gwm_demo']
+           'network_way', 'Preset', 'check_preset', 'get_way', 'segment_clip', 'Result', 'segment', 'gwm_segment',
+           'gwm_demo']
 
 # %% ../nbs/09_segment.ipynb #36960b8b
 import hashlib, inspect, json, os, shutil, sys, tempfile, time
@@ -232,7 +233,7 @@ class Job:
 def _look_through(job):
     "Note names and size of a clip's frames and what is to be said of them. Each frame is read once."
     watch, frames = Watch(), job.open()
-    for name, image in tqdm(frames, desc='looking', unit=' frames'):
+    for name, image in tqdm(frames, desc='reading', unit=' frames'):
         watch.look(name, image)
         job.size = tuple(image.shape[1:])
     job.names = watch.names
@@ -254,7 +255,8 @@ def check_inputs(job: Job, # with clip, out and what shall be written
                  masks: str | Path | None = None, # annotations, only to measure J
                  more: tuple[str, ...] = (), # further files that will be written
                  numbers: int = 0, # that have to be kept on disk for each pixel of a small frame
-                 least: int = 1 # frames that are needed
+                 least: int = 1, # frames that are needed
+                 quiet: bool = False # print no notes; they stay in the report
                 ) -> Job: # the same, with all that is known
     "All that can be known before the work. Raises `ValueError` or `OSError` for whatever can't be used."
     _look_through(job)
@@ -263,7 +265,7 @@ def check_inputs(job: Job, # with clip, out and what shall be written
     if masks: job.truths = _truths(masks, job.names, job.size, job.notes)
     h, w = working_size(job.size)
     check_room(job.out, len(job.names) * (h * w * numbers * 2 + job.size[0] * job.size[1] // 20), 'the result')
-    for note in job.notes: print(f'{job.clip.name}: {note}', flush=True)
+    for note in [] if quiet else job.notes: print(f'{job.clip.name}: {note}', flush=True)
     return job
 
 # %% ../nbs/09_segment.ipynb #aee2df00
@@ -497,12 +499,18 @@ presets = {
     'published': Preset("the authors' network; fetched", partial(network_way, merge='spectral')),
     'trained': Preset('a network that is trained already', network_way)}
 
+# %% ../nbs/09_segment.ipynb #chkp0901
+def check_preset(preset: str # a key of `presets`
+                ):
+    "Raises `ValueError` for an unknown preset."
+    if preset not in presets: raise ValueError(f'unknown preset {preset!r}; choose from {", ".join(presets)}')
+
 # %% ../nbs/09_segment.ipynb #08874ab9
 def get_way(preset: str, # a key of `presets`
             options: dict # {name: value} of its options
            ) -> tuple[Way, dict]: # the way; all its options, for the report
     "Raises `ValueError` for an unknown preset, an option that is not its own, and values that can't be used."
-    if preset not in presets: raise ValueError(f'unknown preset {preset!r}; choose from {", ".join(presets)}')
+    check_preset(preset)
     own = {name: _options(p) for name, p in presets.items()}
     for name in options:
         owners = [f"preset='{p}'" for p in presets if name in own[p]]
@@ -526,6 +534,7 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
                  sound: bool = True, # films have the clip's sound
                  keep_network: bool = False, # write network.safetensors beside the masks
                  part: dict | None = None, # only a part of the clip: options of `Excerpt`
+                 quiet: bool = False, # print no notes; they stay in the report
                  **options # of the preset
                 ) -> dict: # the report that is also written to result.json
     """Cut the moving object out of a clip, and write masks, films and result.json to `out`.
@@ -536,7 +545,7 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
     _keep_apart(job.out, job.clip, masks)
     way, options = get_way(preset, options)
     if keep_network and not way.has_network: raise ValueError(f"keep_network must be left out with preset='{preset}'")
-    check_inputs(job, masks, ('network.safetensors',) if keep_network else (), way.numbers, way.least)
+    check_inputs(job, masks, ('network.safetensors',) if keep_network else (), way.numbers, way.least, quiet)
     settings = dict(clip=str(clip), preset=preset, **job.part, **_as_words(options))
     with output_folder(out) as hidden: return _carry_out(job, way, hidden, settings, keep_network)
 
@@ -661,9 +670,10 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
     part = dict(start=start or 0, end=end or None, every=every, max_side=max_side, fps=fps)
     usual = dict(start=0, end=None, every=1, max_side=None, fps=None)
     options = {name: value for name, value in given.items() if value is not None}
-    options |= dict(preset=preset, outputs=outputs, sound=not no_sound, keep_network=keep_network,
+    options |= dict(preset=preset, outputs=check_outputs(outputs), sound=not no_sound, keep_network=keep_network,
                     part={name: value for name, value in part.items() if value != usual[name]})
     clips = _clips(clip, out)
+    if preset: check_preset(preset)
     if Path(clip).is_dir() and [c.path for c in clips] != [Path(clip)]: print(_says(clip, clips, out), flush=True)
     if len(clips) == 1: _segment_one(clips[0].path, Path(out), masks, options)
     else: _segment_several(clips, Path(out), masks, options)
@@ -746,7 +756,7 @@ def _cut_example(folder, preset):
     "The clip that comes with the package, cut out: clip.webp and rabbit.png show it, rabbit.webm is the cut-out."
     film, drawn = refine.example_clip()
     with tempfile.TemporaryDirectory() as place:
-        report = segment_clip(film, Path(place)/'out', drawn, preset, ('masks', 'cutout', 'sheet', 'webm'))
+        report = segment_clip(film, Path(place)/'out', drawn, preset, ('masks', 'cutout', 'sheet', 'webm'), quiet=True)
         _write_moving(folder/'clip.webp', Result(Path(place)/'out'))
         shutil.move(Path(place)/'out'/'sheet.png', folder/'rabbit.png')
         shutil.move(Path(place)/'out'/'cutout.webm', folder/'rabbit.webm')
@@ -803,9 +813,15 @@ def gwm_demo(out: str = 'gwm_demo_out', # folder for pictures and videos
              preset: str = 'default'): # for the real clip: default or fast
     "A real clip, cut out; then trainings from nothing on moving scenes, without labels. Three minutes on two cores."
     if seeds < 1 or steps < 1: raise ValueError(f'seeds and steps must be at least 1, not {seeds} and {steps}')
+    check_preset(preset)
+    def begin(part, what): print(f'{part} of {seeds + 2}: {what}', flush=True)
     with output_folder(out) as hidden:
-        clip = _cut_example(hidden, preset)
-        runs = [_train_and_measure('one object', seed, steps, 1, 2) for seed in range(seeds)]
+        begin(1, 'cutting a rabbit out of a real clip')
+        clip, runs = _cut_example(hidden, preset), []
+        for seed in range(seeds):
+            begin(seed + 2, f'training on scenes of one object, seed {seed}')
+            runs.append(_train_and_measure('one object', seed, steps, 1, 2))
+        begin(seeds + 2, 'training on scenes of three objects, seed 0')
         runs.append(_train_and_measure('three objects', 0, steps, 3, 4))
         rows = [row for row, *_ in runs]
         mean = sum(row['J'] for row in rows[:seeds]) / seeds

@@ -462,7 +462,11 @@ def test_excerpts_of_videos_and_folders(tmp_path):
         assert list(clip.numbers) == [2, 5, 8] and clip.size == (24, 32) and all(i.shape == (3, 24, 32) for i in shown.values()) and clip.warnings == []
         assert clip.rate == 8 and np.allclose(clip.times, [0, 3 / 24, 6 / 24], atol=1e-3) and list(clip) and clip.names() == list(shown)
         assert [n for n, _ in Excerpt(path)] == [n for n, _ in open_clip(path)] and Excerpt(path, max_side=999).size == (H, W)
-        with pytest.raises(ValueError, match="none of its 12 frames is in this excerpt"): list(Excerpt(path, start=50))
+        lasts = "0.5 s at 24 frames a second$" if path == folder else "0.5 s$"
+        for start in (50, "1:05"):
+            with pytest.raises(ValueError, match=f"none of its 12 frames is in this excerpt; the clip lasts {lasts}"): list(Excerpt(path, start=start, every=2))
+        with pytest.raises(ValueError, match="no frame lies between the start and the end of this excerpt"): list(Excerpt(path, start=6, end=3))
+    with pytest.raises(ValueError, match="the clip lasts 2.0 s at 6 frames a second"): list(Excerpt(folder, fps=6, start="9s"))
     slow = Excerpt(folder, fps=6, start="0.5s")
     assert len(dict(slow)) == N - 3 and slow.rate == 6 and slow.times[1] == pytest.approx(1 / 6)
     with pytest.raises(ValueError, match="a video has its own frame rate"): Excerpt(video, fps=6)

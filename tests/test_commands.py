@@ -69,7 +69,19 @@ def test_demo(tmp_path):
     done = run("gwm_demo", "--out", "demo", "--seeds", 1, "--steps", 2, "--preset", "fast", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["clip.webp", "overlay.mp4", "rabbit.png", "rabbit.webm", "result.json", "results.png"]
+    parts = ["cutting a rabbit out of a real clip", "training on scenes of one object, seed 0", "training on scenes of three objects, seed 0"]
+    assert done.stdout.startswith("".join(f"{i + 1} of 3: {part}\n" for i, part in enumerate(parts)) + "\nheld-out scenes")
+    assert "are read as" not in done.stdout + done.stderr
     assert "mean of 1 seed" in done.stdout and "real clip, 36 frames" in done.stdout and "results.png" in done.stdout and "one object, seed 0" in done.stderr
+
+
+def test_names_are_checked_before_anything_is_said(clip, tmp_path):
+    for argv, says in ((["--preset", "gmw"], "unknown preset 'gmw'; choose from default"), (["--outputs", "masks", "gif"], "unknown output 'gif'; choose one of masks")):
+        for source in (clip / "frames", clip):
+            done = run("gwm_segment", source, "--out", "out", *argv, cwd=tmp_path)
+            assert done.returncode and done.stdout == "" and done.stderr.count(says) == 1
+    done = run("gwm_demo", "--out", "demo", "--preset", "gmw", cwd=tmp_path)
+    assert done.returncode and done.stdout == "" and "unknown preset 'gmw'" in done.stderr and list(tmp_path.iterdir()) == []
 
 
 def damaged(clip, root):

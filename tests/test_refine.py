@@ -358,6 +358,35 @@ def test_each_frame_comes_once_whatever_the_windows(monkeypatch, n, length, over
     assert whole.confidence.tolist() == list(range(n)) == whole.boxes[:, 0].tolist()
 
 
+def bars_of(monkeypatch, frames, settings):
+    "Names of the bars that are shown, in order."
+    names, real = [], refine.tqdm
+
+    def tqdm(items, desc, *more, **options):
+        if not options["disable"]: names.append(desc)
+        return real(items, desc, *more, **options | {"disable": True})
+    monkeypatch.setattr(refine, "tqdm", tqdm)
+    parts = list(refine_windows(frames, settings))
+    hidden = len(names)
+    again = list(refine_windows(frames, settings, progress=False))
+    assert len(names) == hidden and same(parts, again)
+    return names
+
+
+def test_bars_say_how_much_is_left(monkeypatch):
+    frames, _ = film(n=8)
+    assert bars_of(monkeypatch, frames, SMALL) == ["flow", "motion", "cutting"]
+    names = bars_of(monkeypatch, frames, replace(LONG, window=8))
+    assert names[:4] == ["flow", "motion", "look 1 of up to 3: cutting", "look 1 of up to 3: seeing"] and len(names) % 2 == 0
+    assert names[2:] == [f"look {i} of up to 3: {part}" for i in range(1, len(names) // 2) for part in ("cutting", "seeing")]
+    names = bars_of(monkeypatch, frames, replace(LONG, looks=0))
+    assert names == [f"window {i}: {bar}" for i in (1, 2) for bar in ("flow", "motion", "cutting", "seeing")]
+    monkeypatch.setattr(refine, "_like_before", lambda *boxes: False), monkeypatch.setattr(refine, "cut_off", lambda *look: True)
+    names = bars_of(monkeypatch, frames, LONG)
+    looks = [f"look {i} of up to 3: {part}" for i in (1, 2, 3) for part in ("cutting", "seeing")]
+    assert names == [f"window {w}: {bar}" for w in (1, 2) for bar in ("flow", "motion", *looks)]
+
+
 class Stopped(Exception): pass
 
 

@@ -26,7 +26,7 @@ from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.paper import CachedBackbone, paper_network, paper_recipe
 from gwm_nb.checkpoints import load, load_training
 from gwm_nb.train import Callback, Checkpoint, Flips, Learner, fit
-from gwm_nb.runs import (EMA, KEYS, Best, Config, Drawn, EarlyStop, KeepLast, Log, Measure, Pictures, Trackers, Unfreeze, adapt, averaged, best_file,
+from gwm_nb.runs import (EMA, KEYS, Best, Config, Drawn, EarlyStop, KeepLast, Log, Measure, Pictures, Trackers, Unfreeze, adapt, averaged, best_file, describe,
                          gwm_train, held_back, load_run, make_config, make_learner, make_optimiser, make_schedule, plot_loss, presets, read_log, recompute,
                          resume_run, run, sets_there, take_weights, to_toml, training_data, validation_data, validation_loss)
 
@@ -309,6 +309,76 @@ def test_dry_run_of_a_data_set(davis, tmp_path, capsys, monkeypatch):
     assert "no folder FBMS" in said and "DAVIS" in said and "samples: 12 frames" in said and "15,901,662 of them trained" in said
     assert "2 clips, 12 frames, 36 flows of gaps 1 2 -1 -2 by raft at 480x854" in said and "features: of 24 frames" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def write_films(root, clips=("early", "late"), frames=5):
+    "Own clips without annotations."
+    for i, clip in enumerate(clips):
+        scene = MovingScenes(1, seed=i, size=(64, 96)).scene(0)
+        (root / clip).mkdir(parents=True)
+        for t in range(frames):
+            cv2.imwrite(str(root / clip / f"{t:05d}.png"), (scene.frame(t) * 255).byte().permute(1, 2, 0).numpy()[..., ::-1])
+    return root
+
+
+def no_flow(*args): raise AssertionError("flow is made although the settings are wrong")
+
+
+OWN = ["data.size=[48, 64]", "data.batch=2", "train.steps=2", "train.device=cpu", "log.progress=false"]
+
+
+@pytest.mark.parametrize("changes, says", [
+    (["log.labels=true"], "early: no annotations for this clip; .*--set data.held_out=CLIP.*or --set log.labels=false"),
+    (["log.labels=true", "data.held_out=late"], "late: no annotations for this clip; .*or --set log.labels=false"),
+    (["data.held_out=latte"], "no clip 'latte'; it has early, late"),
+    (["data.held_out=early,late"], "all clips are held out"),
+    (["data.held_out=latte", "log.measure=0"], "no clip 'latte'")])
+def test_wrong_names_and_missing_annotations_are_refused_before_any_flow(tmp_path, monkeypatch, changes, says):
+    write_films(tmp_path / "clips")
+    monkeypatch.setattr("gwm_nb.videos.kept_store", no_flow)
+    for options in (dict(dry_run=True), dict()):
+        assert re.search(says, refused("clip", tmp_path / "clips", tmp_path / "x", set=[*OWN, *changes], **options))
+    with pytest.raises(ValueError, match=says): describe(make_config("clip", changes=[*OWN, *changes, f"data.path={tmp_path / 'clips'}"]))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_data_set_is_looked_through_before_any_flow(tmp_path, monkeypatch):
+    monkeypatch.setattr("gwm_nb.runs.kept_store", no_flow)
+    monkeypatch.setattr("gwm_nb.videos.kept_store", no_flow)
+    root = write_davis(tmp_path)
+    for options in (dict(dry_run=True), dict()):
+        assert "no clip 'cow'; it has" in refused("davis", root, tmp_path / "x", set=[*DAVIS, "data.held_out=cow"], **options)
+        assert "all clips are held out" in refused("davis", root, tmp_path / "x", set=[*DAVIS, "data.held_out=cows,dog"], **options)
+    (root / "DAVIS2016/Annotations/480p/cows/00003.png").unlink()
+    for options in (dict(dry_run=True), dict()):
+        assert "frame 00003 has no annotation" in refused("davis", root, tmp_path / "x", set=DAVIS, **options)
+    shutil.rmtree(root / "DAVIS2016/Annotations")
+    for options in (dict(dry_run=True), dict()):
+        assert "cows: no annotations for this clip" in refused("davis", root, tmp_path / "x", set=[*DAVIS, "log.measure=0"], **options)
+    gwm_train("davis", str(root), dry_run=True, set=[*DAVIS, "log.labels=false"])
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_clip_held_out_needs_annotations_the_others_do_not(davis, capsys, tmp_path):
+    clips = write_davis(tmp_path) / "DAVIS2016"
+    shutil.rmtree(clips / "Annotations/480p/dog")
+    gwm_train("clip", str(clips), dry_run=True, set=[*OWN, "log.labels=true", "data.held_out=cows"])
+    assert "J (looks at labels) once, after the last step, on at most 32 frames with annotations of the clips held out: cows; best by" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("preset, changes, says", [
+    ("clip", [], "the validation loss every 50 steps, on at most 32 frames of the training clips (none is held out; data.held_out=CLIP)"),
+    ("clip", ["data.held_out=late", "data.validation=0", "train.steps=120"], "every 50 steps and at the last, on all frames of the clips held out: late; best"),
+    ("clip", ["train.steps=20"], "the validation loss once, after the last step, on"), ("clip", ["train.steps=50"], "once, after the last step"),
+    ("clip", ["log.measure=0"], "measured: nothing"), ("demo", [], "J (looks at labels) every 50 steps, on 32 other scenes;")])
+def test_a_dry_run_says_when_and_on_what_is_measured(tmp_path, preset, changes, says):
+    changes = [*OWN, "train.steps=300", *changes, *([f"data.path={write_films(tmp_path)}"] if preset == "clip" else [])]
+    assert says in describe(make_config(preset, changes=changes)).splitlines()[-1]
+
+
+def test_a_dry_run_names_the_published_validation_clips(davis, capsys):
+    gwm_train("davis", str(davis), dry_run=True, set=[*DAVIS, "log.labels=false"])
+    assert "on all frames of the validation clips of DAVIS, which are trained on, too: cows, dog; best" in capsys.readouterr().out
 
 
 # ---- callbacks

@@ -186,3 +186,10 @@ def test_polish_is_applied_at_the_clip_s_own_size(clip, tmp_path):
         segment_clip(clip, tmp_path / f"out{polish}", trained=tmp_path / "net.safetensors", polish=polish, outputs=["masks"])
         masks[polish] = written(tmp_path / f"out{polish}") > 0
     assert not torch.equal(masks[""], masks["guided"]) and jaccard(masks[""], masks["guided"]).mean() > .3
+
+
+def test_quiet_keeps_notes_for_the_report(clip, tmp_path, capsys):
+    for quiet in (False, True):
+        report = segment_clip(clip, tmp_path / str(quiet), masks=clip.parent / "truth", preset="fast", outputs=["masks"], quiet=quiet)
+        assert any(note.startswith("annotations are read as") for note in report["notes"])
+        assert ("annotations are read as" in capsys.readouterr().out) is not quiet
