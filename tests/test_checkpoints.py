@@ -88,7 +88,7 @@ def test_random_states(tmp_path):
     {}, [], (), None, True, 0, -0., float("inf"), float("nan"), 2**200, "", "training/0", {"tensor": "training/0"}, {"dict": [[1, 2]]}, [()], ((),), {(1, "a"): {None: [(2,)]}},
     {1: "int", "1": "text", True: "both"}, {"a/b": {"c": torch.ones(1)}}, torch.tensor(3), torch.zeros(0, 4), torch.tensor([True, False]), torch.rand(4, 5)[:, ::2],
     torch.rand(3, 2).T, torch.rand(2).bfloat16(), torch.rand(2).half(), torch.tensor([float("nan"), -0.]), torch.tensor([1 + 2j]), np.arange(6, dtype=np.uint32).reshape(2, 3)[:, ::-1],
-    np.array(3.), np.float64(.1), np.int16(-4), np.bool_(True), np.zeros((2, 0)), np.arange(4, dtype=np.uint64)], ids=lambda v: str(v).replace("\n", " "))
+    np.array(3.), np.float64(.1), np.int16(-4), np.bool_(True), np.zeros((2, 0)), np.arange(4, dtype=np.uint64)], ids=lambda v: f"{v.dtype}{list(v.shape)}" if hasattr(v, "shape") else str(v))
 def test_everything_comes_back_as_what_it_was(tmp_path, value):
     assert same(round_trip(tmp_path, {"value": value})["value"], value)
 
