@@ -257,6 +257,13 @@ def without_alt(cells):
     return [f"a picture without fig-alt: {source(c)[:60]!r}" for i, c in enumerate(cells) if c["cell_type"] == "code" and not is_hidden(c) and pictures(c) and i not in good]
 
 
+def without_picture(cells):
+    "Cells whose words describe a picture that is not there; flagged ones that have never run apart."
+    flagged = {"gpu", "downloads", "slow"}
+    promised = [c for c in of_kind(cells, "code") if any(d.startswith("fig-alt") for d in directives(c))]
+    return [f"fig-alt without a picture: {source(c)[:60]!r}" for c in promised if not pictures(c) and not flagged & set(directives(c))]
+
+
 def wide_lines(cells):
     "Exported lines that are too long."
     return [f"{len(line)} characters: {line.strip()[:60]} ..." for c in cells if is_exported(c) for line in source(c).splitlines() if len(line) > WIDTH and not line.startswith("#|")]

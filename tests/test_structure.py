@@ -174,6 +174,16 @@ def test_an_unprintable_output_is_caught(output):
 
 
 @each_notebook
+def test_promised_pictures_are_there(notebook):
+    assert house.without_picture(house.read_cells(notebook)) == []
+
+
+def test_a_picture_that_is_only_promised_is_caught():
+    assert house.without_picture([shown(PLOT, "plot()", picture=True), shown("#| gpu", PLOT, "plot()"), shown("print(1)")]) == []
+    assert len(house.without_picture([shown(PLOT, "plot()")])) == 1
+
+
+@each_notebook
 def test_no_exported_line_is_wide(notebook):
     assert house.wide_lines(house.read_cells(notebook)) == []
 
