@@ -9,6 +9,7 @@ A rule is a function that returns a list of complaints, empty if all is well. `t
 house, and to something made up that breaks it.
 """
 import ast
+import importlib.util
 import io
 import json
 import re
@@ -29,6 +30,14 @@ KINDS = {0: "the lesson", 1: "the published system", 2: "the engine room", 3: "t
 def numbered(names):
     "Notebooks of the book, in order: rooms and pages."
     return sorted(n for n in names if re.fullmatch(r"\d\d_\w+\.ipynb", Path(n).name))
+
+
+def script(name):
+    "A script of .ci as a module."
+    spec = importlib.util.spec_from_file_location(name, ROOT / f".ci/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def is_page(name):

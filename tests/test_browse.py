@@ -1,15 +1,12 @@
 "The browser that goes through the site sees what a visitor stumbles over: each fault is planted once."
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-root = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("browse", root / ".ci/browse.py")
-browse = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(browse)
+import house
+
+browse = house.script("browse")
 pytestmark = pytest.mark.skipif(not browse.browser_there(), reason="no Chromium or Chrome is installed")
 
 SEARCH = """<input type=search oninput="fetch('search.json').then(r => r.json()).then(hits =>

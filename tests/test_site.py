@@ -1,6 +1,5 @@
 "The documentation site: source stands where the prose speaks of it, links lead somewhere, pictures say what they show."
 import ast
-import importlib.util
 import json
 import re
 from importlib import import_module
@@ -11,18 +10,10 @@ import yaml
 from markdown_it import MarkdownIt
 from PIL import Image
 
+import house
+
 root = Path(__file__).resolve().parent.parent
-
-
-def from_ci(name):
-    "A script of .ci as a module."
-    spec = importlib.util.spec_from_file_location(name, root / f".ci/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-pages, colab = from_ci("pages"), from_ci("colab")
+pages, colab = house.script("pages"), house.script("colab")
 notebooks = [p.name for p in sorted((root / "nbs").glob("[0-9][0-9]_*.ipynb"))]
 
 
