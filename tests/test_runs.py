@@ -552,15 +552,22 @@ def begin_or_go_on(folder):
         run(make_config(changes=[*EVERYTHING, "train.steps=16"]), folder)
 
 
+def begin_or_go_on_and_wait(folder):
+    "To be killed: also where the run was over before."
+    begin_or_go_on(folder)
+    folder.with_suffix(".over").touch()
+    signal.pause()
+
+
 def killed_at_random(folder, moments, seed):
     "Kill a run so many times, each time a random while after the log has grown by some lines, then let it finish."
     dice, context = random.Random(seed), multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gwm_nb.runs"])
     for _ in range(moments):
-        program = context.Process(target=begin_or_go_on, args=(folder,))
+        program = context.Process(target=begin_or_go_on_and_wait, args=(folder,))
         program.start()
         wanted = len(read_log(folder / "log.jsonl")) + dice.randint(0, 3)
-        while program.is_alive() and len(read_log(folder / "log.jsonl")) < wanted:
+        while program.is_alive() and not folder.with_suffix(".over").exists() and len(read_log(folder / "log.jsonl")) < wanted:
             time.sleep(.001)
         time.sleep(dice.uniform(0, .15))
         os.kill(program.pid, signal.SIGKILL)

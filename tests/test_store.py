@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -59,10 +58,23 @@ def flip(file, place=None, bit=16):
     file.write_bytes(raw)
 
 
-def program(folder, clips):
-    "Python code that makes the store in another process."
-    return (f"from gwm_nb.store import FlowSettings, make_store; "
-            f"make_store({str(folder)!r}, {str(clips)!r}, FlowSettings({SETTINGS.size}, {SETTINGS.gaps}))")
+DIES = """if 1:
+    import itertools, os, signal, sys
+    import zarr.storage._local as local
+    from gwm_nb.store import FlowSettings, make_store
+
+    written, put = itertools.count(1), local._put
+
+    def put_and_die(path, value, *args, **kwargs):
+        if path.name.startswith("c.") and next(written) == int(sys.argv[3]):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(f".{'0' * 32}.partial").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return put(path, value, *args, **kwargs)
+
+    local._put = put_and_die
+    make_store(sys.argv[1], sys.argv[2], FlowSettings((32, 48), (1, 2, -1, -2)))
+"""
 
 
 def chunks(folder): return len(list(folder.glob("*/c.*.0.0.0")))
@@ -148,16 +160,12 @@ def test_any_number_of_workers_writes_the_same_bytes(clips, store, tmp_path, wor
 # interruption
 
 def test_killed_again_and_again(clips, store, tmp_path):
-    "SIGKILL at growing ages, then a run to the end: the same bytes, no file left over."
-    unfinished = 0
-    for share in (.1, .6):
-        process = subprocess.Popen([sys.executable, "-c", program(tmp_path / "k", clips)], stderr=subprocess.DEVNULL)
-        while process.poll() is None and chunks(tmp_path / "k") < share * ROWS:
-            time.sleep(.0005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        unfinished += share * ROWS <= chunks(tmp_path / "k") < ROWS
-    assert unfinished
+    "SIGKILL in the midst of a chunk, twice, then a run to the end: the same bytes, no file left over."
+    for more in (6, 30):
+        before = chunks(tmp_path / "k")
+        done = subprocess.run([sys.executable, "-c", DIES, str(tmp_path / "k"), str(clips), str(more)], stderr=subprocess.PIPE, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert before < chunks(tmp_path / "k") < ROWS and list(tmp_path.glob("k/*/*.partial"))
     make_store(tmp_path / "k", clips, SETTINGS)
     assert contents(tmp_path / "k") == contents(store.folder)
 
