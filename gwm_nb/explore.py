@@ -178,7 +178,7 @@ def _repr_mimebundle_(self: Explorer, **which):
 
 # %% ../nbs/13_explore.ipynb #expl0031
 def _ties(basis):
-    "For each parameter of a basis its places (monomial, channel, sign) in theta, also where all are free."
+    "For each parameter of a basis its places (monomial, channel, factor) in theta, also where all are free."
     b = get_basis(basis)
     return b.ties or tuple(((p, c, 1),) for p in range(len(b.powers)) for c in range(2))
 
@@ -186,7 +186,8 @@ def parameter_names(basis: str # a key of `bases`
                    ) -> list[str]:
     "What each parameter of a basis adds to the flow: 'u' moves all to the right, 'u x, v y' lets it grow."
     powers = [f'{"x" * i}{"y" * j}' for i, j in get_basis(basis).powers]
-    term = lambda p, c, sign: f'{"-" if sign < 0 else ""}{"uv"[c]} {powers[p]}'.strip()
+    size = lambda factor: {1: '', -1: '-'}.get(factor, f'{factor:g} ')
+    term = lambda p, c, factor: f'{size(factor)}{"uv"[c]} {powers[p]}'.strip()
     return [', '.join(term(*place) for place in places) for places in _ties(basis)]
 
 # %% ../nbs/13_explore.ipynb #expl0031b

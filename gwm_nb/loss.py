@@ -31,7 +31,7 @@ def explanation(sample: dict, # `image` (3,h,w), `flow` (2,h,w), optionally `mas
     flow, masks = sample['flow'].cpu()[None], masks.detach().cpu()[None]
     masks = _resized(masks, flow)
     explained = reconstruct(masks, fit_motion(masks, flow, basis), basis)
-    longest = flow.norm(dim=1).max().item() + 1e-6
+    longest = torch.hypot(*flow.unbind(1)).max().item() + 1e-6
     pictures = {'frame': sample['image'], 'flow': flow_to_rgb(flow[0], longest), 'masks': masks_to_rgb(masks[0]),
                 'explained': flow_to_rgb(explained[0], longest)}
     if 'mask' in sample:

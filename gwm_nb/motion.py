@@ -180,6 +180,10 @@ def _to_frame(mx, my, spread, basis):
 def _flaw(basis):
     "Why a basis with these ties can't be fitted; '' if it can."
     if basis.ties is None: return ''                                                    # all monomials: always closed
+    for q, places in enumerate(basis.ties):
+        for p, c, _ in places:
+            if not (0 <= p < len(basis.powers) and 0 <= c < 2):
+                return f'ties[{q}] names ({p}, {c}), but there are {len(basis.powers)} monomials and 2 channels'
     with torch.device('cpu'):
         C = torch.nn.functional.normalize(basis.tie_matrix().flatten(1), dim=-1)
         for q in range(len(C)):
@@ -584,7 +588,7 @@ def fit_error(masks: Tensor, # (B,K,h,w) soft masks in [0,1]
     """What the best motions leave of the flow: the mean of (reconstruct(masks, fit_motion(masks, flow)) - flow)^2.
 
     The same number in one go, with its derivative by hand: for training. Large float32 masks on a CPU go through
-    compiled loops if numba is installed (the extra `fast`). Raises `ValueError` as `fit_motion` does."""
+    compiled loops where numba is installed. Raises `ValueError` as `fit_motion` does."""
     _check(masks, flow)
     if criterion not in ('l1', 'l2'): raise ValueError(f"criterion must be 'l2' or 'l1', not {criterion!r}")
     basis = get_basis(basis)

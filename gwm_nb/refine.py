@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['filters', 'linear_model', 'skimage', 'refine_presets', 'example_clip', 'border_first', 'background_flow',
            'motion_evidence', 'RefineSettings', 'get_refine_settings', 'Window', 'see_motion', 'Look', 'whole_frames',
-           'diffuse', 'motion_odds', 'motion_thresholds', 'from_border', 'first_guess', 'describe', 'appearance_odds',
-           'motion_trust', 'Memory', 'remember', 'learn', 'follow', 'cut_sides', 'cut_off', 'certainty', 'constancy',
-           'agreement', 'Refined', 'signs_of', 'doubts', 'unless_empty', 'refine_window', 'refine_windows',
-           'refine_clip', 'motion_residual', 'look_at']
+           'folded', 'diffuse', 'motion_odds', 'motion_thresholds', 'from_border', 'first_guess', 'describe',
+           'appearance_odds', 'motion_trust', 'Memory', 'remember', 'learn', 'follow', 'cut_sides', 'cut_off',
+           'certainty', 'constancy', 'agreement', 'Refined', 'signs_of', 'doubts', 'unless_empty', 'refine_window',
+           'refine_windows', 'refine_clip', 'motion_residual', 'look_at']
 
 # %% ../nbs/08_refine.ipynb #refcd002
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from hashlib import sha256
 from importlib import resources
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -35,6 +36,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter1d, median_filt
 from scipy.sparse.linalg import cg
 from scipy.special import expit, logit
 from torch import Tensor
+from torch.nn.utils import fuse_conv_bn_eval
 from tqdm.auto import tqdm
 
 from . import __version__
@@ -102,14 +104,14 @@ class RefineSettings:
     flow_side: int = 480 # shorter side, in pixels, of the frames that flow is estimated from, at most
     side: int = 240 # shorter side of the frames that are cut into superpixels, at most
     superpixels: int = 2000 # of a frame, at most
-    enlarge: float = 3. # the network sees pictures of the working size times this
+    enlarge: float = 2. # the network sees pictures of the working size times this
     components: int = 24 # principal components kept of each of its stages
     colour: float = 4. # Lab distance at which neighbours stop agreeing; twice that along the flow
     anchor: float = .35 # how strongly a superpixel clings to its own evidence
     border: float = 4. # log-odds against the object at the frame's border, in the first guess
     ridge: float = .05 # of the logistic regression
     first: tuple[float, ...] = (.5, .5, .5, 1., 1.) # balance of each round of the first look: purify, then grow
-    looks: int = 2 # times it looks again, the second time only if the box cut the object off; 0: only the first look
+    looks: int = 3 # times it looks again, after the first time only if boxes cut the object off; 0: only the first look
     second: tuple[float, ...] = (1., 1., 1., 1.) # of those
     second_motion: float = .5 # weight of motion in the second look
     margin: float = 1.6 # size of the second look's box, relative to the object's
@@ -358,6 +360,25 @@ def whole_frames(n: int, # how many
     "Boxes of the whole frame."
     return np.tile([0., 0., *size], (n, 1))
 
+# %% ../nbs/08_refine.ipynb #fold0801
+def _fold(net):
+    "Make each convolution do the work of the batch normalisation that follows it, in place."
+    for module in list(net.modules()):
+        for (before, conv), (name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, before, fuse_conv_bn_eval(conv, norm))
+                setattr(module, name, getattr(norm, 'act', nn.Identity()))      # timm's bring their activation
+
+@torch.no_grad()                                    # not inference_mode: weights made in it can be used nowhere else
+def folded(net: nn.Module # a frozen backbone, for evaluation
+          ) -> nn.Module: # one with the same answers
+    "A backbone whose normalisations are folded into its convolutions; itself, where that would change its answer."
+    if not any(isinstance(m, nn.BatchNorm2d) for m in net.modules()): return net
+    quick, x = deepcopy(net), torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    _fold(quick)
+    pairs = zip(net(x), quick(x), strict=True)
+    return quick if all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * a.abs().max()) for a, b in pairs) else net
+
 # %% ../nbs/08_refine.ipynb #refcd073
 def _frozen(settings):
     "The backbone that describes superpixels; None if there shall be none."
@@ -365,7 +386,7 @@ def _frozen(settings):
     own = settings.features == 'efficientnet_lite0' and settings.pretrained is None
     network = create_network(settings.features, pretrained='offline' if own else settings.pretrained or True)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return network.backbone.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return folded(network.backbone.eval().requires_grad_(False)).to(device, memory_format=torch.channels_last)
 
 # %% ../nbs/08_refine.ipynb #refcd042
 def diffuse(graph: sparse.csr_matrix, # (n,n) weights w_ij, symmetric
@@ -548,8 +569,8 @@ def follow(soft: np.ndarray, # (T,h,w) probability of being the object
 
 # %% ../nbs/08_refine.ipynb #refcd052
 def _like_before(boxes, others):
-    "Whether nothing new is to be seen in the boxes: by the median, they are hardly smaller or larger."
-    return abs(np.log(np.median(boxes[:, 2] / others[:, 2]))) < .05
+    "Whether nothing new is to be seen in the boxes: nine in ten are hardly smaller or larger."
+    return (abs(np.log(boxes[:, 2] / others[:, 2])) < .05).mean() >= .9
 
 def cut_sides(inside: np.ndarray, # (T,h,w) bool: the object inside the boxes
               boxes: np.ndarray, # (T,4)
@@ -564,8 +585,8 @@ def cut_sides(inside: np.ndarray, # (T,h,w) bool: the object inside the boxes
 def cut_off(look: Look, # superpixels inside boxes
             p: np.ndarray # (count,) probability of being the object
            ) -> bool:
-    "Whether the object reaches over the boxes: on average over more than a tenth of a side that is not the frame's."
-    return cut_sides(look.paint(p) > .5, look.boxes, look.size).mean() > .1
+    "Whether, in one frame of ten, the object reaches over more than a tenth of a box's side that is not the frame's."
+    return (cut_sides(look.paint(p) > .5, look.boxes, look.size) > .1).mean() > .1
 
 def _in_frame(look, p):
     "Values of superpixels inside their boxes -> (T,h,w) of the whole frame."
@@ -579,7 +600,7 @@ def _edges(look, window, soft, t):
     guide = _crop(frame, look.boxes[t], frame.shape[0] / look.size[0], look.size, cv2.INTER_AREA)
     guide = rearrange(torch.from_numpy(guide), 'h w c -> 1 c h w').float() / 255
     mask = filters.gaussian_blur2d(torch.from_numpy(soft[t])[None, None], 9, (1., 1.))
-    return filters.guided_blur(guide, mask, 17, 1e-4)[0, 0].clamp(0, 1).numpy()
+    return filters.guided_blur(guide, mask, 17, 1e-4, separable=True)[0, 0].clamp(0, 1).numpy()
 
 def _uncrop(mask, box, size, shape, how=cv2.INTER_LINEAR):
     "A mask inside its box -> a frame of `shape`, 0 outside."

@@ -15,7 +15,7 @@ from gwm_nb.explore import (Explorer, Snapshots, brushed, curves, explore_divisi
                             parameter_names, png, theta_of, tiles)
 from gwm_nb.flow import flow_to_rgb, warp
 from gwm_nb.loss import ReconstructionLoss
-from gwm_nb.motion import bases, fit_motion, motion_fields
+from gwm_nb.motion import Basis, bases, fit_motion, motion_fields
 from gwm_nb.scenes import MovingScenes, load_photo
 from gwm_nb.segment import segment
 from gwm_nb.show import overlay
@@ -139,9 +139,11 @@ def test_each_slider_is_a_parameter_of_the_basis(basis):
     assert torch.allclose(fit_motion(torch.ones(1, 1, *SIZE), flow, basis), theta, atol=1e-3)
 
 
-def test_names_of_parameters():
+def test_names_of_parameters(monkeypatch):
     assert parameter_names("similarity") == ["u", "v", "u x, v y", "v x, -u y"]
     assert parameter_names("quadratic")[-4:] == ["u yy", "v yy", "u xy", "v xy"]
+    monkeypatch.setitem(bases, "wide", Basis(1, (((0, 0, 1),), ((0, 1, 1),), ((1, 0, 2), (2, 1, 2)), ((2, 0, -.5), (1, 1, .5)))))
+    assert parameter_names("wide") == ["u", "v", "2 u x, 2 v y", "-0.5 u y, 0.5 v x"]
 
 
 @pytest.mark.parametrize("basis", bases)

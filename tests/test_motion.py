@@ -193,6 +193,13 @@ def test_the_line_names_what_is_missing(monkeypatch):
     with pytest.raises(ValueError, match=r"scaling both coordinates alike makes of ties\[2\]"): get_basis("mine")
 
 
+@pytest.mark.parametrize("place", [(-1, 0), (3, 0), (0, 2), (0, -1)])
+def test_a_place_that_is_not_there_is_refused(monkeypatch, place):
+    monkeypatch.setitem(bases, "mine", Basis(1, (((0, 0, 1),), ((*place, 1),))))
+    with pytest.raises(ValueError, match=rf"motion basis 'mine': ties\[1\] names \({place[0]}, {place[1]}\), but there are 3 monomials and 2 channels"):
+        get_basis("mine")
+
+
 @pytest.mark.parametrize("case", list(THE_SAME))
 def test_parameters_that_do_the_same_are_refused(monkeypatch, case):
     monkeypatch.setitem(bases, "mine", THE_SAME[case])
@@ -239,12 +246,12 @@ def test_a_basis_is_looked_at_anywhere(monkeypatch):
             with pytest.raises(ValueError, match="not closed"): get_basis("bad")
 
 
-# ---- the compiled loops (the extra `fast`)
+# ---- the compiled loops
 
 @pytest.fixture
 def fused(monkeypatch):
     "However small, masks go through the compiled loops; the names of those that ran, in order."
-    pytest.importorskip("numba", reason="the fast extra is not installed")
+    pytest.importorskip("numba", reason="numba is not there for this Python")
     ran, run = [], motion._run
     monkeypatch.setattr(motion, "_worthwhile", 1)
     monkeypatch.setattr(motion, "_run", lambda rows, *args: (ran.append(rows.__name__), run(rows, *args)))
@@ -386,7 +393,7 @@ def test_what_the_loops_are_for(fused, monkeypatch):
 
 def test_numba_waits_until_it_is_wanted():
     "Neither the import nor a small fit loads it; a large one does."
-    pytest.importorskip("numba", reason="the fast extra is not installed")
+    pytest.importorskip("numba", reason="numba is not there for this Python")
     code = """if True:
         import sys, torch
         from gwm_nb.motion import fit_error
@@ -399,7 +406,7 @@ def test_numba_waits_until_it_is_wanted():
 
 def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch):
     "A function of no file, as one typed in: numba refuses to keep it, and it runs."
-    pytest.importorskip("numba", reason="the fast extra is not installed")
+    pytest.importorskip("numba", reason="numba is not there for this Python")
     space = {}
     exec("def double(a):\n    for i in range(len(a)): a[i] *= 2", space)
     a = torch.ones(3)

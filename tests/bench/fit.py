@@ -1,7 +1,7 @@
 """The fit against the plain reference, as a table: `python tests/bench/fit.py [--device cuda]`.
 
 Every row is one run: the reference, the fit pass by pass and `fit_error` take turns, from logits to their gradient, and the
-ratios are those of their medians. On a CPU, `fit_error` goes row by row if numba is there (the extra `fast`); else, and on a GPU,
+ratios are those of their medians. On a CPU, `fit_error` goes row by row if numba is there; else, and on a GPU,
 it is the fit pass by pass. The floor is what this machine's memory allows: a measured copy, times the fewest bytes that have to move
 (logits in, masks out and in, flow in, error out and in, gradient out)."""
 import argparse

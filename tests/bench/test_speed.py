@@ -6,6 +6,7 @@ from gwm_nb.flow import DIS, DIS_PRESETS, estimate_flow
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.network import create_network
 from gwm_nb.loss import ReconstructionLoss
+from gwm_nb.refine import folded
 
 
 @pytest.mark.parametrize("preset", list(DIS_PRESETS))
@@ -22,6 +23,19 @@ def test_training_step(benchmark, name):
     network.to(memory_format=torch.channels_last)
     benchmark.group = "training step, 8 pictures of 96x160"
     benchmark(lambda: loss(network(image), flow).backward())
+
+
+@pytest.mark.parametrize("form", ["as it is", "folded", "folded, float16", "folded, bfloat16"])
+def test_features_of_a_picture(benchmark, form):
+    network = create_network("efficientnet_lite0", pretrained=False).backbone.eval().requires_grad_(False)
+    number = getattr(torch, form.split(", ")[1]) if ", " in form else torch.float32
+    network = (network if form == "as it is" else folded(network)).to(number, memory_format=torch.channels_last)
+    picture = torch.rand(1, 3, 720, 1281).to(number, memory_format=torch.channels_last)
+    benchmark.group = "features of a picture of 1281x720, one thread"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode(): benchmark(network, picture)
+    torch.set_num_threads(threads)
 
 
 def test_scene(benchmark):
