@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from gwm_nb.files import command, write_whole      # `command` is for the scripts, which take it from here
+from gwm_nb.commands import command
+from gwm_nb.files import write_whole
 
 PICTURE = r'([^/]+)\.(?i:jpe?g|png|bmp)'
 LISTS = ('.txt', '.mat', '.dat', '.csv')    # kept while a tar archive is listed, so that it is not unpacked once more for them

@@ -10,7 +10,8 @@ __all__ = ['plt', 'optimize', 'cluster', 'boxes', 'mergers', 'protocols', 'conve
            'moca', 'suitable', 'left_out', 'counted', 'facts_in_words', 'summary', 'read_labels', 'sequences_there',
            'gaps', 'Checked', 'check_clip', 'read_truths', 'facts_of', 'predicted', 'given', 'measure_clip',
            'sequence_means', 'table', 'caption', 'as_csv', 'compare_results', 'sequence_picture', 'ranked',
-           'html_report', 'load_any', 'run_table', 'measure_files', 'read_results', 'evaluate_files', 'gwm_evaluate']
+           'html_report', 'load_any', 'run_table', 'chosen_protocols', 'convention_of', 'measure_files', 'read_results',
+           'mask_source', 'polished_source', 'evaluate_files']
 
 # %% ../nbs/16_benchmarks.ipynb #4080dc8e
 import base64
@@ -32,10 +33,9 @@ import torch.nn.functional as F
 from einops import einsum
 from fastcore.basics import patch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .clips import frame_size, read_frames
-from .files import Clip, command, find_clips, lazily, list_images, output_folder, write_whole
+from .files import Clip, find_clips, lazily, list_images, output_folder, track, write_whole
 from .annotations import Annotations, read_annotation
 from .show import overlay
 from .cutouts import write_labels
@@ -768,21 +768,25 @@ def run_table(run: str | Path, # a run's folder, a file of `save`, or a publishe
               merge: str = 'motion' # a key of `mergers`
              ) -> str: # `table` of every protocol
     "J and F of a trained network by every protocol that suits the data, as `gwm_train` prints them when it is done."
-    look, merge = _looker(run, None, merge, '{}x{}'.format(*size))
+    look, merge = mask_source(run, None, merge, '{}x{}'.format(*size))
     found, _ = sequences_there(data, clips)
-    return table(measure_files(found, look, suitable(data), _convention(data, None), merge))
+    return table(measure_files(found, look, suitable(data), convention_of(data, None), merge))
 
 # %% ../nbs/16_benchmarks.ipynb #5eaadd7c
-def _chosen_protocols(text, data):
-    "Names of protocols, joined by commas."
+def chosen_protocols(text: str, # names joined by commas, or all
+                     data: str | Path # what is measured
+                    ) -> list[str]: # names of protocols
+    "The protocols that a text names. Raises `ValueError` for an unknown one."
     names = suitable(data) if text == 'all' else text.split(',')
     for name in names:
         if name in protocols: continue
         raise ValueError(f'unknown protocol {name!r}; choose from {", ".join(protocols)}, joined by commas, or all')
     return names
 
-def _convention(data, name):
-    "The convention by its name, or that of a known data set."
+def convention_of(data: str | Path, # what is measured
+                  name: str | None # a key of `conventions`; None: the data set's own
+                 ) -> str:
+    "The convention by its name, or that of a known data set. Raises `ValueError` for an unknown one."
     known = {id(data_sets['DAVIS']): 'DAVIS', id(data_sets['FBMS']): 'frames', id(data_sets['STv2']): 'frames'}
     if name is None: return known.get(id(known_data_set(data)), 'sequences')
     if name not in conventions: raise ValueError(f'unknown convention {name!r}; choose from {", ".join(conventions)}')
@@ -814,10 +818,10 @@ def measure_files(clips: list[Clip], # from `sequences_there`
                   masks: Path | None = None, # a folder for the label-free masks; None: they are not kept
                   polish: str = '' # how masks were polished, to be told
                  ) -> list[dict]: # a `summary` for each protocol
-    "Measure sequence by sequence, with a progress bar. What is wrong with one is said with its name."
+    "Measure sequence by sequence. What is wrong with one is said with its name."
     all_checked = [check_clip(clip, every_frame) for clip in clips]             # before any work
     found, facts = {name: {} for name in chosen}, {key: {} for key in FACTS}
-    for clip, checked in zip(tqdm(clips, 'sequences', unit=''), all_checked):
+    for clip, checked in zip(track(clips, 'sequences'), all_checked):
         names, truths = checked.names, checked.truths()
         for key, value in facts_of(checked, truths).items(): facts[key] |= {clip.name: value}
         sequence = look(clip, names, truths)
@@ -855,10 +859,13 @@ def read_results(folder: str | Path # what `gwm_evaluate --save` has written
     return json.loads(file.read_text(encoding='utf-8'))['results']
 
 # %% ../nbs/16_benchmarks.ipynb #b7fad81c
-def _looker(run, predictions, merge='none', size='128x224', weights=None):
-    "(clip, names, truths) -> Sequence, of a network or of files; and how masks were merged."
-    if (run is None) == (predictions is None):
-        raise ValueError('give either a trained network or --predictions (or --compare two folders)')
+def mask_source(run: str | Path | None, # a run's folder, a checkpoint, or a published one's name
+                predictions: str | Path | None = None, # instead of a network: a folder of masks
+                merge: str = 'none', # a key of `mergers`
+                size: str = '128x224', # of the frames that the network sees
+                weights: str | Path | None = None # of the merger's backbone, see `get_merger`
+               ) -> tuple[Callable, str]: # (clip, names, truths) -> Sequence; how masks were merged
+    "Where the masks of a clip come from: a network, or files."
     if predictions is not None:
         if not Path(predictions).is_dir(): raise FileNotFoundError(f'{predictions}: no such folder of predictions')
         return lambda clip, names, truths: given(predictions, clip, names, truths), 'none'
@@ -867,8 +874,11 @@ def _looker(run, predictions, merge='none', size='128x224', weights=None):
     return lambda clip, names, truths: predicted(network, clip, truths, merger, shape), merge
 
 # %% ../nbs/16_benchmarks.ipynb #ee8fbbae
-def _polishing(look, name, predictions=None):
-    "The same as `look`, with the masks polished."
+def polished_source(look: Callable, # from `mask_source`
+                    name: str, # for `get_polisher`
+                    predictions: str | Path | None = None # must be None: files have no soft masks
+                   ) -> Callable: # (clip, names, truths) -> Sequence
+    "The same masks, polished. Raises `ValueError` for masks from files."
     polish = get_polisher(name)
     if predictions is not None:
         raise ValueError('--polish refines the soft masks of a network; --predictions are measured as they are')
@@ -898,34 +908,12 @@ def evaluate_files(look: Callable, # (clip, frame names, truths) -> Sequence
     known = known_data_set(data)
     options |= dict(every_frame=known is not None and known.every_frame)
     if out is None: return measure_files(found, look, chosen, **options)
-    with output_folder(out) as folder:
+    with output_folder(out, ('results.csv', 'results.json', 'report.html', 'masks')) as folder:
         results = measure_files(found, look, chosen, masks=folder/'masks', **options)
         _report(folder, title, results, found, dict(title=title, missing=missing))
     return results
 
 # %% ../nbs/16_benchmarks.ipynb #9d84f7f7
-@command(run=dict(nargs='?'), clips=dict(nargs='+', type=str), compare=dict(nargs=2, type=str))
-def gwm_evaluate(run: str, # a run's folder, a checkpoint, or a published one's name: DAVIS, STv2, FBMS, all
-                 data: str = 'data/DAVIS2016', # a data set's folder, or a folder of clips with annotations
-                 protocol: str = 'all', # names of `protocols`, joined by commas; all: those that suit the data
-                 merge: str = 'motion', # K masks to two: motion, border, spectral (as published; fetches a DINO), none
-                 dino: str | None = None, # a file of DINO ViT-S/8 weights for --merge spectral; default: fetched
-                 save: str | None = None, # folder for results.csv, results.json, report.html and masks/
-                 predictions: str | None = None, # instead of a network: SEQUENCE/FRAME.png, 0/255 or indexed
-                 compare: list[str] | None = None, # instead of all else: two folders of --save, side by side
-                 clips: list[str] | None = None, # sequences; default: a known data set's validation sequences, or all
-                 convention: str | None = None, # DAVIS, frames (FBMS, SegTrackv2), sequences; default: the data's own
-                 size: str = '128x224', # HEIGHTxWIDTH of the frames that the network sees
-                 polish: str | None = None # refine a network's masks: guided, bilateral, crf (extra package), flow
-                ):
-    "Measure J and F by every protocol; each figure says which it is, and whether it looked at labels."
-    if compare:
-        print(compare_results(*map(read_results, compare), names=tuple(compare)))
-        return
-    chosen, convention = _chosen_protocols(protocol, data), _convention(data, convention)
-    look, merge = _looker(run, predictions, merge, size, dino)
-    if polish: look = _polishing(look, polish, predictions)
-    title = f'{run or predictions} on {data}'
-    told = dict(convention=convention, merge=merge, polish=polish or '')
-    print(table(evaluate_files(look, data, chosen, save, title, clips, **told)))
-    if save: print(f'\nwritten to {save}: results.csv, results.json, report.html, masks/')
+if __name__ == '__main__' and '__file__' in globals(): # python -m gwm_nb.benchmarks; a notebook has no file
+    from gwm_nb.commands import gwm_evaluate
+    gwm_evaluate()

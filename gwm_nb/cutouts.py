@@ -12,7 +12,7 @@ __all__ = ['outputs', 'GREEN', 'opacity', 'object_colours', 'CutFrame', 'Output'
 # %% ../nbs/26_cutouts.ipynb #1444ae87
 import io, json
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -471,7 +471,8 @@ class ContactSheet(Output):
 
 # %% ../nbs/26_cutouts.ipynb #0dc13f60
 class Outputs:
-    "Several outputs, written together. Use as a context."
+    """Several outputs, written together. Use as a context. An output that fails is given up and named in `failed`; the
+    others go on. Only a failure of the masks themselves is raised."""
     def __init__(self,
         wanted: str | Iterable[str], # names in `outputs`, in a list or with commas between them
         folder: str | Path, # an existing one
@@ -479,22 +480,31 @@ class Outputs:
         like: Frames | None = None, # the clip, whose times, pixel shape and sound films have; be going through it
         sound: bool = True # films have the clip's sound
     ):
-        names = list(names)
-        self.writers = [get_output(kind)(folder, names, like, sound) for kind in check_outputs(wanted)]
+        names, self.failed, self.done = list(names), [], []
+        self.writers = {kind: get_output(kind)(folder, names, like, sound) for kind in check_outputs(wanted)}
 
     def __enter__(self):
-        with ExitStack() as stack:
-            for writer in self.writers: stack.enter_context(writer)
-            self.parts = stack.pop_all()
+        for kind, writer in list(self.writers.items()): self._try(kind, writer.__enter__)
         return self
 
-    def __exit__(self, *exception): return self.parts.__exit__(*exception)
+    def __exit__(self, *exception):
+        for kind, writer in list(self.writers.items()): self._try(kind, writer.__exit__, *exception)
 
     def add(self, name: str, image: Tensor, mask: Tensor, confidence: float | None = None):
         "One more frame, as `CutFrame` takes it."
         cut = CutFrame(name, image, mask, confidence)
-        for writer in self.writers: writer.write(cut)
+        for kind, writer in list(self.writers.items()): self._try(kind, writer.write, cut)
+
+    def _try(self, kind, do, *args):
+        try: do(*args)
+        except Exception as e:
+            if kind == 'masks': raise
+            writer = self.writers.pop(kind)
+            self.done.append(writer)
+            self.failed.append(f'{kind} could not be written: {e}')
+            if do.__name__ == 'write':
+                with suppress(Exception): writer.__exit__(type(e), e, e.__traceback__)
 
     @property
     def warnings(self) -> list[str]: # what has to be said, once
-        return list(dict.fromkeys(line for writer in self.writers for line in writer.warnings))
+        return list(dict.fromkeys(line for w in [*self.writers.values(), *self.done] for line in w.warnings))

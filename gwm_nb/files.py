@@ -4,19 +4,18 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'LARGEST', 'VIDEO_SUFFIXES', 'TRUTH_FOLDERS', 'whole_file', 'write_whole', 'locked', 'cache_folder',
-           'readable_name', 'readable_size', 'refuse_foreign', 'output_folder', 'by_number', 'list_images',
-           'image_size', 'folder_bits', 'read_image', 'read_mask', 'write_mask', 'Clip', 'find_clips', 'command',
-           'lazily']
+           'readable_name', 'readable_size', 'refuse_foreign', 'output_folder', 'results_folder', 'by_number',
+           'list_images', 'image_size', 'folder_bits', 'read_image', 'read_mask', 'write_mask', 'Clip', 'find_clips',
+           'ProgressBar', 'current_job', 'JobProgress', 'begin_part', 'say', 'track', 'lazily']
 
 # %% ../nbs/21_files.ipynb #d8826471
-import json, os, re, shutil, sys, tempfile, threading
-from collections.abc import Iterable
+import json, os, re, shutil, sys, tempfile, threading, time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial, wraps
 from importlib import import_module
-from inspect import signature
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -24,20 +23,21 @@ import numpy as np
 import platformdirs
 import torch
 from einops import rearrange
-from fastcore.script import anno_parser
+from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
-
-from . import __version__
+from tqdm.auto import tqdm
 
 # %% ../nbs/21_files.ipynb #ac2d8284
+_numbers = count()
+
 @contextmanager
 def whole_file(path: str | Path # the file to write; its folder must exist
               ): # yields a path beside it, with the same ending: write there
     "What was written takes the place of `path` at the end; if anything goes wrong, `path` stays what it was."
     path = Path(path)
-    part = path.with_name(f'.{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}')
+    part = path.with_name(f'.{os.getpid()}-{next(_numbers)}.part{path.suffix}')      # as long whatever the name
     try:
         yield part
         part.replace(path)
@@ -136,6 +136,30 @@ def output_folder(path: str | Path, # the folder that results shall be in
         for p in new:
             if p.is_dir() and not any(p.iterdir()): p.rmdir()
         raise
+
+# %% ../nbs/21_files.ipynb #6b00ae85
+@contextmanager
+def results_folder(path: str | Path, # the folder that results shall be in
+                   names: Iterable[str] # of all files that shall be written, result.json among them
+                  ): # yields `start`, which has the `folder`
+    """Results are written to `path` as they are made. Call `start()` when the first is there: it removes those of an
+    earlier run. Raises `ValueError` at once if foreign files are in the way, or another program is at work there."""
+    path, names = Path(path).absolute(), list(names)
+    if path.exists() and not path.is_dir(): raise ValueError(f'{path} exists and is not a folder')
+    refuse_foreign(path, names)
+    new = [p for p in (path, *path.parents) if not p.exists()]
+    def start():
+        for old in _earlier_results(path): (path/old).unlink(missing_ok=True)
+        write_whole(path/'result.json', json.dumps(dict(files=names, unfinished=True)).encode())
+    start.folder = path
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with locked(path/'unfinished', wait=False):
+            for old in path.glob('.unfinished-*'): shutil.rmtree(old)      # of runs that were killed
+            yield start
+    finally:
+        for p in new:
+            if p.is_dir() and not any(p.iterdir()): p.rmdir()
 
 # %% ../nbs/21_files.ipynb #3ca3ede3
 IMAGE_SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .bmp .ppm .pgm .pbm .pnm .webp .tif .tiff'.split())
@@ -319,84 +343,131 @@ def find_clips(path: str | Path, # a video file, a folder of frames, a folder of
         if name not in names: raise ValueError(f'{path}: no clip {name!r}; it has {some}')
     return [c for c in clips if c.name in only]
 
-# %% ../nbs/21_files.ipynb #31ee1252
-def _hyphens(argument):
-    "`--num_masks=my_value` as `--num-masks=my_value`."
-    if not argument.startswith('--'): return argument
-    name, equals, value = argument.partition('=')
-    return name.replace('_', '-') + equals + value
+# %% ../nbs/21_files.ipynb #2a0877c7
+class _Lines:
+    "A stream for tqdm where there is no terminal: each state of a bar is a line."
+    def __init__(self, stream): self.stream = stream
+    def flush(self): self.stream.flush()
+    def write(self, text):
+        if text.strip(): print(text.strip(), file=self.stream, flush=True)
 
-# %% ../nbs/21_files.ipynb #f5a921d2
-def _parser(func, details):
-    "The parser of a function with documented parameters; what is wrong with the options is said in one line."
-    def fail(message): raise SystemExit(f'{func.__name__}: {message} (see {func.__name__} --help)')
-    parser = anno_parser(func, func.__name__)
-    parser.error = fail
-    for action in parser._actions:
-        vars(action).update(details.get(action.dest, {}))
-        action.option_strings = [_hyphens(option) for option in action.option_strings]
-        if action.default == '': action.help = re.sub(r" \(default: (''|)\)$", '', action.help)
-    known = parser._option_string_actions
-    known.clear()
-    known.update({option: action for action in parser._actions for option in action.option_strings})
-    for action in [a for a in parser._actions if a.dest in _with_place(details)]:
-        option = action.option_strings[-1]
-        parser.add_argument(f'{action.dest} ', nargs='?', metavar=action.dest, type=action.type,
-                            help=f'same as {option}')
-    parser.add_argument('--version', action='version', version=f'{func.__name__} {__version__}')
-    return parser
+class ProgressBar(tqdm):
+    "tqdm, redrawn every second; where there is no terminal, a line every ten seconds."
+    def __init__(self, *args, **kwargs):
+        is_drawn = sys.stderr.isatty() or 'ipykernel' in sys.modules
+        if not is_drawn: kwargs |= dict(file=_Lines(sys.stderr), mininterval=1e9)
+        self.closed = threading.Event()
+        super().__init__(*args, **kwargs)
+        if not self.disable: threading.Thread(target=self._beat, args=(1 if is_drawn else 10,), daemon=True).start()
 
-def _with_place(details): return [name for name, about in details.items() if about.get('place')]
+    def _beat(self, seconds):
+        while not self.closed.wait(seconds): self.refresh()
 
-# %% ../nbs/21_files.ipynb #92b5fcfb
-def _options(func, details, argv):
-    "What the words of a command line say, by the names of the function's parameters."
-    parser = _parser(func, details)
-    options = vars(parser.parse_args([_hyphens(a) for a in argv]))
-    for own in ('pdb', 'xtra'): options.pop(own, None)      # of the parser, not of the function
-    for name in _with_place(details):
-        given = options.pop(f'{name} ')
-        if given is None: continue
-        if options[name] != parser.get_default(name): parser.error(f'{name} is given twice: {given}, {options[name]}')
-        options[name] = given
-    return options
+    def close(self):
+        self.closed.set()
+        super().close()
 
-# %% ../nbs/21_files.ipynb #fa556e1d
-def _in_own_words(message, func, details):
-    "A library's message in the language of a command: its options instead of parameters."
-    parameters = [name for name, about in signature(func).parameters.items() if about.default is not about.empty]
-    def option(name): return (details.get(name, {}).get('option_strings') or ['--' + name.replace('_', '-')])[0]
-    for name in parameters:
-        words = details.get(name, {}).get('words', {})
-        def spoken(found):
-            value = found[1] or found[2]
-            return f'{option(name)} {words.get(value, value)}'
-        message = re.sub(rf"(?<![\w.-]){name}=(?:'([^']*)'|([\w./-]+))", spoken, message)
-        message = re.sub(rf"(?<![\w-]){name}(?= must (?:be|have)\b)", option(name), message)
-    return message
+# %% ../nbs/21_files.ipynb #a0eb9860
+_jobs = threading.local() # .current: the innermost job of this thread
 
-# %% ../nbs/21_files.ipynb #9260daba
-def _one_line(e):
-    "An error in one line; those of the operating system begin with the file."
-    if isinstance(e, OSError) and e.strerror: return f'{e.filename}: {e.strerror}' if e.filename else e.strerror
-    return ' '.join(str(e).split())
+def current_job(): return getattr(_jobs, 'current', None) # a JobProgress or None
 
-# %% ../nbs/21_files.ipynb #857f8c10
-def command(func=None, # a function with documented parameters
-            **details # more about a parameter, in argparse's words, or `place` and `words`: gaps=dict(nargs='+')
-           ):
-    "Make a function callable from the shell: `--help`, one-line errors, exit code 1. With arguments it is as before."
-    if func is None: return partial(command, **details)
-    @wraps(func)
-    def main(*args, **kwargs):
-        if args or kwargs: return func(*args, **kwargs)
-        with suppress(AttributeError): sys.stdout.reconfigure(errors='backslashreplace')      # names of files are bytes
-        options = _options(func, details, sys.argv[1:])
-        try: func(**options)
-        except (ValueError, OSError) as e:
-            raise SystemExit(f'{func.__name__}: {_in_own_words(_one_line(e), func, details)}') from None
-        except KeyboardInterrupt: raise SystemExit(f'{func.__name__}: interrupted') from None
-    return main
+class JobProgress:
+    "One bar for a job of several parts, `2 of 4: look 1, flow`, with the time left for all of them. Use as a context."
+    def __init__(self,
+        shares: dict[str, float] # {step, or 'part: step': its expected share of the time}, in order
+    ):
+        self.part, self.step, self.fraction, self.started = '', '', 0., 0.
+        self.seconds, self.bar = {}, None # seconds of the steps that are done
+        self.plan(shares)
+
+    def plan(self, shares: dict[str, float]): # as in the constructor
+        "Replace the steps to come by others, once it is known what they are."
+        self.shares = shares
+        self.parts = list(dict.fromkeys(step.partition(':')[0] for step in shares))
+
+    def __enter__(self):
+        self.outer, _jobs.current = current_job(), self
+        self.place = self.outer and self.outer.step.removeprefix(f'{self.outer.part}: ')
+        return self
+
+    def __exit__(self, *exception):
+        _jobs.current = self.outer
+        if self.bar: self.bar.close()
+
+# %% ../nbs/21_files.ipynb #0f523572
+@patch
+def at(self: JobProgress,
+       step: str, # what is being done
+       fraction: float, # how much of it is done, in [0,1]
+       note: str = ''): # a figure to show, as 'loss 0.12'
+    "Report how far a step of the current part is."
+    name, now = f'{self.part}: {step}' if self.part else step, time.monotonic()
+    if name != self.step:
+        if name not in self.shares: self._insert(name)
+        if self.step: self.seconds[self.step] = now - self.started
+        self.step, self.started = name, now
+    self.fraction, self.note = fraction, note
+    if self.outer: self.outer.at(self.place, self.done(), self.title())
+    else:
+        form = '{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}'
+        self.bar = self.bar or ProgressBar(desc=self.title(), total=1, bar_format=form, miniters=0, leave=False)
+        self.bar.set_description_str(self.title(), refresh=False)
+        self.bar.set_postfix_str(', '.join(filter(None, (note, self.time_left()))), refresh=False)
+        self.bar.update(self.done() - self.bar.n)
+
+@patch
+def _insert(self: JobProgress, name):
+    "Add a step that was not expected, after the current one, with an average share."
+    steps = list(self.shares.items())
+    place = next((k for k, (step, _) in enumerate(steps, 1) if step == self.step), 0)
+    self.plan(dict([*steps[:place], (name, sum(self.shares.values()) / len(steps)), *steps[place:]]))
+
+@patch
+def title(self: JobProgress) -> str: # '2 of 4: look 1, flow'
+    part = self.step.partition(':')[0]
+    place = f'{self.parts.index(part) + 1} of {len(self.parts)}: ' if len(self.parts) > 1 else ''
+    return place + self.step.replace(':', ',')
+
+@patch
+def done(self: JobProgress) -> float: # share of the job that is done, in [0,1]
+    finished = sum(self.shares.get(step, 0) for step in self.seconds)
+    return min(1., (finished + self.fraction * self.shares[self.step]) / sum(self.shares.values()))
+
+# %% ../nbs/21_files.ipynb #bd198424
+@patch
+def time_left(self: JobProgress) -> str: # 'about 1:20 left'; '' if nothing is known yet
+    spent, now = sum(self.seconds.values()), time.monotonic() - self.started
+    finished = sum(self.shares.get(step, 0) for step in self.seconds)
+    share = self.shares[self.step]
+    if not finished and self.fraction < .05: return ''
+    rate = spent / finished if finished else now / (self.fraction * share)      # seconds for a unit of share
+    here = now * (1 / self.fraction - 1) if self.fraction >= .05 else max(share * rate - now, 0)
+    to_come = sum(s for step, s in self.shares.items() if step not in self.seconds and step != self.step)
+    minutes, seconds = divmod(round(here + to_come * rate), 60)
+    return f'about {minutes}:{seconds:02} left'
+
+def begin_part(name: str): # of the parts that the current job has
+    "The steps that follow belong to this part of the current job, if there is one."
+    if current_job(): current_job().part = name
+
+def say(text: str): # a line
+    "Print a line at once, above the bar if there is one."
+    ProgressBar.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+def track(items: Iterable, # what is worked off
+          step: str, # what is being done
+          total: int | None = None # how many items there are; None: their length; 0: unknown
+         ) -> Iterator: # the items
+    "The items, while the current job shows how many of them are done. Without a job nothing is shown."
+    job, total = current_job(), len(items) if total is None else total
+    if job is None: yield from items
+    else:
+        job.at(step, 0)
+        for n, item in enumerate(items, 1):
+            yield item
+            job.at(step, min(n / total, 1) if total else 0)
 
 # %% ../nbs/21_files.ipynb #0faf86e4
 class lazily:

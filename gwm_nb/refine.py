@@ -8,13 +8,13 @@ __all__ = ['filters', 'linear_model', 'skimage', 'refine_presets', 'example_clip
            'folded', 'diffuse', 'motion_odds', 'motion_thresholds', 'from_border', 'first_guess', 'describe',
            'appearance_odds', 'motion_trust', 'Memory', 'remember', 'learn', 'follow', 'cut_sides', 'cut_off',
            'certainty', 'constancy', 'agreement', 'Refined', 'signs_of', 'doubts', 'unless_empty', 'refine_window',
-           'refine_windows', 'refine_clip', 'motion_residual', 'look_at']
+           'refine_steps', 'refine_windows', 'refine_clip', 'motion_residual', 'look_at']
 
 # %% ../nbs/08_refine.ipynb #refcd002
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
@@ -37,10 +37,9 @@ from scipy.sparse.linalg import cg
 from scipy.special import expit, logit
 from torch import Tensor
 from torch.nn.utils import fuse_conv_bn_eval
-from tqdm.auto import tqdm
 
 from . import __version__
-from .files import lazily, whole_file
+from .files import JobProgress, begin_part, current_job, lazily, track, whole_file
 from .flow import distance_from_home, estimate_flow, resize_flow
 from .motion import fit_motion, motion_fields
 from .network import create_network
@@ -159,10 +158,10 @@ def _pool(workers):
     with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool: yield pool
     torch.set_num_threads(before)
 
-def _each(pool, work, items, desc, progress):
-    "Results of `work` for each of `items`, in order. A text as `progress` comes before the name of the bar."
-    items, before = list(items), progress if isinstance(progress, str) else ''
-    return list(tqdm(pool.map(work, items), before + desc, len(items), leave=False, disable=not progress))
+def _each(pool, work, items, step):
+    "Results of `work` for each of `items`, in order."
+    items = list(items)
+    return list(track(pool.map(work, items), step, len(items)))
 
 # %% ../nbs/08_refine.ipynb #refcd024
 @dataclass
@@ -195,8 +194,7 @@ def _evidence_of(window, gaps, flows, t):
 # %% ../nbs/08_refine.ipynb #refcd026
 def see_motion(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
                settings: RefineSettings, # how
-               pool: ThreadPoolExecutor, # who works
-               progress: bool | str = False # show bars; a text before their names
+               pool: ThreadPoolExecutor # who works
               ) -> Window:
     "Flow between neighbouring frames, and the evidence of motion."
     window = Window(frames, _inside(frames[0].shape[:2], settings.side))
@@ -206,8 +204,8 @@ def see_motion(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
     flows = dict(zip(pairs, np.empty((len(pairs), 2, *window.size), np.float16)))
     window.links = {pair: (a[:2], a[2]) for pair, a in zip(near, np.empty((len(near), 3, *window.size), np.float16))}
     window.evidence = np.empty((n, *window.size), np.float32)
-    _each(pool, partial(_flow_between, window, settings.method, flows), pairs, 'flow', progress)
-    _each(pool, partial(_evidence_of, window, settings.gaps, flows), range(n), 'motion', progress)
+    _each(pool, partial(_flow_between, window, settings.method, flows), pairs, 'flow')
+    _each(pool, partial(_evidence_of, window, settings.gaps, flows), range(n), 'motion')
     return window
 
 # %% ../nbs/08_refine.ipynb #refcd026b
@@ -331,12 +329,11 @@ class Look:
         maps: list, # arrays (T,h,w) to be averaged over the superpixels
         net: nn.Module | None, # a frozen backbone; None: no features
         settings: RefineSettings, # how
-        pool: ThreadPoolExecutor, # who works
-        progress: bool | str = False # show bars; a text before their names
+        pool: ThreadPoolExecutor # who works
     ):
         frames = range(len(window))
         work = partial(_pieces, window, boxes, maps, net, settings)
-        label, area, place, colour, means = zip(*_each(pool, work, frames, 'cutting', progress))
+        label, area, place, colour, means = zip(*_each(pool, work, frames, 'superpixels'))
         counts = np.array([len(a) for a in area])
         starts = np.cumsum(counts) - counts
         self.boxes, self.size, self.count = boxes, window.size, counts.sum()
@@ -345,7 +342,7 @@ class Look:
         self.area, self.place, self.colour = (np.concatenate(a) for a in (area, place, colour))
         self.means = np.concatenate(means).T
         self.stages = [np.empty((self.count, c), np.float16) for c in net.channels[-4:]] if net else []
-        if net: _each(pool, partial(_see_features, self, window, net, settings), frames, 'seeing', progress)
+        if net: _each(pool, partial(_see_features, self, window, net, settings), frames, 'features')
         self.along = _along(self, window, pool)
         self.graph = _across(self, settings.colour) + _weighed(self, self.along, 2 * settings.colour, 2 / 100)
 
@@ -530,7 +527,7 @@ def learn(look: Look, # superpixels
         return latest if memory is None else _joined(latest, memory)
     teacher = seen(look.stages)
     features = describe(teacher.colour, teacher.stages, settings.components)
-    for balance in balances:
+    for balance in track(balances, 'learning'):
         teacher = seen([])                          # what it looks like is known by now
         looks = appearance_odds(features, teacher.p, teacher.weight, balance, settings.ridge)
         if looks is None: break
@@ -722,7 +719,7 @@ def _whose(look, p, objects):
 def _finished(look, window, p, trust, agreed, shape, pool, objects=1):
     "Soft masks with the edges of the pictures, and how sure they are."
     soft = look.paint(np.clip(p, 0, 1))
-    masks = np.stack(list(pool.map(partial(_edges, look, window, soft), range(len(window)))))
+    masks = np.stack(_each(pool, partial(_edges, look, window, soft), range(len(window)), 'edges'))
     placed = (_uncrop(mask, box, look.size, look.size) for mask, box in zip(masks, look.boxes))
     signs = np.stack([signs_of(window, t, mask) for t, mask in enumerate(placed)])
     sure = np.cbrt(certainty(look, p) * constancy(look, p) * agreed)
@@ -740,12 +737,6 @@ def unless_empty(look: Look, # superpixels
     left, began = look.area[p > .5].sum(), look.area[seed > .5].sum()
     return seed if memory is None and left < .1 * began else p
 
-# %% ../nbs/08_refine.ipynb #bars0801
-def _bars_of_look(progress, looks, number):
-    "What `progress` is in one of the looks at a window. There may be fewer: the last is where nothing is cut off."
-    if not progress or looks == 1: return progress
-    return f'{progress if isinstance(progress, str) else ""}look {number} of up to {looks}: '
-
 # %% ../nbs/08_refine.ipynb #refcd075
 def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
                   shape: tuple[int, int], # (height, width) that masks shall have
@@ -753,13 +744,13 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
                   net: nn.Module | None, # a frozen backbone; None: motion alone
                   pool: ThreadPoolExecutor, # who works
                   memories: tuple = (None, None), # of both looks at earlier windows
-                  progress: bool | str = False # show bars; a text before their names
+                  title: str = '' # of the window, before the names of the parts of the current job
                  ) -> tuple[Refined, tuple]: # masks; the memories of both looks
     "Motion, first look, second look: the frames of a window, all at once."
     see = partial(Look, net=net, settings=settings, pool=pool)
-    window = see_motion(frames, settings, pool, progress)
-    bars = partial(_bars_of_look, progress, 1 + settings.looks if net else 1)
-    look = see(window, whole_frames(len(frames), window.size), [window.evidence], progress=bars(1))
+    begin_part(f'{title}look 1')
+    window = see_motion(frames, settings, pool)
+    look = see(window, whole_frames(len(frames), window.size), [window.evidence])
     thresholds = motion_thresholds(look)
     moves = motion_odds(look, thresholds)
     p, again = first_guess(look, moves, settings), memories[1]
@@ -772,8 +763,9 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
     for number in range(settings.looks):
         boxes = follow(found, settings.margin, settings.zoom)
         if _like_before(boxes, look.boxes): break
+        begin_part(f'{title}look {number + 2}')
         look = None                                 # two at once would take twice the memory
-        look = see(window, boxes, [window.evidence, found], progress=bars(number + 2))
+        look = see(window, boxes, [window.evidence, found])
         moves = settings.second_motion * motion_odds(look, thresholds)
         learned, _ = learn(look, moves, look.means[1], settings.second, settings, memories[1], trust)
         p = unless_empty(look, learned, look.means[1], memories[1])
@@ -801,6 +793,19 @@ def _begin(frames):
     ahead = list(islice(frames, 2))
     if len(ahead) < 2: raise ValueError(f'motion takes at least two frames, this clip has {len(ahead)}')
     return chain(ahead, frames), tuple(ahead[0].shape[1:])
+
+# %% ../nbs/08_refine.ipynb #d160e595
+def refine_steps(settings: RefineSettings, # how
+                 frames: int = 1 # of the clip
+                ) -> dict[str, float]: # {'part: step': share of the time}
+    "The steps that a clip is expected to take, for `JobProgress`."
+    windows = max(1, -(-(frames - settings.overlap) // (settings.window - settings.overlap)))
+    looks = {'look 1': dict(flow=6, motion=4, superpixels=5, features=9, learning=3),
+             'look 2': dict(superpixels=5, features=9, learning=2, edges=3)}
+    if not settings.features: looks = {'look 1': dict(flow=6, motion=4, superpixels=5, edges=3)}
+    titles = [f'window {n + 1}, ' if windows > 1 else '' for n in range(windows)]
+    return {f'{title}{look}: {step}': share for title in titles for look, steps in looks.items()
+            for step, share in steps.items()}
 
 # %% ../nbs/08_refine.ipynb #refcd078k
 def _keep(file, digest, found, memories):
@@ -843,7 +848,7 @@ def _go_on(before, found, shared, given, objects):
 # %% ../nbs/08_refine.ipynb #refcd078
 def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one size
                    preset: str | RefineSettings = 'default', # a name in `refine_presets`, or settings
-                   progress: bool = True, # show bars
+                   progress: bool = True, # show a bar, where no job shows one
                    keep: str | Path | None = None # a folder for finished windows; a later run goes on from them
                   ) -> Iterator[Refined]: # of consecutive parts of the clip
     """Segment a clip of any length: its masks, window after window. Raises `ValueError` for less than two frames.
@@ -855,13 +860,14 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
     before, given = None, 0
     digest = sha256(repr((__version__, replace(settings, workers=0), shape)).encode())
     if keep: Path(keep).mkdir(parents=True, exist_ok=True)
-    with _pool(settings.workers) as pool:
+    shown = JobProgress(refine_steps(settings)) if progress and not current_job() else nullcontext()
+    with shown, _pool(settings.workers) as pool:
         for number, (window, more) in enumerate(_windows(small, settings.window, settings.overlap)):
             for frame in window: digest.update(frame)
             file = keep and Path(keep)/f'window_{number:05}.npz'
             done = keep and _kept(file, digest.hexdigest())
-            bars = f'window {number + 1}: ' if progress and (number or more) else progress
-            found, memories = done or refine_window(window, shape, settings, net, pool, memories, bars)
+            title = f'window {number + 1}, ' if number or more else ''
+            found, memories = done or refine_window(window, shape, settings, net, pool, memories, title)
             if keep and not done: _keep(file, digest.hexdigest(), found, memories)
             found, given = _go_on(before, found, settings.overlap, given, settings.objects)
             before = found
@@ -871,7 +877,7 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
 # %% ../nbs/08_refine.ipynb #refcd079
 def refine_clip(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one size
                 preset: str | RefineSettings = 'default', # a name in `refine_presets`, or settings
-                progress: bool = True # show bars
+                progress: bool = True # show a bar
                ) -> Refined: # `refined[t]` is the soft mask (h,w) of frame t
     "Segment a clip without labels: the object that moves by itself."
     parts = list(refine_windows(frames, preset, progress))

@@ -7,17 +7,16 @@ __all__ = ['plt', 'accelerate', 'KEYS', 'LEAST', 'SHARES', 'read_log', 'measurem
            'validation_loss', 'Measure', 'measured', 'constant', 'lower_is_better', 'best_of', 'Best', 'KeepLast',
            'EarlyStop', 'Unfreeze', 'Pictures', 'require_tracker', 'Trackers', 'Data', 'Network', 'Optim', 'Loss',
            'Train', 'Logging', 'Config', 'nearest', 'nearest_key', 'change', 'change_by_file', 'change_by_text',
-           'check', 'presets', 'make_config', 'to_toml', 'Drawn', 'Shrunk', 'refuse_labels', 'sets_there',
+           'check', 'presets', 'make_config', 'to_toml', 'Drawn', 'Shrunk', 'refuse_labels', 'say_once', 'sets_there',
            'training_data', 'check_data', 'validation_data', 'best_file', 'load_run', 'take_weights', 'recompute',
            'build_network', 'Compile', 'keep_features', 'make_optimiser', 'make_schedule', 'make_learner', 'refuse_few',
-           'start_folder', 'summary', 'held_back', 'run', 'run_folder', 'resume_run', 'describe', 'leave', 'gwm_train',
+           'start_folder', 'summary', 'held_back', 'run', 'run_folder', 'resume_run', 'describe', 'leave', 'finish_run',
            'adapt']
 
 # %% ../nbs/15_runs.ipynb #0a94d26f
 import difflib
 import json
 import os
-import shlex
 import sys
 import time
 import tomllib
@@ -41,7 +40,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from .files import (TRUTH_FOLDERS, cache_folder, command, find_clips, lazily, list_images, locked, read_image,
+from .files import (TRUTH_FOLDERS, cache_folder, find_clips, lazily, list_images, locked, read_image,
                           readable_size, write_whole)
 from .scenes import MovingScenes
 from .store import FlowSettings, FlowStore, is_store, kept_store, plan_store, plan_summary, shrink
@@ -693,9 +692,9 @@ def _pictures(path):
 # %% ../nbs/15_runs.ipynb #311534db
 def _is_main(): return os.environ.get('RANK', '0') == '0'
 
-def _say(*text):
+def say_once(text: str): # a line, or more
     "Print, in the first process only."
-    if _is_main(): print(*text, flush=True)
+    if _is_main(): print(text, flush=True)
 
 # %% ../nbs/15_runs.ipynb #9e50eff3
 def sets_there(data: Data, # of a Config
@@ -741,7 +740,7 @@ def training_data(config: Config # from make_config
         refuse_labels(data.path)
         samples = VideoFrames(data.path, _flow_settings(data), clips=_trained_clips(data))
     else:
-        sets = sets_there(data, _say)
+        sets = sets_there(data, say_once)
         for folder in sets.values(): refuse_labels(folder)
         samples = Drawn(ConcatDataset([_gap_samples(name, folder, data) for name, folder in sets.items()]))
     return _shrunk(samples, data)
@@ -1122,7 +1121,7 @@ def _clip_sources(config):
     "{name: (folder, flow settings)} of what a training is trained on."
     data, settings = config.data, _flow_settings(config.data)
     if data.source == 'clip': return {'clip': (Path(data.path), settings)}
-    found = sets_there(data, _say)
+    found = sets_there(data, say_once)
     return {name: (folder, replace(settings, gaps=data_sets[name].gaps)) for name, folder in found.items()}
 
 # %% ../nbs/15_runs.ipynb #5b7fb636
@@ -1204,13 +1203,6 @@ def describe(config: Config # from make_config
                 f'optimiser {optim.name}, schedule {optim.schedule}, lr {optim.lr:g}')
     return '\n'.join([*about_data, *_describe_network(config, frames), training, _describe_measuring(config)])
 
-# %% ../nbs/15_runs.ipynb #a9b2e33a
-def _new_config(preset, data, config, changes, init_from):
-    "The settings that a command line asks for."
-    shorthand = [f'data.path={data}'] if data else []
-    shorthand += [f'network.init_from={init_from}'] if init_from else []
-    return make_config(preset, config or None, [*shorthand, *changes])
-
 # %% ../nbs/15_runs.ipynb #0f074405
 def leave(learn: Learner # that has been fitted, all files written
          ):
@@ -1221,30 +1213,18 @@ def leave(learn: Learner # that has been fitted, all files written
     os._exit(0)
 
 # %% ../nbs/15_runs.ipynb #ece13705
-@command(set=dict(nargs='+', metavar='KEY=VALUE'))
-def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_nb/presets
-              data: str = '', # the clip, or the folder that the data sets lie in
-              out: str = '', # a new folder for the run; default: runs/PRESET
-              config: str = '', # a TOML file of settings that changes the preset
-              set: str = None, # single settings that change both, as in optim.lr=1e-4 data.batch=4
-              init_from: str = '', # weights to begin with: a run's folder, a file of ours, or a published checkpoint
-              resume: str = '', # go on with the run in this folder
-              dry_run: bool = False # say what would be done, and stop
-             ):
-    "Train on moving scenes, a clip, or published data sets, without labels."
-    if sys.argv.count('--set') > 1: raise ValueError('--set is given twice; give it once, with all changes behind it')
-    if resume:
-        if any((preset, data, out, config, set, init_from)):
-            raise ValueError('--resume takes a run as it is; for other settings begin a new one with --init-from')
-        learn, out = resume_run(resume), run_folder(resume)
-    else:
-        settings = _new_config(preset, data, config, set or [], init_from)
-        out = out or f'runs/{preset or Path(config or "run").stem}'
-        if dry_run: return _say(describe(settings))
-        learn = run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:]))
-    _say(summary(learn, out))
-    if _is_main(): _say(held_back(make_config(file=Path(out)/'config.toml'), out))
+def finish_run(learn: Learner, # that has been fitted
+               out: str | Path # its folder
+              ):
+    "Print what came out of a run; several processes end here."
+    say_once(summary(learn, out))
+    if _is_main(): print(held_back(make_config(file=Path(out)/'config.toml'), out), flush=True)
     leave(learn)
+
+# %% ../nbs/15_runs.ipynb #a30a60da
+if __name__ == '__main__' and '__file__' in globals(): # python -m gwm_nb.runs; a notebook has no file
+    from gwm_nb.commands import gwm_train
+    gwm_train()
 
 # %% ../nbs/15_runs.ipynb #296dc21e
 def adapt(network: nn.Module, # trained; stays as it is

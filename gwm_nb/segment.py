@@ -6,11 +6,10 @@
 __all__ = ['zarr', 'utils', 'refine', 'PRETRAINED', 'presets', 'PART', 'Cut', 'Found', 'keep_masks', 'write_masks',
            'check_options', 'Watch', 'Job', 'check_inputs', 'by_refining', 'small_frames', 'choose_in_clip',
            'merged_cuts', 'polished_cuts', 'by_network', 'by_training', 'Way', 'refining_way', 'training_way',
-           'network_way', 'Preset', 'check_preset', 'get_way', 'segment_clip', 'Result', 'segment', 'gwm_segment',
-           'gwm_demo']
+           'network_way', 'Preset', 'check_preset', 'get_way', 'segment_clip', 'Result', 'segment', 'segment_all']
 
 # %% ../nbs/09_segment.ipynb #36960b8b
-import hashlib, inspect, json, os, shutil, sys, tempfile, time
+import hashlib, inspect, json, shutil, sys, tempfile, time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,15 +25,14 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .clips import Excerpt, Frames, open_clip
 from .cutouts import Outputs, check_outputs, output_files
-from .files import cache_folder, command, find_clips, lazily, output_folder, refuse_foreign
+from .files import (JobProgress, begin_part, cache_folder, find_clips, lazily, output_folder,
+                          refuse_foreign, results_folder, say, track, write_whole)
 from .annotations import Annotations
-from .show import VideoWriter, masks_to_rgb, overlay
-from .flow import estimate_flow, estimator_settings, flow_to_rgb, get_estimator, resize_flow
-from .scenes import MovingScenes
+from .show import overlay
+from .flow import estimate_flow, estimator_settings, get_estimator, resize_flow
 from .motion import get_basis
 from .store import FlowSettings, check_room, shrink, working_size
 from .videos import VideoFrames, find_masks, lonely_masks
@@ -43,7 +41,7 @@ from .network import create_network, predict_masks
 from .loss import ReconstructionLoss
 from .checkpoints import save
 from .train import fit
-from .evaluate import choose_object, evaluate, jaccard, object_mask, show_ranked
+from .evaluate import choose_object, jaccard, object_mask
 from .polish import get_polisher
 from .runs import adapt as adapt_network
 from .benchmarks import get_merger, load_any
@@ -77,7 +75,7 @@ def keep_masks(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w
                batch_size: int = 8 # how many go through the network at once
               ): # soft masks, an array (N,K,h,w) on disk
     "Predict masks and keep them on disk."
-    images, array, done = iter(tqdm(images, total=total, desc='predicting', unit=' frames')), None, 0
+    images, array, done = iter(track(images, 'predicting', total)), None, 0
     for batch in iter(lambda: list(islice(images, batch_size)), []):
         soft = predict_masks(network, torch.stack(batch), batch_size)
         if array is None:
@@ -99,22 +97,18 @@ def write_masks(job, # of `check_inputs`: the clip, and what shall be written
                 folder: Path # an existing folder
                ) -> tuple[dict, dict]: # {frame name: J} of the annotated frames, {frame name: confidence}
     "Write all outputs of a job at the clip's own size. One frame is held at a time."
-    cuts, scores, sure, frames = _begun(cuts), {}, {}, job.open()
+    scores, sure, frames = {}, {}, job.open()
     with Outputs(job.outputs, folder, job.names, frames, job.sound) as outputs:
-        for (name, image), cut in zip(tqdm(frames, 'writing', len(job.names), unit=' frames'), cuts, strict=True):
+        for (name, image), cut in zip(frames, cuts, strict=True):
             soft = _enlarged(cut.soft, job.size)
             outputs.add(name, image, soft if cut.labels is None else _apart(soft, cut.labels), cut.confidence)
             if name in job.truths: scores[name] = _score(soft > .5, job.truths[name]())
             if cut.confidence is not None: sure[name] = round(cut.confidence, 3)
     job.notes += outputs.warnings
+    job.failed += outputs.failed
     return scores, sure
 
 # %% ../nbs/09_segment.ipynb #0621a52b
-def _begun(items):
-    "The items; the first of them is made at once."
-    items = iter(items)
-    return chain([next(items)], items)
-
 def _apart(soft, labels):
     "A soft mask (h,w) of several objects as one of each, (K,h,w)."
     numbers = torch.arange(1, max(int(labels.max()), 1) + 1)[:, None, None]
@@ -220,6 +214,7 @@ class Job:
     size: tuple[int, int] = (0, 0) # (height, width) of the frames
     truths: dict = field(default_factory=dict) # {frame name: called for (object, void)}
     notes: list[str] = field(default_factory=list) # what has to be said of it
+    failed: list[str] = field(default_factory=list) # outputs that could not be written, and why
 
     def open(self) -> Frames:
         "The frames, to be gone through."
@@ -233,7 +228,7 @@ class Job:
 def _look_through(job):
     "Note names and size of a clip's frames and what is to be said of them. Each frame is read once."
     watch, frames = Watch(), job.open()
-    for name, image in tqdm(frames, desc='reading', unit=' frames'):
+    for name, image in track(frames, 'reading', 0):
         watch.look(name, image)
         job.size = tuple(image.shape[1:])
     job.names = watch.names
@@ -265,7 +260,7 @@ def check_inputs(job: Job, # with clip, out and what shall be written
     if masks: job.truths = _truths(masks, job.names, job.size, job.notes)
     h, w = working_size(job.size)
     check_room(job.out, len(job.names) * (h * w * numbers * 2 + job.size[0] * job.size[1] // 20), 'the result')
-    for note in [] if quiet else job.notes: print(f'{job.clip.name}: {note}', flush=True)
+    for note in [] if quiet else job.notes: say(f'{job.clip.name}: {note}')
     return job
 
 # %% ../nbs/09_segment.ipynb #aee2df00
@@ -304,7 +299,8 @@ def by_refining(job: Job, # what to segment
     def cuts():
         parts = refine.refine_windows((image for _, image in job.open()), settings, keep=place)
         for part in _each_timed(parts, seconds, 'refining'):
-            for t in range(len(part)): yield Cut(part[t], float(part.confidence[t]), part.labels(t))
+            begin_part('')
+            for t in track(range(len(part)), 'writing'): yield Cut(part[t], float(part.confidence[t]), part.labels(t))
             seen.append((part.confidence, part.signs, part.cut))
         confidence, signs, cut = map(np.concatenate, zip(*seen))
         about['doubts'] = refine.doubts(replace(part, confidence=confidence, signs=signs, cut=cut))
@@ -385,6 +381,7 @@ def by_network(job: Job, # what to segment
         chosen = choose_in_clip(job, soft)
     if merge: masks = merged_cuts(job, soft, chosen, merge)
     else: masks = (torch.as_tensor(soft[t])[chosen].float().sum(0) for t in range(len(job.names)))
+    masks = track(masks, 'writing', len(job.names))
     return Found(polished_cuts(job, masks, polish), dict(object_masks=chosen.nonzero()[:, 0].tolist()), network)
 
 # %% ../nbs/09_segment.ipynb #7d9b3010
@@ -407,6 +404,7 @@ def by_training(job: Job, # what to segment
                 **options # of `by_network`
                ) -> Found:
     "Flow, kept from an earlier run if there was one; training on the clip itself; masks."
+    begin_part('')
     with _timed(seconds, 'flow'):
         data = _for_training(job, folder, flow)
         _try(network, data[0]['image'], name)
@@ -414,6 +412,8 @@ def by_training(job: Job, # what to segment
     return by_network(job, folder, seconds, network, **options)
 
 # %% ../nbs/09_segment.ipynb #4b1a94f8
+def _prediction_steps(frames): return dict(predicting=1)
+
 @dataclass(frozen=True)
 class Way:
     "A way to masks whose options are known to be good."
@@ -421,6 +421,12 @@ class Way:
     numbers: int = 0 # that it keeps on disk for each pixel of a small frame
     has_network: bool = True # that could be kept
     least: int = 1 # frames that it needs
+    steps: Callable = _prediction_steps # frames -> {step: share of the time}, see `JobProgress`
+
+# %% ../nbs/09_segment.ipynb #09635a75
+def _training_steps(frames):
+    "Steps of a way that trains on the clip, for `JobProgress`."
+    return dict(flow=frames / 10, training=30, predicting=frames / 20)
 
 # %% ../nbs/09_segment.ipynb #3e7721e7
 def refining_way(preset: str, # a key of `refine_presets`
@@ -436,7 +442,8 @@ def refining_way(preset: str, # a key of `refine_presets`
     settings = replace(refine.get_refine_settings(preset), objects=objects, **changes)
     get_estimator(settings.method)
     if features and not is_model(features): raise unknown_model(features, ())
-    return Way(partial(by_refining, settings=settings), has_network=False, least=2)
+    return Way(partial(by_refining, settings=settings), has_network=False, least=2,
+               steps=partial(refine.refine_steps, settings))
 
 # %% ../nbs/09_segment.ipynb #0e696bb1
 def _number(name, text):
@@ -460,7 +467,7 @@ def training_way(network: str = 'small', # a name for `create_network`
     net, loss = _fresh_network(network, pretrained, num_masks, seed), ReconstructionLoss(basis, normalise=True)
     def train(data, net): return fit(data, net, loss=loss, steps=steps, seed=seed).network
     return Way(partial(by_training, network=net, train=train, flow=FlowSettings(method=method), name=network,
-                       polish=_polisher(polish)), num_masks, least=2)
+                       polish=_polisher(polish)), num_masks, least=2, steps=_training_steps)
 
 # %% ../nbs/09_segment.ipynb #4638e852
 def _polisher(name):
@@ -482,7 +489,7 @@ def network_way(trained: str | Path = 'DAVIS', # a run, a file of `save`, a publ
     if not adapt: return Way(partial(by_network, **options), K)
     def train(data, net): return adapt_network(net, data, steps=adapt)
     flow = FlowSettings(method=method)
-    return Way(partial(by_training, train=train, flow=flow, name=str(trained), **options), K, least=2)
+    return Way(partial(by_training, train=train, flow=flow, name=str(trained), **options), K, least=2, steps=_training_steps)
 
 # %% ../nbs/09_segment.ipynb #2ce1302d
 @dataclass(frozen=True)
@@ -538,16 +545,20 @@ def segment_clip(clip: str | Path, # a video file, or a folder of frames
                  **options # of the preset
                 ) -> dict: # the report that is also written to result.json
     """Cut the moving object out of a clip, and write masks, films and result.json to `out`.
-    Raises `ValueError` or `OSError` for whatever can't be used, with nothing left behind."""
+    Raises `ValueError` or `OSError` for input that can't be used, before anything is written. Masks are written as
+    they are made; an output beside them that fails is named in the report's `failed`."""
     preset = preset or ('trained' if 'trained' in options else 'default')
     job = Job(Path(clip), Path(out), part or {}, check_outputs(outputs), sound)
     job.open()
     _keep_apart(job.out, job.clip, masks)
     way, options = get_way(preset, options)
     if keep_network and not way.has_network: raise ValueError(f"keep_network must be left out with preset='{preset}'")
-    check_inputs(job, masks, ('network.safetensors',) if keep_network else (), way.numbers, way.least, quiet)
-    settings = dict(clip=str(clip), preset=preset, **job.part, **_as_words(options))
-    with output_folder(out) as hidden: return _carry_out(job, way, hidden, settings, keep_network)
+    more = ('network.safetensors',) if keep_network else ()
+    with JobProgress(dict(reading=3) | way.steps(48) | dict(writing=3)) as progress:
+        check_inputs(job, masks, more, way.numbers, way.least, quiet)
+        progress.plan(dict(reading=3) | way.steps(len(job.names)) | dict(writing=3))
+        settings = dict(clip=str(clip), preset=preset, **job.part, **_as_words(options))
+        return _carry_out(job, way, settings, more)
 
 # %% ../nbs/09_segment.ipynb #c8349a52
 def _as_words(options):
@@ -556,24 +567,28 @@ def _as_words(options):
             for name, value in options.items()}
 
 # %% ../nbs/09_segment.ipynb #ec414c2b
-def _carry_out(job, way, hidden, settings, keep_network):
-    "Make masks in one `way`, write all files into the folder `hidden`; the report."
+def _carry_out(job, way, settings, more):
+    "Make masks in one `way`, write all files into the job's folder; the report."
     seconds = {}
-    with tempfile.TemporaryDirectory(prefix='kept-', dir=hidden) as kept:
+    with results_folder(job.out, [*job.files(), *more]) as start, tempfile.TemporaryDirectory(dir=start.folder) as kept:
         found = way.run(job, Path(kept), seconds)
-        with _timed(seconds, 'writing'): scores, sure = write_masks(job, found.cuts, hidden)
-        seconds['writing'] = round(seconds['writing'] - seconds.get('refining', 0), 2)      # they took turns
-    if keep_network:
-        save(found.network, hidden/'network.safetensors', clip=str(job.clip), steps=settings.get('steps', 0))
-    report = _report(settings, job, found.about, scores, sure, seconds)
-    report['files'] = sorted([str(f.relative_to(hidden)) for f in hidden.iterdir()] + ['result.json'])
-    (hidden/'result.json').write_text(json.dumps(report, indent=1))
+        cuts = iter(found.cuts)
+        first = next(cuts)          # up to here, results of an earlier run stay
+        start()
+        before = seconds.get('refining', 0)
+        with _timed(seconds, 'writing'): scores, sure = write_masks(job, chain([first], cuts), job.out)
+        seconds['writing'] = round(seconds['writing'] + before - seconds.get('refining', 0), 2)      # they took turns
+        if more: save(found.network, job.out/more[0], clip=str(job.clip), steps=settings.get('steps', 0))
+        report = _report(settings, job, found.about, scores, sure, seconds)
+        report['files'] = sorted(f for f in [*job.files(), *more] if f == 'result.json' or (job.out/f).exists())
+        write_whole(job.out/'result.json', json.dumps(report, indent=1).encode())
     return report
 
 # %% ../nbs/09_segment.ipynb #481177d5
 def _report(settings, job, about, scores, sure, seconds):
     "What was done with what, how long it took, and how sure it is."
-    report = dict(settings=settings, frames=len(job.names), names=job.names, notes=job.notes, **about,
+    report = dict(settings=settings, frames=len(job.names), names=job.names, notes=job.notes,
+                  failed=job.failed, **about,
                   seconds=seconds | dict(total=round(sum(seconds.values()), 2)),
                   versions={package: version(package) for package in ('gwm_nb', 'torch', 'timm')})
     if sure: report['confidence'] = dict(mean=round(sum(sure.values()) / len(sure), 3), frames=sure)
@@ -638,67 +653,38 @@ def segment(clip: str | Path, # a video file, or a folder of frames
     return Result(folder, temporary)
 
 # %% ../nbs/09_segment.ipynb #16de5173
-@command(out=dict(place=True), outputs=dict(nargs='+', type=str), trained=dict(option_strings=['--from']),
-         pretrained=dict(words={'True': 'timm', 'False': 'random'}))
-def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of clips
-                out: str = 'gwm_out', # folder for masks, films and result.json; of several clips: a folder each
-                masks: str = '', # annotations: a folder named after the frames, or a film of masks; only to measure J
-                preset: str = '', # default, fast, best, gwm or published; without: default
-                outputs: str = ('masks', 'overlay'), # masks overlay cutout mov webm green rle sheet
-                objects: str = None, # how many objects are told apart, or auto; without: 1
-                start: str = '', # begin at a frame (90) or a time (3s, 1:05)
-                end: str = '', # end before a frame, or at a time
-                every: int = 1, # only every so many-th frame
-                max_side: int = None, # make frames smaller: longer side in pixels
-                fps: float = None, # frames a second, of a folder; without: 24
-                no_sound: bool = False, # films without the clip's sound
-                features: str = None, # a timm backbone in place of the preset's
-                trained: str = None, # use this network, train nothing: a run, a file of weights, or DAVIS, FBMS, STv2
-                adapt: int = None, # with --from or published: steps of training on the clip before (as published: 100)
-                polish: str = None, # of a network's masks: guided, bilateral or crf
-                network: str = None, # gwm: 'small', or a timm model such as efficientnet_lite0
-                pretrained: str = None, # weights: timm (fetched), offline, random or a file; without: timm
-                num_masks: int = None, # gwm: regions that a frame is divided into (4)
-                steps: int = None, # gwm: training steps (300)
-                basis: str = None, # gwm: translation, affine, quadratic (without), similarity or planar
-                method: str = None, # flow estimator; without: dis, best: raft
-                seed: int = None, # gwm: of everything random (0)
-                keep_network: bool = False): # leave network.safetensors behind, for --from
-    "Cut the moving object out of a clip, without labels: masks, films and a report."
-    given = dict(objects=objects, features=features, trained=trained, adapt=adapt, polish=polish, network=network,
-                 pretrained=pretrained, num_masks=num_masks, steps=steps, basis=basis, method=method, seed=seed)
-    part = dict(start=start or 0, end=end or None, every=every, max_side=max_side, fps=fps)
-    usual = dict(start=0, end=None, every=1, max_side=None, fps=None)
-    options = {name: value for name, value in given.items() if value is not None}
-    options |= dict(preset=preset, outputs=check_outputs(outputs), sound=not no_sound, keep_network=keep_network,
-                    part={name: value for name, value in part.items() if value != usual[name]})
-    clips = _clips(clip, out)
-    if preset: check_preset(preset)
-    if Path(clip).is_dir() and [c.path for c in clips] != [Path(clip)]: print(_says(clip, clips, out), flush=True)
-    if len(clips) == 1: _segment_one(clips[0].path, Path(out), masks, options)
-    else: _segment_several(clips, Path(out), masks, options)
-
-# %% ../nbs/09_segment.ipynb #b961a190
-def _clips(path, out):
-    "The clips at `path`, but for results that lie below it in `out`."
-    own = Path(out).resolve()
-    found = [c for c in find_clips(path) if own == Path(path).resolve() or not c.path.resolve().is_relative_to(own)]
-    if found: return found
-    raise ValueError(f'{path}: no clips in this folder but the results in {out}')
+def segment_all(clip: str, # a video file, a folder of frames, or a folder of clips
+                out: str, # folder for the results; of several clips: a folder each
+                masks: str = '', # annotations, or a folder with those of each clip
+                **options # of `gwm_segment`; None: not given
+               ) -> int: # exit code: 0, or 3 if an output beside the masks failed
+    "What `gwm_segment` does, with a clip or with each clip of a folder. Raises `ValueError` if one can't be used."
+    usual = dict(start='', end='', every=1, max_side=None, fps=None)
+    part = {name: value for name in PART if (value := options.pop(name, usual[name])) != usual[name]}
+    options = {name: value for name, value in options.items() if value is not None}
+    options |= dict(outputs=check_outputs(options['outputs']), sound=not options.pop('no_sound', False), part=part)
+    clips = find_clips(clip)
+    if options.get('preset'): check_preset(options['preset'])
+    if Path(clip).is_dir() and [c.path for c in clips] != [Path(clip)]: say(_says(clip, clips, out))
+    if len(clips) == 1: return _segment_one(clips[0].path, Path(out), masks, options)
+    return _segment_several(clips, Path(out), masks, options)
 
 # %% ../nbs/09_segment.ipynb #ccf52a83
 def _segment_one(clip, out, masks, options):
-    "One clip, and what came of it."
-    print(f'segmenting {clip} into {out}', flush=True)
+    "One clip, and what came of it; the exit code."
+    say(f'segmenting {clip} into {out}')
     report = segment_clip(clip, out, masks or None, **options)
     seconds, J, sure = report['seconds'], report.get('J'), report.get('confidence')
     parts = ', '.join(f'{part} {took:.0f}' for part, took in seconds.items() if part != 'total')
     measured = f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''
     print(f"{report['frames']} frames in {seconds['total']:.0f} s ({parts}){measured}")
     if sure: print(f"confidence {sure['mean']:.2f}" + ''.join(f'; unsure: {d}' for d in report['doubts']))
-    for name in options['outputs']: print(f'{name + ":":8} {out/_shown(name)}')
+    for name in options['outputs']:
+        if output_files([name], report['names'])[0] in report['files']: print(f'{name + ":":8} {out/_shown(name)}')
     if options['keep_network']: print(f'network: {out/"network.safetensors"}')
     print(f'report:  {out/"result.json"}', flush=True)
+    for what in report['failed']: print(f'{clip}: {what}', file=sys.stderr, flush=True)
+    return 3 if report['failed'] else 0
 
 # %% ../nbs/09_segment.ipynb #9e56eea6
 def _shown(output):
@@ -723,114 +709,17 @@ def _says(path, clips, out):
 
 # %% ../nbs/09_segment.ipynb #2f799a79
 def _segment_several(clips, out, masks, options):
-    "Clips one by one, each into its own folder in `out`. Raises `ValueError` at the end if one failed."
-    failed = []
+    "Clips one by one, each into its own folder in `out`. The exit code; raises `ValueError` at the end if one failed."
+    failed, codes = [], []
     for clip in clips:
-        try: _segment_one(clip.path, out/clip.name, _masks_of(clip.name, masks), options)
+        try: codes.append(_segment_one(clip.path, out/clip.name, _masks_of(clip.name, masks), options))
         except (ValueError, OSError) as e:
             failed.append(clip.name)
             print(f'{clip.name}: {e}', file=sys.stderr, flush=True)
-    if failed: raise ValueError(f'{len(failed)} of {len(clips)} clips failed: {", ".join(failed)}')
+    if not failed: return max(codes)
+    raise ValueError(f'{len(failed)} of {len(clips)} clips failed: {", ".join(failed)}')
 
-# %% ../nbs/09_segment.ipynb #demo0001
-def _on_squares(picture):
-    "A picture with opacity in front of light squares: (3,h,w) in [0,1]."
-    squares = (np.indices((picture.height, picture.width)) // 15).sum(0) % 2
-    below = Image.fromarray((190 + 40 * squares).astype(np.uint8)).convert('RGBA')
-    pixels = np.array(Image.alpha_composite(below, picture).convert('RGB'))
-    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
-
-# %% ../nbs/09_segment.ipynb #demo0002
-def _write_moving(path, result):
-    "Frame, flow and cut-out side by side as an animated picture, at half of the film's speed."
-    frames = torch.stack([image for _, image in open_clip(result.report['settings']['clip'])]) / 255
-    flow = estimate_flow(frames[:-1], frames[1:])
-    colours = flow_to_rgb(torch.cat([flow, flow[-1:]]), max_norm=10.)               # nothing comes after the last frame
-    cut_outs = (_on_squares(Image.open(result.folder/f'cutout_{name}.png')) for name in result.names)
-    rows = (torch.cat(three, 2).permute(1, 2, 0) for three in zip(frames, colours, cut_outs, strict=True))
-    first, *more = (Image.fromarray((row * 255).round().byte().numpy()) for row in rows)
-    first.save(path, save_all=True, append_images=more, duration=83, loop=0, quality=75, method=4)
-
-# %% ../nbs/09_segment.ipynb #94042746
-def _cut_example(folder, preset):
-    "The clip that comes with the package, cut out: clip.webp and rabbit.png show it, rabbit.webm is the cut-out."
-    film, drawn = refine.example_clip()
-    with tempfile.TemporaryDirectory() as place:
-        report = segment_clip(film, Path(place)/'out', drawn, preset, ('masks', 'cutout', 'sheet', 'webm'), quiet=True)
-        _write_moving(folder/'clip.webp', Result(Path(place)/'out'))
-        shutil.move(Path(place)/'out'/'sheet.png', folder/'rabbit.png')
-        shutil.move(Path(place)/'out'/'cutout.webm', folder/'rabbit.webm')
-    return report
-
-# %% ../nbs/09_segment.ipynb #641e9a4f
-def _train_and_measure(title, seed, steps, objects, num_masks):
-    "Train on 256 scenes, measure on 64 others; returns the table's line, the network, and the 64 scenes."
-    start = time.perf_counter()
-    train = MovingScenes(256, seed=seed, objects=objects)
-    held_out = MovingScenes(64, seed=1000 + seed, objects=objects)
-    learn = fit(train, steps=steps, num_masks=num_masks, seed=seed, progress=f'{title}, seed {seed}')
-    result = evaluate(learn.network, held_out)
-    seconds = time.perf_counter() - start
-    row = dict(scenes=title, seed=seed, J=result['J'], J_best_of_two=result['J_best_of_two'], seconds=seconds)
-    return row, learn.network, held_out
-
-# %% ../nbs/09_segment.ipynb #86dbe0a6
-def _print_table(rows, mean, seeds):
-    print(f"\n{'held-out scenes':16}{'seed':>5}{'J':>8}{'best of two':>13}{'seconds':>9}")
-    for r in rows: print(f"{r['scenes']:16}{r['seed']:5}{r['J']:8.3f}{r['J_best_of_two']:13.3f}{r['seconds']:9.1f}")
-    trainings = '1 seed' if seeds == 1 else f'{seeds} seeds'
-    print(f'\none object, mean of {trainings}: J = {mean:.3f} (labels are used to measure, never to train)')
-
-# %% ../nbs/09_segment.ipynb #1e4f739a
-def _scene_in_view(scenes, frames):
-    "The first of the scenes whose object is well to be seen all the time; else the last."
-    for i in range(len(scenes)):
-        scene = scenes.scene(i)
-        shares = [(scene.labels(t) > 0).float().mean() for t in range(0, frames, 7)]
-        if min(shares) > .05: break
-    return scene
-
-# %% ../nbs/09_segment.ipynb #0e08da67
-def _scene_video(path, network, held_out, frames=36):
-    "A held-out scene in motion: frame, exact flow, masks, cut-out, as a 2x2 film at twice the size."
-    chosen = choose_object(predict_masks(network, (s['image'] for s in held_out)))
-    scene = _scene_in_view(held_out, frames)
-    images = [scene.frame(t) for t in range(frames)]
-    masks = predict_masks(network, images)
-    cut = object_mask(masks, chosen)
-    with VideoWriter(path, rate=8) as video:
-        for t, image in enumerate(images):
-            above = torch.cat([image, flow_to_rgb(scene.flow(t), 10.)], 2)
-            below = torch.cat([masks_to_rgb(masks[t]), overlay(image, cut[t])], 2)
-            film = torch.cat([above, below], 1)
-            video.add(F.interpolate(film[None], scale_factor=2, mode='nearest')[0])
-
-# %% ../nbs/09_segment.ipynb #e2c6b85b
-@command
-def gwm_demo(out: str = 'gwm_demo_out', # folder for pictures and videos
-             seeds: int = 3, # trainings on one-object scenes, from seed 0 on
-             steps: int = 450, # optimiser steps of each training
-             preset: str = 'default'): # for the real clip: default or fast
-    "A real clip, cut out; then trainings from nothing on moving scenes, without labels. Three minutes on two cores."
-    if seeds < 1 or steps < 1: raise ValueError(f'seeds and steps must be at least 1, not {seeds} and {steps}')
-    check_preset(preset)
-    def begin(part, what): print(f'{part} of {seeds + 2}: {what}', flush=True)
-    with output_folder(out) as hidden:
-        begin(1, 'cutting a rabbit out of a real clip')
-        clip, runs = _cut_example(hidden, preset), []
-        for seed in range(seeds):
-            begin(seed + 2, f'training on scenes of one object, seed {seed}')
-            runs.append(_train_and_measure('one object', seed, steps, 1, 2))
-        begin(seeds + 2, 'training on scenes of three objects, seed 0')
-        runs.append(_train_and_measure('three objects', 0, steps, 3, 4))
-        rows = [row for row, *_ in runs]
-        mean = sum(row['J'] for row in rows[:seeds]) / seeds
-        _, network, held_out = runs[0]
-        show_ranked(network, held_out, (0, .25, .5, 1)).savefig(hidden/'results.png', dpi=110)
-        _scene_video(hidden/'overlay.mp4', network, held_out)
-        files = ['clip.webp', 'results.png', 'overlay.mp4', 'rabbit.png', 'rabbit.webm', 'result.json']
-        report = dict(rows=rows, mean_J=mean, clip=clip, files=files)
-        (hidden/'result.json').write_text(json.dumps(report, indent=1))
-    _print_table(rows, mean, seeds)
-    print(f'real clip, {clip["frames"]} frames in {clip["seconds"]["total"]:.0f} s: J = {clip["J"]["mean"]:.3f}')
-    for name in files: print(f'{Path(out)/name}')
+# %% ../nbs/09_segment.ipynb #df123c88
+if __name__ == '__main__' and '__file__' in globals(): # python -m gwm_nb.segment; a notebook has no file
+    from gwm_nb.commands import gwm_segment
+    gwm_segment()

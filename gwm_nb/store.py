@@ -23,10 +23,9 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .clips import frame_names, frame_size, read_frames
-from .files import Clip, cache_folder, find_clips, lazily, list_images, locked, readable_size
+from .files import Clip, ProgressBar, cache_folder, current_job, find_clips, lazily, list_images, locked, readable_size
 from .flow import estimate_flow, estimator_settings, get_estimator, limit_size, read_flow, resize_flow
 
 # %% ../nbs/22_store.ipynb #lazy2201
@@ -456,15 +455,15 @@ def _do(jobs, settings, names, arrays):
     return len(jobs)
 
 # %% ../nbs/22_store.ipynb #5c3bce4e
-def _work(jobs, do, workers, batch, bar):
-    "Hand out jobs to threads, `batch` at once and a few ahead."
+def _work(jobs, do, workers, batch):
+    "Hand out jobs to threads, `batch` at once and a few ahead; how many flows each has made."
     pool = ThreadPoolExecutor(workers)
     running = deque()
     try:
         while some := list(islice(jobs, batch)):
             running.append(pool.submit(do, some))
-            while len(running) > 2 * workers: bar.update(running.popleft().result())
-        while running: bar.update(running.popleft().result())
+            while len(running) > 2 * workers: yield running.popleft().result()
+        while running: yield running.popleft().result()
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/22_store.ipynb #839591d2
@@ -503,8 +502,13 @@ def fill_store(folder: str | Path, # where the store is or shall be
         total, left = int(_expected(plan)[:, 1:].sum()), int(todo[:, 1:].sum())
         jobs = _all_jobs(clips, plan, settings, todo, arrays)
         do = partial(_do, settings=settings, names=names, arrays=arrays)
-        bar = tqdm(desc=f'{method} flow', unit=' flows', total=total, initial=total - left, disable=not todo.any())
-        with bar, _full_disk(folder): _work(jobs, do, workers, batch, bar)
+        there, hidden = total - left, current_job() is not None or not todo.any()
+        bar = ProgressBar(desc=f'{method} flow', unit=' flows', total=total, initial=there, disable=hidden)
+        with bar, _full_disk(folder):
+            for made in _work(jobs, do, workers, batch):
+                bar.update(made)
+                there += made
+                if current_job(): current_job().at('flow', there / total)
     return FlowStore(folder)
 
 # %% ../nbs/22_store.ipynb #9813bb96

@@ -11,7 +11,6 @@ __all__ = ['accelerate', 'augmentation', 'flip', 'Callback', 'Stop', 'training_o
 import random
 from collections.abc import Callable
 from pathlib import Path
-from pkgutil import resolve_name
 
 import numpy as np
 import torch
@@ -22,9 +21,8 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from .files import lazily
+from .files import ProgressBar, current_job, lazily
 from .show import show_images
 from .videos import VideoFrames
 from .network import create_network, predict_masks
@@ -326,11 +324,15 @@ class Progress(Callback):
 
     def before_fit(self, learn):
         hidden = not learn.accelerator.is_main_process
-        self.bar = tqdm(total=learn.steps, initial=learn.step, desc=self.description, unit=' steps', disable=hidden)
+        hidden = hidden or current_job() is not None
+        self.bar = ProgressBar(total=learn.steps, initial=learn.step, desc=self.description, unit=' steps',
+                               disable=hidden)
         self.mean = None
 
     def after_step(self, learn):
         self.bar.update()
+        loss = '' if self.mean is None else f'loss {self.mean:.3f}'
+        if current_job(): current_job().at(self.description, learn.step / learn.steps, loss)
         if learn.step % self.every and learn.step != learn.steps: return
         value = learn.loss.item()
         self.mean = value if self.mean is None else .6 * self.mean + .4 * value
@@ -418,4 +420,5 @@ def show_results(self: Learner,
 
 # %% ../nbs/06_train.ipynb #19a407e9
 if __name__ == '__main__' and '__file__' in globals(): # python -m gwm_nb.train; a notebook has no file
-    resolve_name('gwm_nb.runs:gwm_train')()
+    from gwm_nb.commands import gwm_train
+    gwm_train()

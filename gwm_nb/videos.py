@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['data_sets', 'find_masks', 'lonely_masks', 'VideoFrames', 'DataSet', 'known_data_set', 'find_data_sets', 'GapSamples',
-           'training_samples', 'evaluation_samples', 'gwm_flow']
+           'training_samples', 'evaluation_samples', 'parse_size', 'flow_sources', 'flow_estimator']
 
 # %% ../nbs/02_videos.ipynb #b1d84004
 import re
@@ -15,11 +15,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from .files import cache_folder, command, find_clips, readable_size
+from .files import find_clips
 from .annotations import Annotations
 from .flow import DIS, RAFT, get_estimator
-from .store import (FlowSettings, FlowStore, clear_kept, fill_store, flows_there, is_store, kept_store,
-                          plan_store, plan_summary)
+from .store import FlowSettings, FlowStore, is_store, kept_store
 
 # %% ../nbs/02_videos.ipynb #6ed5213e
 def find_masks(annotations: str | Path | Annotations, # named after the frames, or a film of as many masks
@@ -255,15 +254,18 @@ def evaluation_samples(name: str, # a data set; of several joined by +, the firs
     return Subset(frames, [i for i, n in enumerate(frames.names) if n in frames.masks])
 
 # %% ../nbs/02_videos.ipynb #8c642b49
-def _parse_size(text):
-    "'128x224' as (128, 224)."
+def parse_size(text: str # as in '128x224'
+              ) -> tuple[int, int]: # (height, width)
+    "The size that a text names. Raises `ValueError`."
     found = re.fullmatch(r'(\d+)x(\d+)', text)
     if not found: raise ValueError(f'size must be HEIGHTxWIDTH, as in 128x224, not {text!r}')
     return int(found[1]), int(found[2])
 
 # %% ../nbs/02_videos.ipynb #0b0beb9c
-def _sources(source, data):
-    "{folder name: (path, published gaps)} of a path, or of data sets joined by +."
+def flow_sources(source: str, # a path, or data sets joined by +
+                 data: str | Path # where published data sets lie
+                ) -> dict: # {folder name: (path, gaps)}
+    "What flow is computed for, with the published gaps where there are some."
     if not Path(source).exists() and ('+' in source or source in data_sets):
         return {path.name: (path, data_sets[name].gaps) for name, path in find_data_sets(source, data).items()}
     path = Path(source).absolute()
@@ -271,8 +273,11 @@ def _sources(source, data):
     return {path.name if path.is_dir() else path.stem: (Path(source), known.gaps if known else (1, -1, 2, -2))}
 
 # %% ../nbs/02_videos.ipynb #febe8513
-def _estimator(method, preset, weights):
-    "The estimator that the options name."
+def flow_estimator(method: str, # a name for `get_estimator`, or files
+                   preset: str | None, # of dis
+                   weights: str | None # of raft: a file
+                  ): # the name, or an estimator
+    "The estimator that the options of `gwm_flow` name. Raises `ValueError` for options of another one."
     if preset is None and weights is None: return method
     if method != 'files': get_estimator(method)              # an unknown name is said first
     wrong = 'weights' if method == 'dis' and weights is not None else None
@@ -281,48 +286,12 @@ def _estimator(method, preset, weights):
     if wrong: raise ValueError(f'flow method {method!r} has no option {wrong!r}')
     return DIS(preset) if method == 'dis' else RAFT(weights, small=method == 'raft_small')
 
-# %% ../nbs/02_videos.ipynb #cbc9fa67
-def _cleared():
-    "Empty the cache; what was done, in words."
-    removed, size = clear_kept()
-    return f'{cache_folder()/"flow"}: {removed} kept flows removed, {readable_size(size)}'
+# %% ../nbs/02_videos.ipynb #98acd240
+if __name__ == '__main__' and '__file__' in globals(): # python -m gwm_nb.videos; a notebook has no file
+    from gwm_nb.commands import gwm_flow
+    gwm_flow()
 
-# %% ../nbs/02_videos.ipynb #6b906f9a
-@command(source=dict(nargs='?'), gaps=dict(nargs='+', type=int))
-def gwm_flow(source: str, # a clip, a folder of clips, a data set's folder, or published data sets as in DAVIS+FBMS+STv2
-             gaps: list[int] | None = None, # from frame t to t + gap; default: the published gaps, or 1 -1 2 -2
-             method: str = 'dis', # dis, raft, raft_small, or files (.flo files in the published layout)
-             size: str | None = None, # HEIGHTxWIDTH of frames and flow; default: the shorter side about 128
-             workers: int | None = None, # threads; default: one a processor for dis, one for raft
-             out: str | None = None, # folder of the flow store; default: NAME-flow here
-             data: str = 'data', # where published data sets lie
-             longest: int = 640, # estimate flow from frames whose longer side has at most so many pixels
-             resample: str = 'antialias', # how frames are shrunk: antialias, or published
-             preset: str | None = None, # of dis: ultrafast, fast, medium
-             weights: str | None = None, # of raft: a local file of torchvision's weights; default: fetch them
-             batch: int | None = None, # pairs at once; default: 8 for raft on a GPU, else 1
-             clear_cache: bool = False # remove all flow that other commands have kept in the cache, and nothing else
-            ):
-    "Compute the flow of clips once, and keep it for training. Interrupted, it goes on where it was."
-    if clear_cache: return print(_cleared())
-    if not source: raise ValueError('the following arguments are required: source (or --clear-cache)')
-    for name, least in dict(workers=workers, batch=batch).items():
-        if least is not None and least < 1: raise ValueError(f'{name} must be at least 1, not {least}')
-    size = size and _parse_size(size)
-    sources = _sources(source, data)
-    if out and len(sources) > 1:
-        raise ValueError('--out names one folder, but there are several data sets; leave it out')
-    jobs = []
-    for name, (path, published) in sources.items():
-        clips, folder = find_clips(path), Path(out or f'{name}-flow')
-        settings = FlowSettings(size, gaps or published, _estimator(method, preset, weights), longest, resample)
-        plan = plan_store(clips, settings)
-        size = size or plan['settings']['size']          # data sets that are trained on together need one size
-        jobs.append((folder, plan, clips, settings))
-        print(f'{path}: {plan_summary(plan)} in {folder}', flush=True)
-        there = flows_there(folder, plan)
-        if there: print(f'{folder}: {there[0]:,} of {there[1]:,} flows are there already', flush=True)
-    for folder, plan, clips, settings in jobs:
-        fill_store(folder, plan, clips, settings, workers, batch)
-        FlowStore(folder, verify=True)
-        print(f'{folder}: complete, every row verified')
+# %% ../nbs/02_videos.ipynb #30fcee2c
+if __name__ == '__main__' and '__file__' in globals(): # python -m gwm_nb.videos; a notebook has no file
+    from gwm_nb.commands import gwm_flow
+    gwm_flow()

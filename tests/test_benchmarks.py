@@ -206,7 +206,7 @@ def test_frames_that_do_not_count():
 
 def run(*argv, cwd):
     "gwm_evaluate in a process of its own."
-    code = "from gwm_nb.benchmarks import gwm_evaluate; gwm_evaluate()"
+    code = "from gwm_nb.commands import gwm_evaluate; gwm_evaluate()"
     return subprocess.run([sys.executable, "-c", code, *map(str, argv)], cwd=cwd, capture_output=True, text=True,
                           env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent)), stdin=subprocess.DEVNULL)
 
@@ -229,7 +229,8 @@ def data(tmp_path):
 
 
 def evaluated(data, predictions, out="out", **options):
-    from gwm_nb.benchmarks import gwm_evaluate, read_results
+    from gwm_nb.commands import gwm_evaluate
+    from gwm_nb.benchmarks import read_results
     gwm_evaluate(None, data=data, predictions=predictions, save=data.parent / out, **options)
     return {r["protocol"]: r for r in read_results(data.parent / out)}
 
@@ -350,7 +351,7 @@ def test_gaps_in_the_numbers_of_frames(names, lacking):
 
 
 def test_side_by_side(data, capsys):
-    from gwm_nb.benchmarks import gwm_evaluate
+    from gwm_nb.commands import gwm_evaluate
     evaluated(data, data / "Annotations", "a")
     evaluated(data, shifted(data, 4), "b", clips=["long"])
     capsys.readouterr()
@@ -474,7 +475,8 @@ def test_earlier_results_are_refused_before_any_work(data):
 
 def test_masks_are_merged_by_motion_unless_told_otherwise(data, capsys):
     "And by the border where a clip has a single frame, in which nothing moves."
-    from gwm_nb.benchmarks import by_border, gwm_evaluate, predicted, sequences_there
+    from gwm_nb.commands import gwm_evaluate
+    from gwm_nb.benchmarks import by_border, predicted, sequences_there
     from gwm_nb.checkpoints import save
     from gwm_nb.network import create_network
     save(create_network("small", 4), data.parent / "net.safetensors")

@@ -439,7 +439,8 @@ def test_moca_scores_masks(palette, moca_data, script, monkeypatch, capsys, tmp_
 
 def test_moca_is_a_protocol_with_the_script_s_figures(moca_data, script, monkeypatch, capsys, tmp_path):
     "By itself on MoCA, whose boxes are no masks; J and F of masks are not reported."
-    from gwm_nb.benchmarks import gwm_evaluate, protocols, read_results, suitable
+    from gwm_nb.commands import gwm_evaluate
+    from gwm_nb.benchmarks import protocols, read_results, suitable
     half = RIGHT | {"crab/00001": (slice(60, 420), slice(240, 496)), "fossa/00001": (slice(0), slice(0))}           # 0.4 of the box, and nothing
     masks = moca_masks(tmp_path / "masks", half)
     scored = call_score(script, monkeypatch, capsys, masks, "--data", moca_data)

@@ -19,7 +19,8 @@ from gwm_nb.evaluate import (border_ratio, boundary, boundary_f, choose_object, 
 from gwm_nb.flow import DIS
 from gwm_nb.network import predict_masks
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.segment import _scene_in_view, segment_clip, write_masks
+from gwm_nb.commands import _scene_in_view
+from gwm_nb.segment import segment_clip, write_masks
 
 root = Path(__file__).resolve().parent.parent
 
@@ -200,7 +201,7 @@ def test_help_in_the_notebook_is_the_command_s_own():
     cells = json.loads((root / "nbs/09_segment.ipynb").read_text(encoding="utf-8"))["cells"]
     cell = next(c for c in cells if c["cell_type"] == "code" and "run('--help')" in "".join(c["source"]))
     kept = "".join(line for o in cell["outputs"] for line in o["text"])
-    program = [sys.executable, "-c", "from gwm_nb.segment import gwm_segment; gwm_segment()", "--help"]
+    program = [sys.executable, "-c", "from gwm_nb.commands import gwm_segment; gwm_segment()", "--help"]
     done = subprocess.run(program, capture_output=True, text=True, env=os.environ | dict(COLUMNS="100"), check=True)
     assert kept.split() == done.stdout.split()      # run the notebook again if this fails
 

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from gwm_nb.clips import clip_rate, count_frames, frame_size, read_frames
-from gwm_nb.files import (command, find_clips, list_images, locked, output_folder, read_image, read_mask, readable_size, whole_file, write_mask, write_whole)
+from gwm_nb.commands import command
+from gwm_nb.files import (find_clips, list_images, locked, output_folder, read_image, read_mask, readable_size, whole_file, write_mask, write_whole)
 from gwm_nb.show import VideoWriter, masks_to_rgb, overlay
 
 H, W = 48, 64

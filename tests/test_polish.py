@@ -379,7 +379,7 @@ def run(tmp_path):
 
 
 def evaluated(run, *options):
-    program = [sys.executable, "-c", "from gwm_nb.benchmarks import gwm_evaluate; gwm_evaluate()"]
+    program = [sys.executable, "-c", "from gwm_nb.commands import gwm_evaluate; gwm_evaluate()"]
     return subprocess.run([*program, *options], cwd=run, capture_output=True, text=True)
 
 
@@ -422,10 +422,10 @@ def test_a_wrong_polish_is_one_line(run):
 
 def test_polished_masks_are_measured(run):
     "The network sees the disk at a quarter of its size; the guided filter finds its outline again."
-    from gwm_nb.benchmarks import _polishing, evaluate_files, get_merger, predicted
+    from gwm_nb.benchmarks import polished_source, evaluate_files, get_merger, predicted
     look = lambda clip, names, truths: predicted(Bright(), clip, truths, get_merger("none"), (12, 16))
     J = {}
     for name in ("", "guided"):
-        way = _polishing(look, name) if name else look
+        way = polished_source(look, name) if name else look
         J[name], = (r["J"] for r in evaluate_files(way, run / "clips", ["label-free"], polish=name))
     assert J[""] + .02 < J["guided"] > .95

@@ -359,7 +359,7 @@ def test_what_hardly_leaves_anything_is_not_believed(seen):
 
 @pytest.mark.parametrize("n, length, overlap", [(2, 5, 2), (5, 5, 2), (6, 5, 2), (8, 5, 2), (9, 5, 3), (30, 5, 0), (31, 7, 3), (100, 40, 10)])
 def test_each_frame_comes_once_whatever_the_windows(monkeypatch, n, length, overlap):
-    def fake(frames, shape, settings, net, pool, memories, progress):
+    def fake(frames, shape, settings, net, pool, memories, title):
         numbers = np.array([int(f[0, 0, 0]) for f in frames])
         assert len(numbers) <= length and (np.diff(numbers) == 1).all()
         return Refined(numbers, numbers[:, None], (8, 8), shape, numbers, numbers), memories

@@ -15,7 +15,8 @@ from gwm_nb.files import find_clips, read_image, read_mask
 from gwm_nb.flow import DIS, estimate_flow, read_flow
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.store import FlowSettings, FlowStore, make_store, shrink
-from gwm_nb.videos import GapSamples, VideoFrames, evaluation_samples, gwm_flow
+from gwm_nb.commands import gwm_flow
+from gwm_nb.videos import GapSamples, VideoFrames, evaluation_samples
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_a_link_is_the_data_set_it_is_named_after(data, tmp_path):
     (data / "FBMS").rename(data / "fbms_version_2"), (tmp_path / "FBMS").unlink(), (tmp_path / "FBMS").symlink_to(data / "fbms_version_2")
     try:
         assert len(evaluation_samples("FBMS", tmp_path, SIZE, clips=["tennis"])) == 3
-        assert videos._sources(str(tmp_path / "FBMS"), "data") == {"FBMS": (tmp_path / "FBMS", (3, 6, -3, -6))}
+        assert videos.flow_sources(str(tmp_path / "FBMS"), "data") == {"FBMS": (tmp_path / "FBMS", (3, 6, -3, -6))}
     finally:
         (data / "fbms_version_2").rename(data / "FBMS")
 
@@ -72,7 +73,7 @@ def test_folders_that_are_not_what_they_seem(data, tmp_path):
         shutil.copytree(frames, tmp_path / name)
     shutil.copy(frames / "00000.jpg", tmp_path / "clips/poster.jpg")
     assert [c.name for c in find_clips(tmp_path / "clips")] == ["dog/frames", "run.1", "run.2"]
-    assert list(videos._sources(str(tmp_path / "clips/run.2"), "data")) == ["run.2"]
+    assert list(videos.flow_sources(str(tmp_path / "clips/run.2"), "data")) == ["run.2"]
 
 
 def test_a_video_that_is_cut_off_says_so(tmp_path, capsys):
@@ -190,7 +191,7 @@ def test_video_frames_over_a_whole_data_set(data, store):
 
 
 def test_process_ends_with_one_line(tmp_path):
-    done = subprocess.run([sys.executable, "-c", "from gwm_nb.videos import gwm_flow; gwm_flow()", "nowhere"], cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+    done = subprocess.run([sys.executable, "-c", "from gwm_nb.commands import gwm_flow; gwm_flow()", "nowhere"], cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 1 and done.stderr.startswith("gwm_flow: nowhere: no such clip") and len(done.stderr.strip().splitlines()) == 1
 
 
