@@ -18,7 +18,6 @@ import base64
 import csv
 import io
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -42,7 +41,7 @@ from .cutouts import write_labels
 from .flow import estimate_flow
 from .motion import fit_motion, motion_fields
 from .store import shrink
-from .videos import data_sets, find_masks, known_data_set, lonely_masks
+from .videos import data_sets, find_masks, known_data_set, lonely_masks, parse_size
 from .network import predict_masks
 from .paper import KeyFeatures
 from .checkpoints import load_published, published_name, published_network
@@ -792,11 +791,6 @@ def convention_of(data: str | Path, # what is measured
     if name not in conventions: raise ValueError(f'unknown convention {name!r}; choose from {", ".join(conventions)}')
     return name
 
-def _size(text):
-    found = re.fullmatch(r'(\d+)x(\d+)', text)
-    if not found: raise ValueError(f'size must be HEIGHTxWIDTH, as in 128x224, not {text!r}')
-    return int(found[1]), int(found[2])
-
 # %% ../nbs/16_benchmarks.ipynb #87f4e138
 def _save_masks(folder, clip, names, sequence):
     "The label-free object of each frame of a sequence as indexed pictures."
@@ -869,7 +863,7 @@ def mask_source(run: str | Path | None, # a run's folder, a checkpoint, or a pub
     if predictions is not None:
         if not Path(predictions).is_dir(): raise FileNotFoundError(f'{predictions}: no such folder of predictions')
         return lambda clip, names, truths: given(predictions, clip, names, truths), 'none'
-    shape, network, merger = _size(size), load_any(run), get_merger(merge, weights)
+    shape, network, merger = parse_size(size), load_any(run), get_merger(merge, weights)
     if torch.cuda.is_available(): network = network.cuda()
     return lambda clip, names, truths: predicted(network, clip, truths, merger, shape), merge
 

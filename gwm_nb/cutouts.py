@@ -27,6 +27,7 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 
+from . import __version__
 from .clips import Frames
 from .files import list_images, whole_file, write_mask, write_whole
 from .show import VideoWriter, overlay
@@ -393,7 +394,10 @@ class CocoOutput(Output):
             part = stack.enter_context(whole_file(self.folder/'coco.json'))
             self.file = stack.enter_context(open(part, 'w', encoding='utf-8'))
             self.parts = stack.pop_all()
-        self.file.write('{"categories": [{"id": 1, "name": "object"}],\n"annotations": [')
+        frames = 'frames of the clip' if self.like and self.like.path.is_dir() else 'mask files of the frames'
+        info = dict(description=f'moving objects; file_name: {frames}', version=__version__)
+        head = dict(info=info, licenses=[], categories=[dict(id=1, name='object', supercategory='')])
+        self.file.write(json.dumps(head)[:-1] + ',\n"annotations": [')
         self.count, self.seen = 0, []
         return self
 

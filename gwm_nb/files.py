@@ -96,12 +96,15 @@ def _earlier_results(path):
 def refuse_foreign(path: str | Path, # a folder of results, perhaps
                    names: Iterable[str] # files that shall be written there
                   ):
-    "Raises `ValueError` if one of the files is there already and no earlier run has written it."
+    "Raises `ValueError` if a file of that name is there that no earlier run has written, or that was changed since."
     path = Path(path)
     earlier = _earlier_results(path)
-    for name in names:
-        if name not in earlier and (path/name).exists():
+    for name in [name for name in names if (path/name).exists()]:
+        if name not in earlier:
             raise ValueError(f'{path}: {name} is already there and not from an earlier run; choose another folder')
+        if (path/name).stat().st_mtime > (path/'result.json').stat().st_mtime + 2:
+            raise ValueError(f'{path}: {name} was changed after the run that wrote it; choose another folder, '
+                             'or remove it')
 
 # %% ../nbs/21_files.ipynb #14674991
 def _move_in(hidden, path):

@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.nn.utils import fuse_conv_bn_eval
 
 from . import __version__
-from .files import JobProgress, begin_part, current_job, lazily, track, whole_file
+from .files import JobProgress, begin_part, current_job, lazily, say, track, whole_file
 from .flow import distance_from_home, estimate_flow, resize_flow
 from .motion import fit_motion, motion_fields
 from .network import create_network
@@ -815,6 +815,7 @@ def _keep(file, digest, found, memories):
         if memory is None: continue
         arrays |= {f'{look} {name}': getattr(memory, name) for name in ('colour', 'p', 'weight')}
         arrays |= {f'{look} stage {i}': stage for i, stage in enumerate(memory.stages)}
+    file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as part: np.savez(part, **arrays)
 
 def _remembered(saved, look):
@@ -849,7 +850,8 @@ def _go_on(before, found, shared, given, objects):
 def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one size
                    preset: str | RefineSettings = 'default', # a name in `refine_presets`, or settings
                    progress: bool = True, # show a bar, where no job shows one
-                   keep: str | Path | None = None # a folder for finished windows; a later run goes on from them
+                   keep: str | Path | None = None, # a folder for finished windows; a later run goes on from them
+                   note: Callable = say # is told in a line if nothing can be kept there
                   ) -> Iterator[Refined]: # of consecutive parts of the clip
     """Segment a clip of any length: its masks, window after window. Raises `ValueError` for less than two frames.
     With `keep`, what a run that was stopped has finished is not done again; half a megabyte a frame is kept."""
@@ -859,7 +861,6 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
     net, memories, skip = _frozen(settings), (None, None), 0
     before, given = None, 0
     digest = sha256(repr((__version__, replace(settings, workers=0), shape)).encode())
-    if keep: Path(keep).mkdir(parents=True, exist_ok=True)
     shown = JobProgress(refine_steps(settings)) if progress and not current_job() else nullcontext()
     with shown, _pool(settings.workers) as pool:
         for number, (window, more) in enumerate(_windows(small, settings.window, settings.overlap)):
@@ -868,7 +869,11 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
             done = keep and _kept(file, digest.hexdigest())
             title = f'window {number + 1}, ' if number or more else ''
             found, memories = done or refine_window(window, shape, settings, net, pool, memories, title)
-            if keep and not done: _keep(file, digest.hexdigest(), found, memories)
+            if keep and not done:
+                try: _keep(file, digest.hexdigest(), found, memories)
+                except OSError as e:
+                    note(f'{keep}: {e.strerror or e}; finished windows are not kept')
+                    keep = None
             found, given = _go_on(before, found, settings.overlap, given, settings.objects)
             before = found
             yield found.part(skip, len(window) - (settings.overlap - settings.overlap // 2 if more else 0))

@@ -690,7 +690,12 @@ def _pictures(path):
     for i in range(min(5, len(files))): yield read_image(files[i * len(files) // 5])
 
 # %% ../nbs/15_runs.ipynb #311534db
-def _is_main(): return os.environ.get('RANK', '0') == '0'
+def _processes():
+    "(rank of this process, how many there are); RANK alone, as some schedulers set it, means nothing."
+    if 'LOCAL_RANK' not in os.environ: return 0, 1
+    return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+
+def _is_main(): return _processes()[0] == 0
 
 def say_once(text: str): # a line, or more
     "Print, in the first process only."
@@ -877,7 +882,13 @@ def build_network(config: Config # from make_config
 # %% ../nbs/15_runs.ipynb #bd2d3f1b
 class Compile(Callback):
     "Let torch.compile make a faster program of the network, for training only."
-    def before_fit(self, learn): learn.model = torch.compile(learn.model)
+    def before_fit(self, learn):
+        try: torch.compile(lambda x: x + 1)(torch.zeros(1, device=learn.device))
+        except Exception as e: # torch raises many kinds
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise ValueError(f'network.compile=true needs a compiler that works ({reason}); install g++, '
+                             'or set network.compile=false') from None
+        learn.model = torch.compile(learn.model)
 
 # %% ../nbs/15_runs.ipynb #b2794789
 class _Pictures(Dataset):
@@ -885,7 +896,7 @@ class _Pictures(Dataset):
     def __init__(self, data, size, resample):
         parts = data.datasets if isinstance(data, ConcatDataset) else [data]
         rows = [(part.store, row) for part in parts for clip in part.store.clips.values() for row in clip]
-        rank, processes = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+        rank, processes = _processes()
         self.rows, self.size, self.resample = rows[rank::processes], size, resample
 
     def __len__(self): return len(self.rows)
@@ -1078,8 +1089,8 @@ def held_back(config: Config, # from make_config
 # %% ../nbs/15_runs.ipynb #1ec1ba54
 def _withdraw(out):
     "Leave nothing behind if nothing has been trained."
-    if (out/'log.jsonl').exists(): return
-    (out/'config.toml').unlink(missing_ok=True)
+    if read_log(out/'log.jsonl'): return
+    for name in ('log.jsonl', 'config.toml'): (out/name).unlink(missing_ok=True)
     if not any(out.iterdir()): out.rmdir()
 
 # %% ../nbs/15_runs.ipynb #c73b5b3c
@@ -1092,7 +1103,7 @@ def run(config: Config, # from make_config
     out, notes = Path(out), dict(config=asdict(config), command=said, versions=_versions())
     if _is_main(): start_folder(config, out, said)
     try: return _train(config, out, notes)
-    except (ValueError, OSError):
+    except BaseException:
         if _is_main(): _withdraw(out)
         raise
 

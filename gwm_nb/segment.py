@@ -220,6 +220,11 @@ class Job:
         "The frames, to be gone through."
         return Excerpt(self.clip, **self.part) if self.part else open_clip(self.clip)
 
+    def note(self, text: str): # a line
+        "Say something of the clip, and write it down for the report."
+        self.notes.append(text)
+        say(f'{self.clip.name}: {text}')
+
     def files(self) -> list[str]:
         "Names of the files that will be written, apart from a network."
         return [*output_files(self.outputs, self.names), 'result.json']
@@ -297,7 +302,7 @@ def by_refining(job: Job, # what to segment
     "Masks of the object that moves by itself; nothing is trained beforehand."
     place, about, seen = _place(job, settings), {}, []
     def cuts():
-        parts = refine.refine_windows((image for _, image in job.open()), settings, keep=place)
+        parts = refine.refine_windows((image for _, image in job.open()), settings, keep=place, note=job.note)
         for part in _each_timed(parts, seconds, 'refining'):
             begin_part('')
             for t in track(range(len(part)), 'writing'): yield Cut(part[t], float(part.confidence[t]), part.labels(t))
@@ -681,7 +686,7 @@ def _segment_one(clip, out, masks, options):
     if sure: print(f"confidence {sure['mean']:.2f}" + ''.join(f'; unsure: {d}' for d in report['doubts']))
     for name in options['outputs']:
         if output_files([name], report['names'])[0] in report['files']: print(f'{name + ":":8} {out/_shown(name)}')
-    if options['keep_network']: print(f'network: {out/"network.safetensors"}')
+    if options.get('keep_network'): print(f'network: {out/"network.safetensors"}')
     print(f'report:  {out/"result.json"}', flush=True)
     for what in report['failed']: print(f'{clip}: {what}', file=sys.stderr, flush=True)
     return 3 if report['failed'] else 0

@@ -258,8 +258,10 @@ def parse_size(text: str # as in '128x224'
               ) -> tuple[int, int]: # (height, width)
     "The size that a text names. Raises `ValueError`."
     found = re.fullmatch(r'(\d+)x(\d+)', text)
-    if not found: raise ValueError(f'size must be HEIGHTxWIDTH, as in 128x224, not {text!r}')
-    return int(found[1]), int(found[2])
+    size = tuple(map(int, found.groups())) if found else (0, 0)
+    if not 0 < min(size) <= max(size) <= 16384:
+        raise ValueError(f'size must be HEIGHTxWIDTH in pixels, as in 128x224 (got {text!r})')
+    return size
 
 # %% ../nbs/02_videos.ipynb #0b0beb9c
 def flow_sources(source: str, # a path, or data sets joined by +

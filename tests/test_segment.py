@@ -10,7 +10,7 @@ import torch
 
 from gwm_nb import benchmarks, refine, segment as segment_module
 from gwm_nb.clips import open_clip
-from gwm_nb.cutouts import write_labels
+from gwm_nb.cutouts import Outputs, get_output, output_files, write_labels
 from gwm_nb.evaluate import choose_object, jaccard
 from gwm_nb.files import read_mask
 from gwm_nb.network import create_network
@@ -193,3 +193,73 @@ def test_quiet_keeps_notes_for_the_report(clip, tmp_path, capsys):
         report = segment_clip(clip, tmp_path / str(quiet), masks=clip.parent / "truth", preset="fast", outputs=["masks"], quiet=quiet)
         assert any(note.startswith("annotations are read as") for note in report["notes"])
         assert ("annotations are read as" in capsys.readouterr().out) is not quiet
+
+
+# ---- masks outlive what is beside them
+
+EXTRA = ["overlay", "cutout", "mov", "webm", "green", "rle", "sheet"]
+
+
+def fails(*args, **kwargs): raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("stage", ["__enter__", "write", "__exit__"])
+@pytest.mark.parametrize("kind", EXTRA)
+def test_an_output_that_fails_costs_no_mask(tmp_path, monkeypatch, kind, stage):
+    monkeypatch.setattr(get_output(kind), stage, fails)
+    names, image = ["a", "b", "c"], torch.full((3, 32, 48), 128, dtype=torch.uint8)
+    other = "sheet" if kind != "sheet" else "rle"
+    with Outputs(["masks", kind, other], tmp_path, names) as outputs:
+        for name in names: outputs.add(name, image, torch.ones(32, 48))
+    assert [read_mask(tmp_path / f"{name}.png").float().mean() for name in names] == [1, 1, 1]
+    assert [line.split()[0] for line in outputs.failed] == [kind] and "No space left" in outputs.failed[0]
+    assert (tmp_path / output_files([other], names)[0]).is_file()
+    if kind != "cutout": assert not (tmp_path / output_files([kind], names)[0]).exists()
+
+
+def test_a_failed_output_is_reported_and_has_its_exit_code(clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(get_output("overlay"), "write", fails)
+    code = segment_module.segment_all(clip, tmp_path / "out", preset="fast", end="4", outputs=("masks", "overlay"))
+    report = json.loads((tmp_path / "out/result.json").read_text())
+    assert code == 3 and len(written(tmp_path / "out")) == 4 and "overlay.mp4" not in report["files"]
+    assert "overlay could not be written" in report["failed"][0] and report["failed"][0] in capsys.readouterr().err
+
+
+def test_masks_are_there_as_they_come(clip, tmp_path, monkeypatch):
+    "A full disk after two masks: these two stay, and a later run replaces them."
+    write, calls = get_output("masks").write, []
+    def full(self, cut):
+        calls.append(cut)
+        return fails() if len(calls) == 3 else write(self, cut)
+    monkeypatch.setattr(get_output("masks"), "write", full)
+    options = dict(preset="fast", outputs=["masks"], part=dict(end=4))
+    with pytest.raises(OSError, match="No space"): segment_clip(clip, tmp_path / "out", **options)
+    assert sorted(f.name for f in (tmp_path / "out").glob("[!.]*")) == ["00000.png", "00001.png", "result.json"]
+    assert segment_clip(clip, tmp_path / "out", **options)["frames"] == 4 and len(written(tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize("cache", ["a file", "full"])
+def test_a_cache_that_cannot_be_written_costs_nothing(clip, tmp_path, monkeypatch, cache):
+    monkeypatch.setenv("GWM_CACHE", str(tmp_path / "cache"))
+    if cache == "a file": (tmp_path / "cache").write_text("")
+    else: monkeypatch.setattr(refine.np, "savez", fails)
+    report = segment_clip(clip, tmp_path / "out", preset="fast", part=dict(end=4))
+    assert len(written(tmp_path / "out")) == 4 and ["finished windows are not kept" in n for n in report["notes"]] == [True]
+
+
+def test_two_runs_of_one_clip_at_once(clip, tmp_path, monkeypatch):
+    "The other run is done first, and removes what both have kept."
+    keep = refine._keep
+    def other_is_done(file, *args):
+        keep(file, *args)
+        segment_module.shutil.rmtree(file.parent)
+    monkeypatch.setattr(refine, "_keep", other_is_done)
+    assert segment_clip(clip, tmp_path / "out", preset="fast", part=dict(end=4))["frames"] == 4
+
+
+def test_masks_mended_by_hand_are_not_overwritten(clip, tmp_path):
+    import os
+    options = dict(preset="fast", outputs=["masks"], part=dict(end=4))
+    segment_clip(clip, tmp_path / "out", **options)
+    os.utime(tmp_path / "out/00002.png", (2e9, 2e9))
+    with pytest.raises(ValueError, match="00002.png"): segment_clip(clip, tmp_path / "out", **options)

@@ -1,0 +1,71 @@
+"""What waiting threads cost: a training step of the small network with threads that spin and with threads that sleep.
+
+    python tests/bench/threads.py [--steps 10] [--rounds 3]
+
+Each setting runs in a process of its own, in turns, on an otherwise idle machine ("quiet") and beside a process that
+computes with as many threads ("busy"). The medians of the rounds are printed, in seconds a step.
+"""
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+
+STEP = """
+import sys, time, torch
+if sys.argv[2] == 'kept': from gwm_nb.commands import keep_freed_memory; keep_freed_memory()
+from gwm_nb.loss import ReconstructionLoss
+from gwm_nb.network import create_network
+from gwm_nb.scenes import MovingScenes
+scenes = MovingScenes(8, size=(128, 192))
+image, flow = (torch.stack([scenes[i][k] for i in range(8)]) for k in ('image', 'flow'))
+network, loss = create_network('small', 4), ReconstructionLoss(normalise=True)
+optimiser = torch.optim.AdamW(network.parameters())
+def step():
+    value = loss(network(image), flow)
+    optimiser.zero_grad()
+    value.backward()
+    optimiser.step()
+step(), step()
+clock, cpu, n = time.perf_counter(), time.process_time(), int(sys.argv[1])
+for _ in range(n): step()
+print((time.perf_counter() - clock) / n, (time.process_time() - cpu) / n)
+"""
+LOAD = """
+import torch
+a = torch.randn(8, 32, 128, 192)
+conv = torch.nn.Conv2d(32, 32, 3, padding=1)
+while True: conv(a)
+"""
+SETTINGS = {"default": {}, "passive": dict(OMP_WAIT_POLICY="PASSIVE"), "passive, memory kept": dict(OMP_WAIT_POLICY="PASSIVE"), "one thread": dict(OMP_NUM_THREADS="1")}
+
+
+def measure(name, steps):
+    "(seconds on the clock, seconds of processor time) of a step."
+    kept = "kept" if "memory" in name else "plain"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MALLOC_", "KMP_"))} | SETTINGS[name]
+    out = subprocess.run([sys.executable, "-c", STEP, str(steps), kept], env=environment, capture_output=True, text=True, check=True)
+    return tuple(map(float, out.stdout.split()))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before\n\n| machine | setting | clock | processor |\n|---|---|---|---|")
+    for machine in ("quiet", "busy"):
+        load = subprocess.Popen([sys.executable, "-c", LOAD]) if machine == "busy" else None
+        try:
+            found = {name: [] for name in SETTINGS}
+            for _ in range(options.rounds):
+                for name in SETTINGS: found[name].append(measure(name, options.steps))
+        finally:
+            if load: load.kill()
+        for name, rounds in found.items():
+            clock, cpu = (statistics.median(r) for r in zip(*rounds))
+            print(f"| {machine} | {name} | {clock:.2f} s | {cpu:.2f} s |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
