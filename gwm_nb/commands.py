@@ -61,7 +61,8 @@ def parse_options(func, # a function with documented parameters
             parser.error(f'{name} is given twice: {by_position}, {options[name]}')
         options[name] = by_position
     for word in argv:
-        if word == '' or word.endswith('='): parser.error('an option or argument is empty; is a variable unset?')
+        if word == '' or word.endswith('='):
+            parser.error('an option or argument is empty; is a variable unset?')
     return {name: _expanded(value) for name, value in options.items()}
 
 # %% ../nbs/29_commands.ipynb #3de19642
@@ -75,7 +76,8 @@ def prepare_process():
         if getattr(sys, stream) is None:      # closed by the shell: nothing else may get its number
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, stream, open(os.devnull, 'w'))
-    with suppress(AttributeError): sys.stdout.reconfigure(errors='backslashreplace')      # file names are bytes
+    with suppress(AttributeError):      # file names are bytes
+        sys.stdout.reconfigure(errors='backslashreplace')
 
 def keep_freed_memory():
     "Let glibc keep up to 2 GB of freed memory for the next training step; elsewhere nothing happens."
@@ -97,7 +99,7 @@ def one_line(error: Exception # that was raised
 def command(func=None, # a function with documented parameters
             **details # more about a parameter, in argparse's words, or `place`: gaps=dict(nargs='+')
            ):
-    "Make a function callable from a shell: `--help`, errors in one line. With arguments it is the function itself."
+    "Make a function a program: `--help`, errors in one line. With arguments it is the function."
     if func is None: return partial(command, **details)
     @wraps(func)
     def main(*args, **kwargs):
@@ -117,8 +119,8 @@ def _check_exists(path, what):
 
 @command(out=dict(place=True), outputs=dict(nargs='+', type=str), trained=dict(option_strings=['--from']))
 def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of clips
-                out: str = 'gwm_out', # folder for masks, films and result.json; of several clips: a folder each
-                masks: str = '', # annotations: a folder named after the frames, or a film of masks; only to measure J
+                out: str = 'gwm_out', # folder for the results; of several clips: a folder each
+                masks: str = '', # annotations, only to measure J: a folder, or a film of masks
                 preset: str = '', # default, fast, best, gwm or published; without: default
                 outputs: str = ('masks', 'overlay'), # masks overlay cutout mov webm green rle sheet
                 objects: str = None, # how many objects are told apart, or auto; without: 1
@@ -129,14 +131,14 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
                 fps: float = None, # frames a second, of a folder; without: 24
                 no_sound: bool = False, # films without the clip's sound
                 features: str = None, # a timm backbone in place of the preset's
-                trained: str = None, # use this network, train nothing: a run, a file of weights, or DAVIS, FBMS, STv2
-                adapt: int = None, # with --from or published: training steps on the clip first (as published: 100)
+                trained: str = None, # use this network: a run, a file of weights, or DAVIS, FBMS, STv2
+                adapt: int = None, # with a trained network: training steps on the clip first (100)
                 polish: str = None, # of a network's masks: guided, bilateral or crf
-                network: str = None, # gwm: 'small', or a timm model such as efficientnet_lite0
+                network: str = None, # gwm: small, or a timm model such as efficientnet_lite0
                 pretrained: str = None, # weights: timm (fetched), offline, random or a file; without: timm
                 num_masks: int = None, # gwm: regions that a frame is divided into (4)
                 steps: int = None, # gwm: training steps (300)
-                basis: str = None, # gwm: translation, affine, quadratic (without), similarity or planar
+                basis: str = None, # gwm: translation, affine, quadratic (default), similarity, planar
                 method: str = None, # flow estimator; without: dis, best: raft
                 seed: int = None, # gwm: of everything random (0)
                 keep_network: bool = False): # write network.safetensors, for --from
@@ -148,19 +150,19 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
 
 # %% ../nbs/29_commands.ipynb #e3e8358c
 @command(source=dict(nargs='?'), gaps=dict(nargs='+', type=int))
-def gwm_flow(source: str, # a clip, a folder of clips, a data set's folder, or published data sets as in DAVIS+FBMS+STv2
-             gaps: list[int] | None = None, # from frame t to t + gap; default: the published gaps, or 1 -1 2 -2
-             method: str = 'dis', # dis, raft, raft_small, or files (.flo files in the published layout)
-             size: str | None = None, # HEIGHTxWIDTH of frames and flow; default: the shorter side about 128
-             workers: int | None = None, # threads; default: one a processor for dis, one for raft
+def gwm_flow(source: str, # a clip, a folder of clips, a data set, or several as in DAVIS+FBMS+STv2
+             gaps: list[int] | None = None, # frames to t + gap; default: published, or 1 -1 2 -2
+             method: str = 'dis', # dis, raft, raft_small, or files (.flo, published layout)
+             size: str | None = None, # HEIGHTxWIDTH to keep; default: shorter side about 128
+             workers: int | None = None, # threads; default: one a processor, for raft one
              out: str | None = None, # folder of the flow store; default: NAME-flow here
              data: str = 'data', # where published data sets lie
-             longest: int = 640, # estimate flow from frames whose longer side has at most so many pixels
+             longest: int = 640, # largest longer side of frames that flow is estimated from
              resample: str = 'antialias', # how frames are shrunk: antialias, or published
              preset: str | None = None, # of dis: ultrafast, fast, medium
-             weights: str | None = None, # of raft: a local file of torchvision's weights; default: fetch them
+             weights: str | None = None, # of raft: a file of torchvision's; default: fetched
              batch: int | None = None, # pairs at once; default: 8 for raft on a GPU, else 1
-             clear_cache: bool = False # remove all flow that other commands have kept in the cache, and nothing else
+             clear_cache: bool = False # remove all flow that commands have kept in the cache
             ):
     "Compute the flow of clips once, and keep it for training. Interrupted, it continues where it was."
     if not (source or clear_cache): raise ValueError('source is missing (or give --clear-cache)')
@@ -182,7 +184,7 @@ def gwm_flow(source: str, # a clip, a folder of clips, a data set's folder, or p
         estimator = flow_estimator(method, preset, weights)
         settings = FlowSettings(size, gaps or published, estimator, longest, resample)
         plan = plan_store(clips, settings)
-        size = size or plan['settings']['size']          # data sets that are trained on together need one size
+        size = size or plan['settings']['size']      # data sets trained on together need one size
         jobs.append((folder, plan, clips, settings))
         print(f'{path}: {plan_summary(plan)} in {folder}', flush=True)
         there = flows_there(folder, plan)
@@ -193,52 +195,63 @@ def gwm_flow(source: str, # a clip, a folder of clips, a data set's folder, or p
         print(f'{folder}: complete, every row verified')
 
 # %% ../nbs/29_commands.ipynb #ac9b1ed1
+def _finish(learn, out):
+    "Print what came out of a run; several processes end here."
+    from gwm_nb.benchmarks import heldout_table
+    from gwm_nb.runs import leave, make_config, say_once, summary
+    say_once(summary(learn, out))
+    if learn.accelerator.is_main_process:
+        config = make_config(file=Path(out)/'config.toml')
+        print(heldout_table(config, out), flush=True)
+    leave(learn)
+
 @command(set=dict(nargs='+', metavar='KEY=VALUE'))
 def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_nb/presets
               data: str = '', # the clip, or the folder that the data sets lie in
               out: str = '', # a new folder for the run; default: runs/PRESET
               config: str = '', # a TOML file of settings that changes the preset
-              set: str = None, # single settings that change both, as in optim.lr=1e-4 data.batch=4
-              init_from: str = '', # initial weights: a run's folder, a file of ours, or a published checkpoint
+              set: str = None, # settings that change both, as in optim.lr=1e-4 data.batch=4
+              init_from: str = '', # initial weights: a run, a file of ours, or a published checkpoint
               resume: str = '', # continue the run in this folder
               dry_run: bool = False # say what would be done, and stop
              ):
     "Train on moving scenes, a clip, or published data sets, without labels."
-    if sys.argv.count('--set') > 1: raise ValueError('--set is given twice; give it once, followed by all changes')
+    if sys.argv.count('--set') > 1:
+        raise ValueError('--set is given twice; give it once, followed by all changes')
     if resume and any((preset, data, out, config, set, init_from)):
-        raise ValueError('--resume takes a run as it is; for other settings begin a new one with --init-from')
+        raise ValueError('--resume takes a run as it is; other settings need a new one, with --init-from')
     if config: _check_exists(config, 'file of settings')
     keep_freed_memory()
-    from gwm_nb.runs import describe, finish_run, make_config, resume_run, run, run_folder, say_once
-    if resume: return finish_run(resume_run(resume), run_folder(resume))
+    from gwm_nb.runs import describe, make_config, resume_run, run, run_folder, say_once
+    if resume: return _finish(resume_run(resume), run_folder(resume))
     shorthand = {'data.path': data, 'network.init_from': init_from}
     changes = [f'{key}={value}' for key, value in shorthand.items() if value]
     settings = make_config(preset, config or None, [*changes, *(set or [])])
     if dry_run: return say_once(describe(settings))
     out = out or f'runs/{preset or Path(config or "run").stem}'
-    finish_run(run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:])), out)
+    _finish(run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:])), out)
 
 # %% ../nbs/29_commands.ipynb #e3218eba
 @command(run=dict(nargs='?'), clips=dict(nargs='+', type=str), compare=dict(nargs=2, type=str))
-def gwm_evaluate(run: str, # a run's folder, a checkpoint, or a published one's name: DAVIS, STv2, FBMS, all
-                 data: str = 'data/DAVIS2016', # a data set's folder, or a folder of clips with annotations
-                 protocol: str = 'all', # names of `protocols`, joined by commas; all: those that suit the data
-                 merge: str = 'motion', # K masks to two: motion, border, spectral (as published; fetches a DINO), none
-                 dino: str | None = None, # a file of DINO ViT-S/8 weights for --merge spectral; default: fetched
-                 save: str | None = None, # folder for results.csv, results.json, report.html and masks/
-                 predictions: str | None = None, # instead of a network: SEQUENCE/FRAME.png, 0/255 or indexed
-                 compare: list[str] | None = None, # instead of all else: two folders of --save, side by side
-                 clips: list[str] | None = None, # sequences; default: a known data set's validation sequences, or all
-                 convention: str | None = None, # DAVIS, frames (FBMS, SegTrackv2), sequences; default: the data's own
+def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAVIS, STv2, FBMS, all
+                 data: str = 'data/DAVIS2016', # a data set, or a folder of clips with annotations
+                 protocol: str = 'all', # protocols, joined by commas; all: those that suit the data
+                 merge: str = 'motion', # K masks to two: motion, border, spectral (published), none
+                 dino: str | None = None, # of spectral: a file of DINO ViT-S/8; default: fetched
+                 save: str | None = None, # folder for tables, report and masks
+                 predictions: str | None = None, # instead of a network: masks SEQUENCE/FRAME.png
+                 compare: list[str] | None = None, # instead of all else: two folders of --save
+                 clips: list[str] | None = None, # sequences; default: the published ones, or all
+                 convention: str | None = None, # DAVIS, frames, sequences; default: the data's own
                  size: str = '128x224', # HEIGHTxWIDTH of the frames that the network sees
-                 polish: str | None = None # refine a network's masks: guided, bilateral, crf (extra package), flow
+                 polish: str | None = None # refine a network's masks: guided, bilateral, crf, flow
                 ):
-    "Measure J and F by every protocol; each figure says which it is, and whether it looked at labels."
+    "Measure J and F by every protocol; each figure says whether it looked at labels."
     if not compare and (run is None) == (predictions is None):
         raise ValueError('give either a trained network or --predictions (or --compare two folders)')
     for path in compare or [predictions or data]: _check_exists(path, 'folder')
-    from gwm_nb.benchmarks import (chosen_protocols, compare_results, convention_of, evaluate_files, mask_source,
-                                   polished_source, read_results, table)
+    from gwm_nb.benchmarks import (chosen_protocols, compare_results, convention_of, evaluate_files,
+                                   mask_source, polished_source, read_results, table)
     from gwm_nb.files import JobProgress
     if compare: return print(compare_results(*map(read_results, compare), names=tuple(compare)))
     chosen, convention = chosen_protocols(protocol, data), convention_of(data, convention)
@@ -262,17 +275,19 @@ def _moving_picture(path, result):
     def on_squares(picture): # with opacity, in front of light squares
         squares = (np.indices((picture.height, picture.width)) // 15).sum(0) % 2
         below = Image.fromarray((190 + 40 * squares).astype(np.uint8)).convert('RGBA')
-        return torch.from_numpy(np.array(Image.alpha_composite(below, picture).convert('RGB'))).permute(2, 0, 1) / 255
+        pixels = np.array(Image.alpha_composite(below, picture).convert('RGB'))
+        return torch.from_numpy(pixels).permute(2, 0, 1) / 255
     frames = torch.stack([image for _, image in open_clip(result.report['settings']['clip'])]) / 255
     flow = estimate_flow(frames[:-1], frames[1:])
-    colours = flow_to_rgb(torch.cat([flow, flow[-1:]]), max_norm=10.)      # nothing comes after the last frame
+    colours = flow_to_rgb(torch.cat([flow, flow[-1:]]), max_norm=10.)      # the last has no next
     cut_outs = (on_squares(Image.open(result.folder/f'cutout_{name}.png')) for name in result.names)
-    rows = (torch.cat(three, 2).permute(1, 2, 0) for three in zip(frames, colours, cut_outs, strict=True))
+    thirds = zip(frames, colours, cut_outs, strict=True)
+    rows = (torch.cat(three, 2).permute(1, 2, 0) for three in thirds)
     first, *more = (Image.fromarray((row * 255).round().byte().numpy()) for row in rows)
     first.save(path, save_all=True, append_images=more, duration=83, loop=0, quality=75, method=4)
 
 def _cut_example(out, preset):
-    "Cut out the clip that comes with the package: clip.webp and rabbit.png show it, rabbit.webm is the cut-out."
+    "Cut out the clip that comes with the package, into clip.webp, rabbit.png and rabbit.webm."
     from gwm_nb.refine import example_clip
     from gwm_nb.segment import Result, segment_clip
     film, drawn = example_clip()
@@ -297,15 +312,18 @@ def _train_and_measure(out, title, seed, steps, objects=1):
     held_out = MovingScenes(64, seed=1000 + seed, objects=objects)
     shown = [held_out[i] for i in (0, 3, 5)]
     def draw(network):
-        rows = [explanation(s, masks) for s, masks in zip(shown, predict_masks(network, [s['image'] for s in shown]))]
-        figure = show_images([p for row in rows for p in row.values()], list(rows[0]), rows=len(rows)).figure
+        masks = predict_masks(network, [s['image'] for s in shown])
+        rows = [explanation(s, m) for s, m in zip(shown, masks)]
+        figure = show_images([p for row in rows for p in row.values()], list(rows[0]), rows=3)
         figure.savefig(out/'training.png', dpi=80)
         figure.clear()
         return 0.
     watch = Measure(max(1, steps // 10), 'drawn', draw)
-    learn = fit(train, steps=steps, num_masks=num_masks, seed=seed, progress=title, callbacks=[watch])
+    learn = fit(train, steps=steps, num_masks=num_masks, seed=seed, progress=title,
+                callbacks=[watch])
     result = evaluate(learn.network, held_out)
-    row = dict(scenes=title, J=result['J'], J_best_of_two=result['J_best_of_two'], seconds=time.perf_counter() - start)
+    row = dict(scenes=title, J=result['J'], J_best_of_two=result['J_best_of_two'],
+               seconds=time.perf_counter() - start)
     return row, learn.network, held_out
 
 # %% ../nbs/29_commands.ipynb #419939a2
@@ -318,7 +336,7 @@ def _scene_in_view(scenes, frames):
     return scene
 
 def _scene_video(path, network, held_out, frames=36):
-    "A held-out scene in motion: frame, exact flow, masks, cut-out, as a 2x2 film at twice the size."
+    "A held-out scene in motion: frame, exact flow, masks, cut-out, as a 2x2 film."
     import torch
     import torch.nn.functional as F
     from gwm_nb.evaluate import choose_object, object_mask
@@ -353,28 +371,33 @@ def gwm_demo(out: str = 'gwm_demo_out', # folder for pictures and films
     if steps < 1: raise ValueError(f'steps must be at least 1 (got {steps})')
     if preset not in ('default', 'fast'): raise ValueError(f'preset must be default or fast (got {preset!r})')
     trainings = {'training, one object': (0, 1)}
-    if full: trainings = {f'one object, seed {seed}': (seed, 1) for seed in range(3)} | {'three objects': (0, 3)}
+    if full:
+        trainings = {f'one object, seed {seed}': (seed, 1) for seed in range(3)}
+        trainings['three objects'] = 0, 3
     files = ['clip.webp', 'rabbit.png', 'rabbit.webm', 'training.png', 'result.json']
     if full: files += ['results.png', 'overlay.mp4']
     keep_freed_memory()
     from gwm_nb.files import JobProgress, current_job, results_folder, say, write_whole
-    with results_folder(out, files) as start, JobProgress({'the rabbit': 1} | dict.fromkeys(trainings, 1)):
+    parts = {'the rabbit': 1} | dict.fromkeys(trainings, 1)
+    with results_folder(out, files) as start, JobProgress(parts):
         start()
         current_job().at('the rabbit', 0)
         clip, rows, runs = _cut_example(start.folder, preset), [], []
-        say(f'real clip, {clip["frames"]} frames in {clip["seconds"]["total"]:.0f} s: J = {clip["J"]["mean"]:.3f}; '
-            f'look at {Path(out)/"clip.webp"}')
+        J, seconds = clip['J']['mean'], clip['seconds']['total']
+        say(f'real clip, {clip["frames"]} frames in {seconds:.0f} s: J = {J:.3f}; look at {Path(out)/"clip.webp"}')
         say(f'training; what it learns is in {Path(out)/"training.png"}, drawn anew ten times')
         for title, (seed, objects) in trainings.items():
             row, *run = _train_and_measure(start.folder, title, seed, steps, objects)
             runs.append(run)
             rows.append(row)
-            say(f'{title}: J = {row["J"]:.3f} on 64 other scenes (best of two {row["J_best_of_two"]:.3f}), '
+            best = row['J_best_of_two']
+            say(f'{title}: J = {row["J"]:.3f} on 64 other scenes (best of two {best:.3f}), '
                 f'{row["seconds"]:.0f} s')
         if full: _show_all(start.folder, *runs[0])
-        report = dict(rows=rows, mean_J=sum(r['J'] for r in rows[:3]) / len(rows[:3]), clip=clip, files=files)
+        mean = sum(row['J'] for row in rows[:3]) / len(rows[:3])
+        report = dict(rows=rows, mean_J=mean, clip=clip, files=files)
         write_whole(start.folder/'result.json', json.dumps(report, indent=1).encode())
-    if full: print(f'one object, mean of three seeds: J = {report["mean_J"]:.3f} (labels measure, they never train)')
+    if full: print(f'one object, mean of three seeds: J = {mean:.3f} (labels measure, they never train)')
     print('\n'.join(str(Path(out)/name) for name in files), NEXT, sep='\n')
 
 # %% ../nbs/29_commands.ipynb #80ba552e

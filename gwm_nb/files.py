@@ -6,7 +6,7 @@
 __all__ = ['IMAGE_SUFFIXES', 'LARGEST', 'VIDEO_SUFFIXES', 'TRUTH_FOLDERS', 'whole_file', 'write_whole', 'locked', 'cache_folder',
            'readable_name', 'readable_size', 'refuse_foreign', 'output_folder', 'results_folder', 'by_number',
            'list_images', 'image_size', 'folder_bits', 'read_image', 'read_mask', 'write_mask', 'Clip', 'find_clips',
-           'ProgressBar', 'current_job', 'JobProgress', 'begin_part', 'say', 'track', 'lazily']
+           'ProgressBar', 'current_job', 'JobProgress', 'begin_part', 'say', 'show_progress', 'lazily']
 
 # %% ../nbs/21_files.ipynb #d8826471
 import json, os, re, shutil, sys, tempfile, threading, time
@@ -356,7 +356,10 @@ class _Lines:
 
 class ProgressBar(tqdm):
     "tqdm, redrawn every second; where there is no terminal, a line every ten seconds."
-    def __init__(self, *args, **kwargs):
+    def __init__(self,
+        *args, # of tqdm
+        **kwargs # of tqdm
+    ):
         is_drawn = sys.stderr.isatty() or 'ipykernel' in sys.modules
         if not is_drawn: kwargs |= dict(file=_Lines(sys.stderr), mininterval=1e9)
         self.closed = threading.Event()
@@ -373,7 +376,9 @@ class ProgressBar(tqdm):
 # %% ../nbs/21_files.ipynb #a0eb9860
 _jobs = threading.local() # .current: the innermost job of this thread
 
-def current_job(): return getattr(_jobs, 'current', None) # a JobProgress or None
+def current_job() -> 'JobProgress | None':
+    "The job that this thread is working on, the innermost one."
+    return getattr(_jobs, 'current', None)
 
 class JobProgress:
     "One bar for a job of several parts, `2 of 4: look 1, flow`, with the time left for all of them. Use as a context."
@@ -427,19 +432,22 @@ def _insert(self: JobProgress, name):
     self.plan(dict([*steps[:place], (name, sum(self.shares.values()) / len(steps)), *steps[place:]]))
 
 @patch
-def title(self: JobProgress) -> str: # '2 of 4: look 1, flow'
+def title(self: JobProgress) -> str:
+    "The number and the name of the current part and step: '2 of 4: look 1, flow'."
     part = self.step.partition(':')[0]
     place = f'{self.parts.index(part) + 1} of {len(self.parts)}: ' if len(self.parts) > 1 else ''
     return place + self.step.replace(':', ',')
 
 @patch
-def done(self: JobProgress) -> float: # share of the job that is done, in [0,1]
+def done(self: JobProgress) -> float:
+    "The share of the job that is done, in [0,1]."
     finished = sum(self.shares.get(step, 0) for step in self.seconds)
     return min(1., (finished + self.fraction * self.shares[self.step]) / sum(self.shares.values()))
 
 # %% ../nbs/21_files.ipynb #bd198424
 @patch
-def time_left(self: JobProgress) -> str: # 'about 1:20 left'; '' if nothing is known yet
+def time_left(self: JobProgress) -> str:
+    "The time left for the whole job, 'about 1:20 left'; '' if nothing is known yet."
     spent, now = sum(self.seconds.values()), time.monotonic() - self.started
     finished = sum(self.shares.get(step, 0) for step in self.seconds)
     share = self.shares[self.step]
@@ -459,10 +467,10 @@ def say(text: str): # a line
     ProgressBar.write(text, file=sys.stdout)
     sys.stdout.flush()
 
-def track(items: Iterable, # what is worked off
-          step: str, # what is being done
-          total: int | None = None # how many items there are; None: their length; 0: unknown
-         ) -> Iterator: # the items
+def show_progress(items: Iterable, # what is worked off
+                  step: str, # what is being done
+                  total: int | None = None # how many items there are; None: their length; 0: unknown
+                 ) -> Iterator: # the items
     "The items, while the current job shows how many of them are done. Without a job nothing is shown."
     job, total = current_job(), len(items) if total is None else total
     if job is None: yield from items

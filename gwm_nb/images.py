@@ -5,15 +5,13 @@
 # %% auto #0
 __all__ = ['image_sets', 'ImageSet', 'find_pairs', 'shrink_shorter', 'StillImages', 'border_contact', 'border_object',
            'threshold_counts', 'precision_recall', 'f_beta', 's_measure', 'e_measure', 'image_measures', 'ImageScores',
-           'evaluate_images', 'show_curves', 'object_box', 'box_overlap', 'moca_score']
+           'evaluate_images', 'show_curves']
 
 # %% ../nbs/12_images.ipynb #d77379ef
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 
-import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -21,13 +19,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.ops import box_iou
 from torchvision.transforms.functional import center_crop
 from tqdm.auto import tqdm
 
 from .files import list_images, read_image
 from .store import shrink
 from .network import predict_masks
+from .benchmarks import get_merger
 
 # %% ../nbs/12_images.ipynb #9ab68369
 @dataclass
@@ -270,7 +268,7 @@ def evaluate_images(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,
     what ends in `best_of_two` looks at labels. `merge` is a function (masks (N,K,h,w), images (N,3,h,w)) -> (N,2,h,w),
     or the name of one in `gwm_nb.benchmarks.mergers`. Raises `ValueError` or `FileNotFoundError` as `StillImages`."""
     samples, scores, merger = StillImages(name, data, size), ImageScores(normalise), merge
-    if isinstance(merge, str): merger = resolve_name('gwm_nb.benchmarks:get_merger')(merge)
+    if isinstance(merge, str): merger = get_merger(merge)
     for i in tqdm(range(len(samples)), desc=name, disable=not progress):
         sample = samples[i]
         masks = predict_masks(network, sample['image'])
@@ -296,38 +294,3 @@ def show_curves(results: dict[str, dict] # {label: what `evaluate_images` or `Im
         axes.set(xlabel=x, ylabel=y, ylim=(0, 1.02))
         axes.legend(fontsize=8)
     return fig
-
-# %% ../nbs/12_images.ipynb #4a14a581
-def _largest_box(mask):
-    "The largest box (x0,y0,x1,y1) around a connected piece of a mask (h,w), in shares of width and height; (4,)."
-    h, w = mask.shape
-    pieces = cv2.connectedComponentsWithStats(mask.cpu().numpy().astype(np.uint8), connectivity=8)[2][1:]
-    if len(pieces) == 0: return torch.zeros(4)
-    x, y, width, height = pieces[(pieces[:, 2] * pieces[:, 3]).argmax(), :4].tolist()
-    return torch.tensor([x / w, y / h, (x + width) / w, (y + height) / h])
-
-# %% ../nbs/12_images.ipynb #6cccd40b
-def object_box(soft: Tensor # (h,w) soft mask
-              ) -> Tensor: # (4,) x0, y0, x1, y1 in shares of width and height; zeros if there is nothing
-    "The box of the object, as MoCA's figures are computed (Yang et al., ICCV 2021). No label is looked at."
-    border = torch.cat([soft[0], soft[-1], soft[1:-1, 0], soft[1:-1, -1]])
-    if (border > .5).double().mean() > .5: soft = 1 - soft
-    return _largest_box(soft > .1)
-
-# %% ../nbs/12_images.ipynb #a855b2f7
-def box_overlap(masks: Tensor, # (N,h,w) soft masks of the object
-                truth: Tensor # (N,H,W) bool: the annotated boxes, filled; the size may differ from that of the masks
-               ) -> Tensor: # (N,) IoU of boxes; 0 where there is no box
-    "IoU of the boxes of masks with the annotated boxes."
-    pairs = [(object_box(soft), _largest_box(box)) for soft, box in zip(masks, truth, strict=True)]
-    return torch.stack([box_iou(a[None], b[None])[0, 0] for a, b in pairs]).nan_to_num(0.)
-
-# %% ../nbs/12_images.ipynb #d12c671d
-def moca_score(overlaps: dict[str, Tensor] # {clip: (N,) IoU of boxes, from `box_overlap`}
-              ) -> dict: # J, success at five thresholds and their mean, how many frames
-    "The figures of MoCA: J over clips, success over all frames. Raises `ValueError` if there is nothing."
-    if not overlaps: raise ValueError('there is nothing to measure: no clip has boxes')
-    frames = torch.cat(list(overlaps.values()))
-    rates = {f'success_{t}_moca': (frames > t).double().mean().item() for t in (.5, .6, .7, .8, .9)}
-    J = torch.stack([clip.double().mean() for clip in overlaps.values()]).mean().item()
-    return dict(J_moca=J, **rates, success_moca=sum(rates.values()) / len(rates), frames=len(frames))

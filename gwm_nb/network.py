@@ -13,7 +13,6 @@ from functools import partial
 from itertools import islice
 from math import gcd
 from pathlib import Path
-from pkgutil import resolve_name
 
 import torch
 import torch.nn as nn
@@ -164,12 +163,7 @@ def _check_maps(name, backbone):
 
 # %% ../nbs/04_network.ipynb #4066349b
 backbones = {'small': SmallBackbone} # name: class without arguments
-networks = { # name: function (num_masks=..., pretrained=...) -> network, or where it is: 'module:function'
-    'paper': 'gwm_nb.paper:paper_network',
-    'gwm-davis': 'gwm_nb.checkpoints:gwm_davis',
-    'gwm-stv2': 'gwm_nb.checkpoints:gwm_stv2',
-    'gwm-fbms': 'gwm_nb.checkpoints:gwm_fbms',
-    'gwm-all': 'gwm_nb.checkpoints:gwm_all'}
+networks = {} # name: function (num_masks=..., pretrained=...) -> network; the rooms that have some add them
 
 # %% ../nbs/04_network.ipynb #9ddf2f07
 def _backbone(name, pretrained):
@@ -184,9 +178,7 @@ def _whole_network(name, num_masks, pretrained, freeze):
     "A network of the registry `networks`; how many masks it has by default is its own affair."
     if freeze is False: raise ValueError(f'the backbone of {name!r} is always frozen')
     masks = {} if num_masks is None else dict(num_masks=num_masks)
-    build = networks[name]
-    if isinstance(build, str): build = resolve_name(build)
-    return build(pretrained=pretrained, **masks)
+    return networks[name](pretrained=pretrained, **masks)
 
 # %% ../nbs/04_network.ipynb #8b44bc36
 def create_network(

@@ -29,6 +29,7 @@ from tqdm.auto import trange
 
 from .files import lazily, write_whole
 from .weights import timm_weights
+from .network import networks
 from .loss import ReconstructionLoss
 
 # %% ../nbs/10_paper.ipynb #lazy1001
@@ -417,6 +418,8 @@ def paper_network(
     network.config = dict(build='paper_network', num_masks=num_masks, pretrained=pretrained is True,
                           quirks=sorted(keep), name=name, stride=stride, blocks=list(blocks))
     return network
+
+networks['paper'] = paper_network
 
 # %% ../nbs/10_paper.ipynb #d8e29027
 def fingerprint(module: nn.Module # a backbone

@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.nn.utils import fuse_conv_bn_eval
 
 from . import __version__
-from .files import JobProgress, begin_part, current_job, lazily, say, track, whole_file
+from .files import JobProgress, begin_part, current_job, lazily, say, show_progress, whole_file
 from .flow import distance_from_home, estimate_flow, resize_flow
 from .motion import fit_motion, motion_fields
 from .network import create_network
@@ -161,7 +161,7 @@ def _pool(workers):
 def _each(pool, work, items, step):
     "Results of `work` for each of `items`, in order."
     items = list(items)
-    return list(track(pool.map(work, items), step, len(items)))
+    return list(show_progress(pool.map(work, items), step, len(items)))
 
 # %% ../nbs/08_refine.ipynb #refcd024
 @dataclass
@@ -527,7 +527,7 @@ def learn(look: Look, # superpixels
         return latest if memory is None else _joined(latest, memory)
     teacher = seen(look.stages)
     features = describe(teacher.colour, teacher.stages, settings.components)
-    for balance in track(balances, 'learning'):
+    for balance in show_progress(balances, 'learning'):
         teacher = seen([])                          # what it looks like is known by now
         looks = appearance_odds(features, teacher.p, teacher.weight, balance, settings.ridge)
         if looks is None: break

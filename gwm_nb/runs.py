@@ -8,10 +8,10 @@ __all__ = ['plt', 'accelerate', 'KEYS', 'LEAST', 'SHARES', 'read_log', 'measurem
            'EarlyStop', 'Unfreeze', 'Pictures', 'require_tracker', 'Trackers', 'Data', 'Network', 'Optim', 'Loss',
            'Train', 'Logging', 'Config', 'nearest', 'nearest_key', 'change', 'change_by_file', 'change_by_text',
            'check', 'presets', 'make_config', 'to_toml', 'Drawn', 'Shrunk', 'refuse_labels', 'say_once', 'sets_there',
-           'training_data', 'check_data', 'validation_data', 'best_file', 'load_run', 'take_weights', 'recompute',
-           'build_network', 'Compile', 'keep_features', 'make_optimiser', 'make_schedule', 'make_learner', 'refuse_few',
-           'start_folder', 'summary', 'held_back', 'run', 'run_folder', 'resume_run', 'describe', 'leave', 'finish_run',
-           'adapt']
+           'training_data', 'validation_clips', 'check_data', 'validation_data', 'best_file', 'load_run',
+           'take_weights', 'recompute', 'build_network', 'Compile', 'keep_features', 'make_optimiser', 'make_schedule',
+           'make_learner', 'refuse_few', 'start_folder', 'summary', 'run', 'run_folder', 'resume_run', 'describe',
+           'leave', 'adapt']
 
 # %% ../nbs/15_runs.ipynb #0a94d26f
 import difflib
@@ -29,7 +29,6 @@ from functools import partial
 from importlib import import_module, resources
 from importlib.metadata import version
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Literal, get_args, get_origin
 
 import torch
@@ -751,7 +750,10 @@ def training_data(config: Config # from make_config
     return _shrunk(samples, data)
 
 # %% ../nbs/15_runs.ipynb #dc1ca4cf
-def _validation_clips(name, folder, data):
+def validation_clips(name: str, # of a published data set
+                     folder: Path, # where it lies
+                     data: Data # of a Config
+                    ) -> list[str]:
     "Names of the clips to measure on: those held out, or the published ones that are there."
     there = [c.name for c in find_clips(folder)]
     if data.held_out: return data.held_out
@@ -764,7 +766,7 @@ def _validation_clips(name, folder, data):
 def _measured_clips(config, sets):
     "(name, folder, clips) of what is measured on; `sets` are {name: folder} of what is trained on."
     data, (name, folder) = config.data, next(iter(sets.items()))
-    if data.source != 'clip': return name, folder, find_clips(folder, _validation_clips(name, folder, data))
+    if data.source != 'clip': return name, folder, find_clips(folder, validation_clips(name, folder, data))
     return name, folder, find_clips(folder, data.held_out or None)
 
 def _refuse_held_out(data, sets):
@@ -817,7 +819,7 @@ def validation_data(config: Config # from make_config
     settings, folder, clips = _flow_settings(data), data.path, data.held_out or None
     if data.source != 'clip':
         name, folder = next(iter(sets_there(data).items()))
-        settings, clips = replace(settings, gaps=data_sets[name].gaps[:1]), _validation_clips(name, folder, data)
+        settings, clips = replace(settings, gaps=data_sets[name].gaps[:1]), validation_clips(name, folder, data)
     frames = VideoFrames(folder, settings, masks=True if config.log.labels else None, clips=clips)
     rows = [i for i, name in enumerate(frames.names) if not config.log.labels or name in frames.masks]
     n = min(data.validation or len(rows), len(rows))
@@ -1074,18 +1076,6 @@ def summary(learn: Learner, # that has been fitted
 
 def _warning(name): return '' if lower_is_better(name) else ' (looks at labels)'
 
-# %% ../nbs/15_runs.ipynb #b6769847
-def held_back(config: Config, # from make_config
-              folder: str | Path # of its run
-             ) -> str: # a table; '' if the settings name no data set, or forbid to look at labels
-    "J and F of the clips that a run is measured on, by every protocol, for its best network."
-    data = config.data
-    if data.source in ('scenes', 'clip') or not config.log.labels: return ''
-    name, path = next(iter(sets_there(data).items()))
-    clips = _validation_clips(name, path, data)
-    table = resolve_name('gwm_nb.benchmarks:run_table')(best_file(folder), path, clips, tuple(data.size) or (128, 224))
-    return f'{name}, {", ".join(clips)}:\n{table}'
-
 # %% ../nbs/15_runs.ipynb #1ec1ba54
 def _withdraw(out):
     "Leave nothing behind if nothing has been trained."
@@ -1222,15 +1212,6 @@ def leave(learn: Learner # that has been fitted, all files written
     if learn.accelerator.num_processes == 1: return
     for stream in (sys.stdout, sys.stderr): stream.flush()
     os._exit(0)
-
-# %% ../nbs/15_runs.ipynb #ece13705
-def finish_run(learn: Learner, # that has been fitted
-               out: str | Path # its folder
-              ):
-    "Print what came out of a run; several processes end here."
-    say_once(summary(learn, out))
-    if _is_main(): print(held_back(make_config(file=Path(out)/'config.toml'), out), flush=True)
-    leave(learn)
 
 # %% ../nbs/15_runs.ipynb #a30a60da
 if __name__ == '__main__' and '__file__' in globals(): # python -m gwm_nb.runs; a notebook has no file

@@ -25,7 +25,8 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .clips import frame_names, frame_size, read_frames
-from .files import Clip, ProgressBar, cache_folder, current_job, find_clips, lazily, list_images, locked, readable_size
+from .files import (Clip, ProgressBar, cache_folder, current_job, find_clips, lazily, list_images, locked,
+                          readable_size)
 from .flow import estimate_flow, estimator_settings, get_estimator, limit_size, read_flow, resize_flow
 
 # %% ../nbs/22_store.ipynb #lazy2201

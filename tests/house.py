@@ -115,9 +115,10 @@ def floors(text):
 
 
 def used_rooms(code, package=PACKAGE):
-    "Rooms that a module of the package imports, in whatever form and wherever; the package itself is '*'."
-    used = set()
-    for node in ast.walk(ast.parse(code)):
+    "Rooms that a module imports, in whatever form and wherever, also by a name in a string; the package itself is '*'."
+    used, tree = set(), ast.parse(code)
+    tree.body = [node for node in tree.body if not is_main(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             path = (node.module or "").split(".")
             if node.level == 0 and path[0] != package:
@@ -126,11 +127,16 @@ def used_rooms(code, package=PACKAGE):
             used |= {inside[0]} if inside else {a.name for a in node.names if not a.name.startswith("__")}
         elif isinstance(node, ast.Import):
             used |= {".".join(a.name.split(".")[1:2]) or "*" for a in node.names if a.name.split(".")[0] == package}
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
-            called, name = ast.unparse(node.func).split(".")[-1], node.args[0].value
-            if called in ("import_module", "__import__") and name.startswith((package, ".")):
-                used.add(name.removeprefix(package).lstrip(".").split(".")[0] or "*")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            used |= set(re.findall(rf"^{package}\.(\w+)(?:[.:]\w+)*$", node.value))
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("import_module"):
+            used |= set(re.findall(r"^'\.(\w+)", ast.unparse(node.args[0])))
     return used
+
+
+def is_main(node):
+    "Whether a statement is `if __name__ == '__main__'`: what a module does as a program may come from above."
+    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
 
 
 def wrong_floors(room, code, order):
@@ -247,6 +253,11 @@ def anatomy(cells):
         f"half of its exported cells are longer than {MEDIAN} lines": statistics.median(lengths or [0]) <= MEDIAN,
         f"an exported cell of {max(lengths, default=0)} lines, more than {LONGEST}": max(lengths, default=0) <= LONGEST}
     return [words for words, good in complaints.items() if not good]
+
+
+def engine_anatomy(cells):
+    "What a notebook of the engine room lacks: its cells may be as long as what they do."
+    return [complaint for complaint in anatomy(cells) if "half of its exported cells" not in complaint]
 
 
 def page_anatomy(cells):
