@@ -1,4 +1,7 @@
-"Make README.md from nbs/index.ipynb; with --check, only say whether they agree (exit code 1 if not)."
+"""Make README.md from nbs/index.ipynb; with --check, only compare them (exit code 1 if they differ).
+
+A cell that begins with `<!-- site only -->` is on the start page of the site, but not in the README.
+"""
 import configparser
 import re
 import sys
@@ -14,23 +17,27 @@ settings = config["DEFAULT"]
 
 
 def badges():
-    "A line of badges; where the repository and the site are stands in settings.ini alone."
-    home, branch, site = settings["git_url"], settings["branch"], settings["doc_host"] + settings["doc_baseurl"]
+    "A line of badges; the addresses of repository and site come from settings.ini alone."
+    home, branch = settings["git_url"], settings["branch"]
+    site = settings["doc_host"] + settings["doc_baseurl"]
+    workflow = f"{home}/actions/workflows/{{}}.yaml"
     colab = home.replace("https://github.com/", "https://colab.research.google.com/github/")
-    found = [("tests", f"{home}/actions/workflows/test.yaml/badge.svg", f"{home}/actions/workflows/test.yaml"),
-             ("documentation", f"{home}/actions/workflows/docs.yaml/badge.svg", site),
-             ("Open in Colab", "https://colab.research.google.com/assets/colab-badge.svg", f"{colab}/blob/{branch}/nbs/00_flow.ipynb")]
-    return " ".join(f"[![{alt}]({picture})]({address})" for alt, picture, address in found)
+    found = [("tests", workflow.format("test") + "/badge.svg", workflow.format("test")),
+             ("documentation", workflow.format("docs") + "/badge.svg", site),
+             ("Open in Colab", "https://colab.research.google.com/assets/colab-badge.svg",
+              f"{colab}/blob/{branch}/nbs/00_flow.ipynb")]
+    return " ".join(f"[![{alt}]({image})]({address})" for alt, image, address in found)
 
 
 def readme():
-    "The index notebook as Markdown: hidden cells dropped, links turned towards the repository's root."
+    "The index notebook as Markdown: some cells left out, links relative to the repository's root."
     nb = nbformat.read(root / "nbs/index.ipynb", as_version=4)
-    nb.cells = [c for c in nb.cells if c.cell_type == "markdown" or (c.cell_type == "code" and not c.source.startswith("#|"))]
+    left_out = "#|", "<!-- site only -->"
+    nb.cells = [c for c in nb.cells if c.cell_type != "raw" and not c.source.startswith(left_out)]
     nb.metadata["language_info"] = {"name": "python"}
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r"\]\((images/|\d\d_\w+\.ipynb)", r"](nbs/\1", text)
-    text = re.sub(r"\]\(https://github\.com/gwm-nb/gwm_nb/(blob|tree)/main/", "](", text)
+    text = re.sub(rf"\]\({settings['git_url']}/(blob|tree)/{settings['branch']}/", "](", text)
     text = re.sub(r"\n{3,}", "\n\n", text).strip()
     text = re.sub(r"^(# .*\n)", rf"\1\n{badges()}\n", text, count=1)
     return f"<!-- made from nbs/index.ipynb by `python .ci/readme.py`; edit that -->\n\n{text}\n"
