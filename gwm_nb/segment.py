@@ -154,10 +154,12 @@ def _fresh_network(name, pretrained, num_masks, seed):
 class Watch:
     "Looks at frames as they pass for what spoils flow; `notes` says it in words."
     last: Tensor | None = None # the frame before, small
+    before: Tensor | None = None # and the one before that
     names: list[str] = field(default_factory=list) # of the frames
     light: list[float] = field(default_factory=list) # mean of each frame, in [0,1]
     brightest: float = 0. # value of all
     changes: list[tuple] = field(default_factory=list) # (largest, mean, likeness) between neighbours
+    skips: list[float] = field(default_factory=list) # mean change from each frame to the next but one
 
     def look(self, name: str, image: Tensor): # (3,h,w) uint8
         "One more frame."
@@ -168,7 +170,8 @@ class Watch:
         if self.last is not None:
             change = (small - self.last).abs()
             self.changes.append((change.max().item(), change.mean().item(), _likeness(small, self.last)))
-        self.last = small
+        if self.before is not None: self.skips.append((small - self.before).abs().mean().item())
+        self.before, self.last = self.last, small
 
 # %% ../nbs/09_segment.ipynb #c74e927d
 def _likeness(a, b):
@@ -190,6 +193,10 @@ def notes(self: Watch) -> list[str]:
     cuts = (unlike & (mean > 2.5 * mean[moves].median())).nonzero()[:, 0].tolist()
     if cuts: found.append(f'there seems to be a cut before frame {", ".join(self.names[c + 1] for c in cuts[:3])}; '
                           'segment the parts one by one')
+    odd = (torch.minimum(mean[1:], mean[:-1]) > 1.5 * torch.tensor(self.skips).clamp(min=3 / 255)).nonzero()[:, 0]
+    if 0 < len(odd) <= max(1, len(mean) / 10):
+        names = ', '.join(self.names[t + 1] for t in odd[:5].tolist())
+        found.append(f'unlike the frames on both sides: {names}; damaged, or a flash of light')
     repeated = int((~moves).sum())
     if repeated >= .1 * len(largest):
         found.append(f'{repeated} of {len(self.names)} frames repeat the one before: nothing moves there')
@@ -672,19 +679,11 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
     options = {name: value for name, value in given.items() if value is not None}
     options |= dict(preset=preset, outputs=check_outputs(outputs), sound=not no_sound, keep_network=keep_network,
                     part={name: value for name, value in part.items() if value != usual[name]})
-    clips = _clips(clip, out)
+    clips = find_clips(clip)
     if preset: check_preset(preset)
     if Path(clip).is_dir() and [c.path for c in clips] != [Path(clip)]: print(_says(clip, clips, out), flush=True)
     if len(clips) == 1: _segment_one(clips[0].path, Path(out), masks, options)
     else: _segment_several(clips, Path(out), masks, options)
-
-# %% ../nbs/09_segment.ipynb #b961a190
-def _clips(path, out):
-    "The clips at `path`, but for results that lie below it in `out`."
-    own = Path(out).resolve()
-    found = [c for c in find_clips(path) if own == Path(path).resolve() or not c.path.resolve().is_relative_to(own)]
-    if found: return found
-    raise ValueError(f'{path}: no clips in this folder but the results in {out}')
 
 # %% ../nbs/09_segment.ipynb #ccf52a83
 def _segment_one(clip, out, masks, options):

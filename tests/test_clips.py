@@ -298,7 +298,7 @@ def test_orientation_of_other_formats(tmp_path, form, orientation):
 def test_pictures_without_a_scale_and_arrays_are_refused_by_name(tmp_path, capfd):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "f.tif"), Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "i.tif")
     for name in ("f.tif", "i.tif"):
-        with pytest.raises(ValueError, match=f"{name}: numbers of 32 bits"): read_image(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name}: 32-bit image with unknown range"): read_image(tmp_path / name)
     (tmp_path / "arrays").mkdir()
     np.save(tmp_path / "arrays/00000.npy", np.zeros(3))
     for call in (list_images, find_clips, frame_size, count_frames):
@@ -470,7 +470,7 @@ def test_excerpts_of_videos_and_folders(tmp_path):
     slow = Excerpt(folder, fps=6, start="0.5s")
     assert len(dict(slow)) == N - 3 and slow.rate == 6 and slow.times[1] == pytest.approx(1 / 6)
     with pytest.raises(ValueError, match="a video has its own frame rate"): Excerpt(video, fps=6)
-    with pytest.raises(ValueError, match="every must be more than 0, not 0"): Excerpt(video, every=0)
+    with pytest.raises(ValueError, match="every must be at least 1 .got 0."): Excerpt(video, every=0)
     torn = Excerpt(broken(write(tmp_path / "g.mp4", 24, g="5", bf="0"), tmp_path / "b.mp4", 11, 15), start=8, end=20)
     assert [n for n, _ in torn] == [f"{t:05d}" for t in (8, 9, 10, 15, 16, 17, 18, 19)] and "4 of" in torn.warnings[0] and torn.missing == [11, 12, 13, 14]
     torn.end = 11
@@ -484,7 +484,7 @@ def test_moments(text, moment):
 
 @pytest.mark.parametrize("text", ["", "soon", "-3", "1:-2", "1:2:3:4", "1/0s", "3.5"])
 def test_what_is_no_moment_is_refused(text):
-    with pytest.raises(ValueError, match="no moment of a clip"): parse_moment(text)
+    with pytest.raises(ValueError, match="use 90, 3s or 1:05"): parse_moment(text)
 
 
 # ---- memory
