@@ -32,8 +32,8 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import Tensor
 
-from .files import (IMAGE_SUFFIXES, flatten, folder_bits, image_size, list_images, read_image, read_pages,
-                          readable_name, unread_frames)
+from .files import (IMAGE_SUFFIXES, flatten, folder_bits, image_size, list_images, read_image,
+                          read_pages, readable_name, unread_frames)
 
 # %% ../nbs/24_clips.ipynb #c1000009
 class _Nameless(io.FileIO):
@@ -52,7 +52,8 @@ def open_media(path: str | Path # a video file, or any other that may hold sound
               ): # yields PyAV's container
     "An open media file. Raises `ValueError` if it is none; files that name other files are not followed."
     path = Path(path)
-    if not path.is_file(): raise ValueError(f'{path}: neither a file nor a folder; save what comes through a pipe to a file first')
+    if not path.is_file():
+        raise ValueError(f'{path}: neither a file nor a folder; save a pipe\'s output to a file')
     with _Nameless(path) as file:
         try: container = av.open(file, metadata_errors='replace', options=dict(protocol_whitelist='none'))
         except FFmpegError:
@@ -75,7 +76,8 @@ def _video(path):
     "An open video file and its stream of pictures, or a `ValueError`."
     with open_media(path) as container:
         stream = _pictures(path, container)[0]
-        if stream.codec_context is None: raise ValueError(f'{path}: unsupported codec; convert it with ffmpeg')
+        if stream.codec_context is None:
+            raise ValueError(f'{path}: unsupported codec; convert it with ffmpeg')
         stream.thread_type = 'AUTO'
         stream.codec_context.options = dict(max_pixels=str(LARGEST))
         yield container, stream
@@ -98,25 +100,29 @@ def _readable_packets(container, seen):
 
 def may_restart(container # of `open_media`
                ) -> bool:
-    "Whether clock and sound of a file may change in the midst of it, as in a broadcast: FFmpeg's TS_DISCONT."
+    "Whether clock and sound of a file may change in it, as in a broadcast: FFmpeg's TS_DISCONT."
     return bool(int(container.format.flags) & 0x200)
 
 def read_packets(container, # of `open_media`
                  seen: Counter # is told of `failures`, and of `restarts` of the clock
                 ): # yields PyAV's packets
     "All packets of a media file that can be read; where its clock restarts, their times go on."
-    watch, shift, clocks = may_restart(container), Fraction(0), {}
+    watch, clocks = may_restart(container), {}
+    shifts = [(0, Fraction(0))]      # (byte of the file from which times are shifted, seconds)
     for packet in _readable_packets(container, seen):
-        kind = packet.stream.type
+        kind, i = packet.stream.type, len(shifts) - 1
+        while packet.pos is not None and shifts[i][0] > packet.pos: i -= 1
         if watch and packet.dts is not None and kind in ('video', 'audio'):
-            now, slack = packet.dts * packet.time_base + shift, Fraction(kind == 'audio', 10)
+            now, slack = packet.dts * packet.time_base + shifts[i][1], Fraction(kind == 'audio', 10)
             last, expected = clocks.get(packet.stream_index, (now, now))
             if not last - slack <= now <= expected + 10:
-                seen['restarts'] += 1
-                shift, now = shift + expected - now, expected
+                shift, known = shifts[i][1] + expected - now, shifts[i + 1:i + 2]
+                seen['restarts'] += not known      # to another stream, whose packets come early
+                shifts[i + 1:i + 2] = [(packet.pos or 0, max([shift, *(s for _, s in known)]))]
+                i, now = i + 1, now - shifts[i][1] + shifts[i + 1][1]
             clocks[packet.stream_index] = now, now + (packet.duration or 0) * packet.time_base
-        if shift and packet.dts is not None and packet.pts is not None:
-            ticks = round(shift / packet.time_base)
+        if shifts[i][1] and packet.dts is not None and packet.pts is not None:
+            ticks = round(shifts[i][1] / packet.time_base)
             packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
         yield packet
 
@@ -125,7 +131,7 @@ class _Numbers:
     "Numbers and times for decoded frames, and which numbers are `missing`."
     def __init__(self, timed): # timed: frames know when they are shown
         self.timed, self.pending, self.steps, self.missing = timed, [], deque(maxlen=100), []
-        self.seen = Counter()      # failures, restarts, packets, interlaced frames; end: seconds, of any stream
+        self.seen = Counter()      # failures, restarts, packets, interlaced frames; end: seconds
         self.torn = self.next = 0
         self.last = None           # time of the frame before
 
@@ -133,7 +139,7 @@ class _Numbers:
         "A packet goes into the decoder."
         time = packet.pts if self.timed else packet.dts
         if time is not None: insort(self.pending, time)
-        if packet.is_corrupt or after_hole: self.torn = 32      # frames: as many may still be in the decoder
+        if packet.is_corrupt or after_hole: self.torn = 32      # frames that the decoder may hold
 
     def take(self, time):
         "(number, time) of a frame that came out."
@@ -145,10 +151,11 @@ class _Numbers:
             time = self.pending[lost] if lost < len(self.pending) else None
             del self.pending[:lost + 1]
         if not (self.seen['failures'] or self.torn): lost = 0
-        elif self.torn and self.steps and time is not None:
+        elif self.torn and self.steps and time is not None and not self.seen['restarts']:
             lost = max(lost, round((time - self.last) / median(self.steps)) - 1)
         self.lose(lost)
-        if None not in (self.last, time) and not lost and time > self.last: self.steps.append(time - self.last)
+        if None not in (self.last, time) and not lost and time > self.last:
+            self.steps.append(time - self.last)
         self.torn, self.next, self.last = max(0, self.torn - 1), self.next + 1, time
         return self.next - 1, time
 
@@ -182,13 +189,15 @@ def _decode(context, packet, seen):
 # %% ../nbs/24_clips.ipynb #1e40c04e
 def _decoded(path, container, stream, numbers):
     "(number, time, frame) in the order in which they are shown; what can't be decoded is left out."
-    by_file = 'mp4' not in container.format.name      # an index leads through the others, in any order
+    by_file = 'mp4' not in container.format.name      # there, an index leads in any order
     hole, seen = False, numbers.seen
     for packet, after_hole in _holes(read_packets(container, seen), by_file):
         hole, time = hole or after_hole, packet.dts if packet.pts is None else packet.pts
-        if time is not None and packet.time_base: seen['end'] = max(seen['end'], time * packet.time_base)
+        if time is not None and packet.time_base:
+            seen['end'] = max(seen['end'], time * packet.time_base)
         if packet.stream_index != stream.index or not packet.size: continue
-        if packet.has_sidedata('encryption_info'): raise ValueError(f'{path}: this video is encrypted')
+        if packet.has_sidedata('encryption_info'):
+            raise ValueError(f'{path}: this video is encrypted')
         seen['packets'] += 1
         if not packet.is_discard: numbers.expect(packet, hole)
         hole = False
@@ -200,7 +209,7 @@ def _decoded(path, container, stream, numbers):
 
 # %% ../nbs/24_clips.ipynb #6c199fc6
 def _deinterlaced(frames):
-    "(number, time, frame) of one size, in which interlaced frames are made whole by FFmpeg's `bwdif`."
+    "(number, time, frame) of one size; of interlaced frames FFmpeg's `bwdif` makes one moment."
     graph, waiting = None, deque()
     def done():
         while waiting:
@@ -215,7 +224,8 @@ def _deinterlaced(frames):
             graph = Graph()
             source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format,
                                       time_base=frame.time_base or Fraction(1, 25))
-            graph.link_nodes(source, graph.add('bwdif', 'send_frame:auto:interlaced'), graph.add('buffersink'))
+            bwdif = graph.add('bwdif', 'send_frame:auto:interlaced')
+            graph.link_nodes(source, bwdif, graph.add('buffersink'))
             graph.configure()
         waiting.append((number, time))
         graph.push(frame)
@@ -228,8 +238,9 @@ def _deinterlaced(frames):
 def _turn(frame):
     "How a frame is to be shown: (transposed, axes of (3,h,w) to flip)."
     try: matrix = SideDataContainer(frame).get('DISPLAYMATRIX')
-    except ValueError: # there are notes of a kind that PyAV does not know; a rotation it finds among them
-        return {0: (False, []), 90: (True, [1]), 180: (False, [1, 2]), 270: (True, [2])}[frame.rotation % 360]
+    except ValueError: # a note that PyAV has no name for; it finds a rotation among such
+        turns = {90: (True, [1]), 180: (False, [1, 2]), 270: (True, [2])}
+        return turns.get(frame.rotation % 360, (False, []))
     if matrix is None: return False, []
     (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2].tolist()
     transposed = abs(b) > abs(a)
@@ -238,16 +249,20 @@ def _turn(frame):
 
 # %% ../nbs/24_clips.ipynb #1ae853f5
 def _hdr_light(transfer):
-    "Light of each number of 16 bits, as a share of full scale: highlights beyond paper white, 203 cd/m², are compressed."
+    "Light of each number of 16 bits: 1 is full scale, paper white (203 cd/m²) lies a little below."
     x = np.linspace(0, 1, 1 << 16)
     if transfer == 16: # PQ
         p = x**(32 / 2523)
-        light = (np.maximum(p - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * p))**(8192 / 1305) * 10000 / 203
-    else: light = np.where(x <= .5, x**2 / 3, (np.exp((x - .55991073) / .17883277) + .28466892) / 12)**1.2 * 1000 / 203
+        light = (np.maximum(p - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * p))**(8192 / 1305)
+        light *= 10000 / 203
+    else:
+        scene = np.where(x <= .5, x**2 / 3, (np.exp((x - .55991073) / .17883277) + .28466892) / 12)
+        light = scene**1.2 * 1000 / 203
     return np.where(light < .7, light, 1 - .3 * np.exp((.7 - light) / .3)).astype(np.float32)
 
-FROM_BT2020 = np.float32([[1.6605, -.5876, -.0728], [-.1246, 1.1329, -.0083], [-.0182, -.1006, 1.1187]])
-HDR_LIGHT = {16: cache(partial(_hdr_light, 16)), 18: cache(partial(_hdr_light, 18))}      # FFmpeg's PQ and HLG
+FROM_BT2020 = np.float32([[1.6605, -.5876, -.0728], [-.1246, 1.1329, -.0083],
+                          [-.0182, -.1006, 1.1187]])
+HDR_LIGHT = {n: cache(partial(_hdr_light, n)) for n in (16, 18)}      # FFmpeg's PQ and HLG
 GAMMA = (np.linspace(0, 1, 1 << 16)**(1 / 2.4) * 255).round().astype(np.uint8)
 
 def _tone_mapped(pixels, transfer):
@@ -260,12 +275,14 @@ def _rgb(path, frame, transfer=None):
     "A frame as (3,h,w) uint8 RGB, upright, and opaque."
     transparent = any(c.is_alpha for c in frame.format.components)
     kind = 'rgb48le' if transfer in HDR_LIGHT else 'rgba' if transparent else 'rgb24'
-    # RGB is RGB; but only if a target is named do all versions of PyAV follow the recipe of the source
-    try: pixels = frame.to_ndarray(format=kind, src_color_range=frame.color_range, dst_colorspace='itu601')
+    # only if a target is named do all versions of PyAV follow the recipe of the source
+    recipe = dict(src_color_range=frame.color_range, dst_colorspace='itu601')
+    try: pixels = frame.to_ndarray(format=kind, **recipe)
     except (FFmpegError, ValueError):
-        raise ValueError(f'{path}: pixels of the kind {frame.format.name} can not be read') from None
+        raise ValueError(f'{path}: unsupported pixel format {frame.format.name}') from None
     if kind == 'rgb48le': pixels = _tone_mapped(pixels, transfer)
-    image = rearrange(torch.from_numpy(flatten(pixels) if kind == 'rgba' else pixels), 'h w c -> c h w')
+    if kind == 'rgba': pixels = flatten(pixels)
+    image = rearrange(torch.from_numpy(pixels), 'h w c -> c h w')
     transposed, flips = _turn(frame)
     return (image.mT if transposed else image).flip(flips)
 
@@ -278,10 +295,11 @@ def _rate(stream):
     return next((Fraction(r) for r in claims if r and 0 < r <= 1000), FOLDER_RATE)
 
 def _colour(context):
-    "The colour tags of a video as it is read, as FFmpeg's numbers; none for RGB. HDR is read as BT.709."
+    "Colour tags of a video as it is read, FFmpeg's numbers; none for RGB. HDR becomes BT.709."
     if not (context.pix_fmt or '').startswith(('yuv', 'nv', 'p0', 'p2', 'p4')): return {}
     tags = ('colorspace', 'color_range', 'color_primaries', 'color_trc')
-    return {tag: 1 if context.color_trc in HDR_LIGHT else int(getattr(context, tag)) for tag in tags}
+    if context.color_trc in HDR_LIGHT: return dict.fromkeys(tags, 1)
+    return {tag: int(getattr(context, tag)) for tag in tags}
 
 # %% ../nbs/24_clips.ipynb #32e76158
 def _aspect(stream, transposed):
@@ -302,11 +320,12 @@ def _video_facts(path):
             size=(frame.width, frame.height) if transposed else (frame.height, frame.width),
             rate=rate, tick=1 / rate if time is None else Fraction(stream.time_base),
             origin=Fraction(0 if time is None else container.start_time or 0, av.time_base),
-            aspect=_aspect(stream, transposed), colour=_colour(context), transfer=int(context.color_trc),
+            aspect=_aspect(stream, transposed), colour=_colour(context),
+            transfer=int(context.color_trc),
             claim=stream.frames, seconds=Fraction(container.duration or 0, av.time_base),
             streams=len(_pictures(path, container)))
 
-def _numbers_for(container): return _Numbers('avi' not in container.format.name)      # that knows no times of showing
+def _numbers_for(container): return _Numbers(timed='avi' not in container.format.name)
 
 # %% ../nbs/24_clips.ipynb #c3fbb0c8
 def _spans(numbers):
@@ -327,8 +346,8 @@ def _check_size(path, name, size, first):
 
 # %% ../nbs/24_clips.ipynb #c1000023
 class Frames:
-    """A clip: (name, (3,h,w) uint8 RGB) for each frame, in order, one at a time. While it is gone through it notes
-    `numbers`, `times`, `missing` and `warnings`; going through it again begins anew."""
+    """A clip: (name, (3,h,w) uint8 RGB) for each frame, in order, one at a time. On
+    the way it notes `numbers`, `times`, `missing` and `warnings`; the next time begins anew."""
     def __init__(self,
         path: str | Path # a video file, an animation, or a folder of frames
     ):
@@ -338,17 +357,20 @@ class Frames:
     def _begin(self):
         self.numbers, self.missing, self.warnings = array('q'), [], []
         self.stamps = array('q')      # times as whole numbers of `tick`s
-        self.count, self.first, self.last = 0, None, None      # all frames: how many, (number, stamp) of two of them
+        self.count = 0                         # of all frames
+        self.first, self.last = None, None     # (number, stamp) of two of them
         self.past = False             # no more frames are wanted
 
     @property
     def is_video(self) -> bool: # for FFmpeg; not a folder, nor an animation
-        return not self.path.is_dir() and not (self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file())
+        image = self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file()
+        return not image and not self.path.is_dir()
 
     @cached_property
     def _facts(self):
         if self.is_video: return _video_facts(self.path)
-        facts = dict(rate=FOLDER_RATE, tick=1 / FOLDER_RATE, origin=Fraction(0), aspect=Fraction(1), colour={})
+        facts = dict(rate=FOLDER_RATE, tick=1 / FOLDER_RATE, origin=Fraction(0), aspect=Fraction(1),
+                     colour={})
         if self.path.is_dir(): return facts
         shown, _ = next(read_pages(self.path))
         timed = dict(rate=Fraction(1000, shown), tick=Fraction(1, 1000)) if shown else {}
@@ -363,7 +385,7 @@ class Frames:
     @property
     def tick(self) -> Fraction: return self._facts['tick']             # seconds between two stamps
     @property
-    def origin(self) -> Fraction: return self._facts['origin']         # seconds at which sound and pictures begin
+    def origin(self) -> Fraction: return self._facts['origin']         # seconds at which it begins
     @property
     def aspect(self) -> Fraction: return self._facts['aspect']         # width of a pixel by its height
     @property
@@ -372,7 +394,8 @@ class Frames:
     @property
     def times(self) -> np.ndarray:
         "(n,) seconds of each frame since the first."
-        return (np.array(self.stamps) - self.stamps[0]) * float(self.tick) if self.stamps else np.zeros(0)
+        if not self.stamps: return np.zeros(0)
+        return (np.array(self.stamps) - self.stamps[0]) * float(self.tick)
 
 # %% ../nbs/24_clips.ipynb #be4317de
 @patch
@@ -380,7 +403,7 @@ def _wants(self: Frames, number, seconds): return True
 
 @patch
 def _wanted(self: Frames, images=True):
-    "(name, called for (3,h,w)) for each frame that is wanted. A time that runs backwards, or is unknown, is one step on."
+    "(name, called for (3,h,w)) for each frame that is wanted; backward times are mended."
     self._begin()
     if self.is_video: frames = self._of_video(images)
     else: frames = self._of_folder() if self.path.is_dir() else self._of_image()
@@ -405,14 +428,15 @@ def _folder_size(folder):
 # %% ../nbs/24_clips.ipynb #86a9df89
 def missing_numbers(names: list[str] # of frames, in order
                    ) -> list[int]:
-    "Numbers that are left out, if names differ in one number only, which mostly grows in equal steps."
+    "Numbers that are left out, if names differ in one number, which mostly grows in equal steps."
     columns = zip(*(re.split(r'(\d+)', name) for name in names))
     changing = [column for column in columns if len(set(column)) > 1]
     if len(changing) != 1 or not all(part.isdecimal() for part in changing[0]): return []
     numbers = [int(part) for part in changing[0]]
-    steps = np.diff(numbers)
-    (step, usual), = Counter(steps.tolist()).most_common(1)
-    if step < 1 or usual < len(steps) / 2 or (steps % step).any() or steps.sum() > 100_000 * step: return []
+    steps = [b - a for a, b in zip(numbers, numbers[1:])]
+    (step, usual), = Counter(steps).most_common(1)
+    if step < 1 or usual < len(steps) / 2 or any(s % step for s in steps): return []
+    if sum(steps) > 100_000 * step: return []
     return [n for a, b in zip(numbers, numbers[1:]) for n in range(a + step, b, step)]
 
 # %% ../nbs/24_clips.ipynb #aacc204b
@@ -424,15 +448,16 @@ def _of_folder(self: Frames):
     for n, file in enumerate(files):
         yield n, n, file.stem, lambda: read_image(file, bits())
         if self.past: break
-    name, unread = readable_name(self.path), unread_frames(self.path, files)
+    unread = unread_frames(self.path, files)
+    def say(text): self.warnings.append(f'{readable_name(self.path)}: {text}')
     if unread:
         some = ', '.join(unread[:5]) + (', ...' if len(unread) > 5 else '')
-        self.warnings.append(f'{name}: {len(unread)} files are left out ({some}); save frames as .png or .jpg')
+        say(f'{len(unread)} files are left out ({some}); save frames as .png or .jpg')
     stems = [f.stem for f in files[self.numbers[0]:self.numbers[-1] + 1]] if self.numbers else []
     gaps = missing_numbers(stems)
     if gaps:
         lost = f'{len(gaps)} of {len(stems) + len(gaps)} frames are missing ({_spans(gaps)})'
-        self.warnings.append(f'{name}: gaps in the numbers, {lost}; frames beside a gap are taken as neighbours')
+        say(f'gaps in the numbers, {lost}; frames beside a gap are taken as neighbours')
 
 @patch
 def _of_image(self: Frames):
@@ -466,15 +491,18 @@ def _judge(self: Frames, seen):
     facts, name, n = self._facts, readable_name(self.path), self.count
     def say(text): self.warnings.append(f'{name}: {text}')
     claim = facts['claim'] or round(facts['seconds'] * facts['rate'])
-    early = facts['seconds'] - (seen['end'] - facts['origin']) > max(facts['seconds'] / 10, Fraction(3, 10))
+    seconds = max(facts['seconds'], facts['claim'] / facts['rate'])
+    absent = seconds - (seen['end'] - facts['origin'])
+    early = absent > max(seconds / 10, Fraction(3, 10))
     cut = early and not self.past and not seen['restarts'] and seen['packets'] < .9 * claim
-    while cut and self.missing and self.missing[-1] > self.last[0]: self.missing.pop()      # said with the cut
+    if cut: self.missing[:] = [m for m in self.missing if m < self.last[0]]      # said with the cut
     if facts['streams'] > 1:
         height, width = self.size
         say(f'{facts["streams"]} videos in one file; the one of {width}x{height} is taken')
     if seen['interlaced']: say('interlaced; each frame is deinterlaced')
     if facts['transfer'] in HDR_LIGHT: say('HDR; read as SDR, with 8 bits')
-    if seen['restarts']: say(f'timestamps restart (discontinuities: {seen["restarts"]}); times go on without a break')
+    if seen['restarts']:
+        say(f'timestamps restart (discontinuities: {seen["restarts"]}); they are made continuous')
     if self.missing:
         lost = f'{len(self.missing)} of {n + len(self.missing)} frames are missing ({_spans(self.missing)})'
         say(f'damaged, {lost}; the others keep their numbers')
@@ -494,7 +522,7 @@ def __iter__(self: Frames) -> Iterator[tuple[str, Tensor]]:
 # %% ../nbs/24_clips.ipynb #ebc9517a
 @patch
 def names(self: Frames) -> list[str]:
-    "The names of all frames. A video is decoded for it, without its colours, and all that is noted is filled in."
+    "The names of all frames. A video is decoded for it, and all that is noted is filled in."
     return [name for name, _ in self._wanted(images=False)]
 
 # %% ../nbs/24_clips.ipynb #d4e68e36
@@ -522,7 +550,8 @@ class Excerpt(Frames):
     ):
         self.start, self.end = parse_moment(start), None if end is None else parse_moment(end)
         for name, value in dict(every=every, max_side=max_side).items():
-            if value is not None and value < 1: raise ValueError(f'{name} must be at least 1 (got {value})')
+            if value is not None and value < 1:
+                raise ValueError(f'{name} must be at least 1 (got {value})')
         if fps is not None and not .001 <= fps <= 100_000: # NaN is in no range
             raise ValueError(f'fps must be from 0.001 to 100000 (got {fps:g})')
         if fps and not Path(path).is_dir(): raise ValueError(f'{path}: a video has its own frame rate')

@@ -159,7 +159,7 @@ class Watch:
     light: list[float] = field(default_factory=list) # mean of each frame, in [0,1]
     brightest: float = 0. # value of all
     changes: list[tuple] = field(default_factory=list) # (largest, mean, likeness) between neighbours
-    skips: list[float] = field(default_factory=list) # mean change from each frame to the next but one
+    skips: list[float] = field(default_factory=list) # mean change to the frame after the next
 
     def look(self, name: str, image: Tensor): # (3,h,w) uint8
         "One more frame."
@@ -193,7 +193,8 @@ def notes(self: Watch) -> list[str]:
     cuts = (unlike & (mean > 2.5 * mean[moves].median())).nonzero()[:, 0].tolist()
     if cuts: found.append(f'there seems to be a cut before frame {", ".join(self.names[c + 1] for c in cuts[:3])}; '
                           'segment the parts one by one')
-    odd = (torch.minimum(mean[1:], mean[:-1]) > 1.5 * torch.tensor(self.skips).clamp(min=3 / 255)).nonzero()[:, 0]
+    usual = torch.tensor(self.skips).clamp(min=3 / 255)
+    odd = (torch.minimum(mean[1:], mean[:-1]) > 1.5 * usual).nonzero()[:, 0]
     if 0 < len(odd) <= max(1, len(mean) / 10):
         names = ', '.join(self.names[t + 1] for t in odd[:5].tolist())
         found.append(f'unlike the frames on both sides: {names}; damaged, or a flash of light')

@@ -75,27 +75,29 @@ SOUND_OF_MP4 = {'aac', 'mp3', 'ac3', 'eac3', 'opus', 'alac', 'flac'}      # what
 RATES_OF_AAC = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
 
 def _packets(container, track):
-    return (packet for packet in read_packets(container, Counter()) if packet.stream_index == track.index)
+    packets = read_packets(container, Counter())
+    return (packet for packet in packets if packet.stream_index == track.index)
 
 def _decode(packet):
     "The sound in a packet; a damaged one is silence."
     with suppress(FFmpegError): return packet.decode()
     return []
 
+# %% ../nbs/20_show.ipynb #ff87c8b7
 def _changes(path):
     "Whether the sound of a broadcast changes its rate or channels, as at a new programme."
     with open_media(path) as container:
         if not may_restart(container): return False
-        frames = (frame for p in _packets(container, container.streams.best('audio')) for frame in _decode(p))
-        return len({(frame.sample_rate, frame.layout.name) for frame in frames}) > 1
+        packets = _packets(container, container.streams.best('audio'))
+        kinds = {(f.sample_rate, f.layout.name) for packet in packets for f in _decode(packet)}
+        return len(kinds) > 1
 
 # %% ../nbs/20_show.ipynb #5c2e6734
 def _copied(packets, target):
     "(seconds, packets) of sound as it is."
-    last = None
     for packet in packets:
-        if packet.pts is None or packet.dts is None or (last is not None and packet.dts <= last): continue
-        last, seconds = packet.dts, packet.pts * packet.time_base
+        if packet.dts is None or packet.pts is None: continue
+        seconds = packet.pts * packet.time_base
         packet.stream = target
         yield seconds, [packet]
 
@@ -104,9 +106,10 @@ def _encoded(packets, target):
     "(seconds, packets) of sound, encoded anew, with one rate and number of channels."
     context, resampler, kind = target.codec_context, None, None
     for frame in (frame for packet in packets for frame in _decode(packet)):
-        now, time = (frame.format.name, frame.layout.name, frame.sample_rate), Fraction(frame.time or 0)
-        if now != kind: resampler, kind = AudioResampler(context.format, context.layout, context.rate), now
-        encoded = []
+        now, encoded = (frame.format.name, frame.layout.name, frame.sample_rate), []
+        time = Fraction(frame.time or 0)
+        if now != kind:
+            resampler, kind = AudioResampler(context.format, context.layout, context.rate), now
         for part in resampler.resample(frame):
             if part.pts is not None: part.pts = round(part.pts * part.time_base * context.rate)
             part.time_base = Fraction(1, context.rate)
@@ -116,7 +119,7 @@ def _encoded(packets, target):
 
 # %% ../nbs/20_show.ipynb #8b6d3d2d
 def _sound(file, path, parts, kinds, encoder):
-    """Adds a stream of sound to an open film; returns its (seconds, packets) from the clip at `path`, or nothing.
+    """Adds a stream of sound to an open film; returns its (seconds, packets), of the clip.
     Raises `ValueError` or `FFmpegError` for sound that can't be used."""
     source = parts.enter_context(open_media(path))
     track = source.streams.best('audio')
@@ -128,7 +131,8 @@ def _sound(file, path, parts, kinds, encoder):
         return _copied(_packets(source, track), file.add_stream_from_template(track))
     known = encoder == 'aac' and context.sample_rate in RATES_OF_AAC and not changes
     target = file.add_stream(encoder, rate=context.sample_rate if known else 48000)
-    target.codec_context.layout = 'mono' if context.layout.nb_channels == 1 and not changes else 'stereo'
+    mono = context.layout.nb_channels == 1 and not changes
+    target.codec_context.layout = 'mono' if mono else 'stereo'
     return _encoded(_packets(source, track), target)
 
 # %% ../nbs/20_show.ipynb #5f5c2038
@@ -187,7 +191,7 @@ def _begin(self: VideoWriter, height, width):
     context.time_base = self.tick
     context.sample_aspect_ratio = like.aspect if like else 1
     for name, value in self.tags.items(): setattr(context, name, value)
-    self.sound = self.next_sound = None
+    self.sound = self.next_sound = self.heard = None
     if not self.with_sound: return
     kinds = self.kinds_of_sound, self.sound_encoder
     try:
@@ -195,12 +199,13 @@ def _begin(self: VideoWriter, height, width):
         self.next_sound = next(self.sound, None)
     except (ValueError, FFmpegError) as e: self._go_silent(e)
 
+# %% ../nbs/20_show.ipynb #36fa8c44
 @patch
 def _go_silent(self: VideoWriter, error):
     "No fault of the sound costs the film."
     self.next_sound = None
-    reason = ' '.join(str(error).split())
-    self.warnings.append(f'{readable_name(self.like.path)}: its sound is damaged ({reason}); the film goes on without')
+    name, reason = readable_name(self.like.path), ' '.join(str(error).split())
+    self.warnings.append(f'{name}: its sound is damaged ({reason}); the film goes on without')
 
 # %% ../nbs/20_show.ipynb #0c1ee11b
 @patch
@@ -221,6 +226,8 @@ def _mux_sound(self: VideoWriter, until=None):
             for packet in () if early else self.next_sound[1]:
                 shift = round(self.origin / packet.time_base)
                 packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                if self.heard is not None and packet.dts <= self.heard: continue      # an overlap
+                self.heard = packet.dts
                 self.file.mux(packet)
             self.next_sound = next(self.sound, None)
     except (ValueError, FFmpegError) as e: self._go_silent(e)
@@ -235,6 +242,7 @@ def _finish(self: VideoWriter, kind, error, trace):
     ended = self.like is not None and self.like.past       # of an excerpt
     self._mux_sound(self.last * self.tick + 1 / self.rate if ended else None)
 
+# %% ../nbs/20_show.ipynb #aed6445e
 @patch
 def _picture(self: VideoWriter, frame):
     "A frame (3,h,w), or (4,h,w) with opacity, in the colours of the video."

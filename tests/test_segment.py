@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gwm_nb import benchmarks, refine, segment as segment_module
 from gwm_nb.clips import open_clip
@@ -193,3 +194,28 @@ def test_quiet_keeps_notes_for_the_report(clip, tmp_path, capsys):
         report = segment_clip(clip, tmp_path / str(quiet), masks=clip.parent / "truth", preset="fast", outputs=["masks"], quiet=quiet)
         assert any(note.startswith("annotations are read as") for note in report["notes"])
         assert ("annotations are read as" in capsys.readouterr().out) is not quiet
+
+
+def test_results_beside_their_film_and_a_second_run(clip, tmp_path, monkeypatch, capsys):
+    shown = tmp_path / "my_clip.webp"
+    first, *others = [Image.open(f) for f in sorted(clip.iterdir())]
+    first.save(shown, save_all=True, append_images=others, duration=40, lossless=True)
+    monkeypatch.chdir(tmp_path)
+    segment_module.gwm_segment("my_clip.webp", ".", preset="fast")
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert "00009.png" in files and "overlay.mp4" in files and "my_clip.webp" in files
+    segment_module.gwm_segment(str(tmp_path), str(tmp_path), preset="fast")
+    assert "one clip, my_clip" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == files and Result(tmp_path).report["settings"]["clip"] == str(shown)
+
+
+def test_a_damaged_frame_is_named(clip, tmp_path):
+    def notes(odd):
+        for f in sorted(clip.iterdir()):
+            image = cv2.imread(str(f))
+            cv2.imwrite(str(tmp_path / f.name), 255 - image if f.stem in odd else image)
+        watch = segment_module.Watch()
+        for name, image in open_clip(tmp_path): watch.look(name, image)
+        return [note for note in watch.notes() if "unlike the frames on both sides" in note]
+    assert notes([]) == [] and "00004" in notes(["00004"])[0]
+    assert notes(["00001", "00003", "00005", "00007"]) == []      # light that flickers all the time
