@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from av.error import FFmpegError
 from einops import rearrange
 from fastcore.basics import patch
 from PIL import Image
@@ -229,15 +230,21 @@ class FilmOutput(Output):
     def picture(self, cut: CutFrame) -> Tensor: raise NotImplementedError      # (3,h,w), or (4,h,w) with opacity
 
     def __enter__(self):
+        self.failure = None
         self.film = self.writer(self.folder/self.file, like=self.like, sound=self.sound).__enter__()
         return self
 
     def __exit__(self, *exception):
-        done = self.film.__exit__(*exception)
+        if self.failure: exception = type(self.failure), self.failure, None
+        try: self.film.__exit__(*exception)
+        except FFmpegError as e: self.failure = self.failure or e
         self.warnings += self.film.warnings
-        return done
+        if self.failure: self.warnings.append(f'{self.file} could not be written: {self.failure}')
 
-    def write(self, cut): self.film.add(self.picture(cut))
+    def write(self, cut):
+        if self.failure: return
+        try: self.film.add(self.picture(cut))
+        except FFmpegError as e: self.failure = e      # masks are worth more than a film
 
 # %% ../nbs/26_cutouts.ipynb #3b336b2d
 GREEN = 0, 177, 64      # of 255: the usual green of such screens

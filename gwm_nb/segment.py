@@ -148,10 +148,12 @@ def _fresh_network(name, pretrained, num_masks, seed):
 class Watch:
     "Looks at frames as they pass for what spoils flow; `notes` says it in words."
     last: Tensor | None = None # the frame before, small
+    before: Tensor | None = None # and the one before that
     names: list[str] = field(default_factory=list) # of the frames
     light: list[float] = field(default_factory=list) # mean of each frame, in [0,1]
     brightest: float = 0. # value of all
     changes: list[tuple] = field(default_factory=list) # (largest, mean, likeness) between neighbours
+    skips: list[float] = field(default_factory=list) # mean change to the frame after the next
 
     def look(self, name: str, image: Tensor): # (3,h,w) uint8
         "One more frame."
@@ -162,7 +164,8 @@ class Watch:
         if self.last is not None:
             change = (small - self.last).abs()
             self.changes.append((change.max().item(), change.mean().item(), _likeness(small, self.last)))
-        self.last = small
+        if self.before is not None: self.skips.append((small - self.before).abs().mean().item())
+        self.before, self.last = self.last, small
 
 # %% ../nbs/09_segment.ipynb #c74e927d
 def _likeness(a, b):
@@ -184,6 +187,11 @@ def notes(self: Watch) -> list[str]:
     cuts = (unlike & (mean > 2.5 * mean[moves].median())).nonzero()[:, 0].tolist()
     if cuts: found.append(f'there seems to be a cut before frame {", ".join(self.names[c + 1] for c in cuts[:3])}; '
                           'segment the parts one by one')
+    usual = torch.tensor(self.skips).clamp(min=3 / 255)
+    odd = (torch.minimum(mean[1:], mean[:-1]) > 1.5 * usual).nonzero()[:, 0]
+    if 0 < len(odd) <= max(1, len(mean) / 10):
+        names = ', '.join(self.names[t + 1] for t in odd[:5].tolist())
+        found.append(f'unlike the frames on both sides: {names}; damaged, or a flash of light')
     repeated = int((~moves).sum())
     if repeated >= .1 * len(largest):
         found.append(f'{repeated} of {len(self.names)} frames repeat the one before: nothing moves there')

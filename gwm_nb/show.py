@@ -7,6 +7,7 @@ __all__ = ['plt', 'morphology', 'SOUND_OF_MP4', 'RATES_OF_AAC', 'RECIPES', 'ONE_
            'VideoWriter']
 
 # %% ../nbs/20_show.ipynb #e0a7da7f
+from collections import Counter
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -14,13 +15,14 @@ from pathlib import Path
 import av
 import torch
 import torch.nn.functional as F
+from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 from av.video.reformatter import Colorspace, VideoReformatter
 from einops import einsum, rearrange
 from fastcore.basics import patch
 from torch import Tensor
 
-from .clips import Frames, open_clip, open_media
+from .clips import Frames, may_restart, open_clip, open_media, read_packets
 from .files import lazily, readable_name, whole_file
 
 # %% ../nbs/20_show.ipynb #lazy2001
@@ -72,44 +74,66 @@ def overlay(image: Tensor, # (3,h,w) in [0,1]
 SOUND_OF_MP4 = {'aac', 'mp3', 'ac3', 'eac3', 'opus', 'alac', 'flac'}      # what players expect there
 RATES_OF_AAC = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
 
-def _track(container):
-    "The best stream of sound that can be decoded, or None."
-    track = container.streams.best('audio')
-    return track if track is not None and track.codec_context is not None else None
+def _packets(container, track):
+    packets = read_packets(container, Counter())
+    return (packet for packet in packets if packet.stream_index == track.index)
+
+def _decode(packet):
+    "The sound in a packet; a damaged one is silence."
+    with suppress(FFmpegError): return packet.decode()
+    return []
+
+# %% ../nbs/20_show.ipynb #ff87c8b7
+def _changes(path):
+    "Whether the sound of a broadcast changes its rate or channels, as at a new programme."
+    with open_media(path) as container:
+        if not may_restart(container): return False
+        packets = _packets(container, container.streams.best('audio'))
+        kinds = {(f.sample_rate, f.layout.name) for packet in packets for f in _decode(packet)}
+        return len(kinds) > 1
 
 # %% ../nbs/20_show.ipynb #5c2e6734
-def _copied(source, track, target):
+def _copied(packets, target):
     "(seconds, packets) of sound as it is."
-    for packet in source.demux(track):
+    for packet in packets:
         if packet.dts is None or packet.pts is None: continue
         seconds = packet.pts * packet.time_base
         packet.stream = target
         yield seconds, [packet]
 
 # %% ../nbs/20_show.ipynb #bb356ce3
-def _encoded(source, track, target):
-    "(seconds, packets) of sound, encoded anew."
-    for packet in source.demux(track):
-        frames = []
-        with suppress(FFmpegError): frames = packet.decode()      # a damaged packet is silence
-        for frame in frames: yield Fraction(frame.time or 0), target.encode(frame)
+def _encoded(packets, target):
+    "(seconds, packets) of sound, encoded anew, with one rate and number of channels."
+    context, resampler, kind = target.codec_context, None, None
+    for frame in (frame for packet in packets for frame in _decode(packet)):
+        now, encoded = (frame.format.name, frame.layout.name, frame.sample_rate), []
+        time = Fraction(frame.time or 0)
+        if now != kind:
+            resampler, kind = AudioResampler(context.format, context.layout, context.rate), now
+        for part in resampler.resample(frame):
+            if part.pts is not None: part.pts = round(part.pts * part.time_base * context.rate)
+            part.time_base = Fraction(1, context.rate)
+            encoded += target.encode(part)
+        yield time, encoded
     yield Fraction(10**9), target.encode()
 
 # %% ../nbs/20_show.ipynb #8b6d3d2d
 def _sound(file, path, parts, kinds, encoder):
-    "Adds a stream of sound to an open film; returns its (seconds, packets) from the clip at `path`, or nothing."
-    try:
-        source = parts.enter_context(open_media(path))
-        track = _track(source)
-        if track is None: return iter(())
-        if track.codec_context.codec.canonical_name in kinds:
-            return _copied(source, track, file.add_stream_from_template(track))
-        rate = track.codec_context.sample_rate
-        known = encoder == 'aac' and rate in RATES_OF_AAC
-        target = file.add_stream(encoder, rate=rate if known else 48000)
-        target.codec_context.layout = 'mono' if track.codec_context.layout.nb_channels == 1 else 'stereo'
-        return _encoded(source, track, target)
-    except (ValueError, FFmpegError): return iter(())
+    """Adds a stream of sound to an open film; returns its (seconds, packets), of the clip.
+    Raises `ValueError` or `FFmpegError` for sound that can't be used."""
+    source = parts.enter_context(open_media(path))
+    track = source.streams.best('audio')
+    if track is None: return iter(())
+    context = track.codec_context
+    if context is None: raise ValueError('unsupported codec')
+    changes = _changes(path)
+    if context.codec.canonical_name in kinds and not changes:
+        return _copied(_packets(source, track), file.add_stream_from_template(track))
+    known = encoder == 'aac' and context.sample_rate in RATES_OF_AAC and not changes
+    target = file.add_stream(encoder, rate=context.sample_rate if known else 48000)
+    mono = context.layout.nb_channels == 1 and not changes
+    target.codec_context.layout = 'mono' if mono else 'stereo'
+    return _encoded(_packets(source, track), target)
 
 # %% ../nbs/20_show.ipynb #5f5c2038
 RECIPES = {1, 4, 5, 6, 7, 9}      # matrices that swscale knows: BT.709, FCC, two names of BT.601, SMPTE 240M, BT.2020
@@ -142,7 +166,7 @@ class VideoWriter:
         self.tick = self.like.tick if self.like else 1 / self.rate
         if self.tick.denominator > 10**6: self.tick = Fraction(1, 90_000)
         self.tags = _tags(self.like.colour if self.like else {})
-        self.with_sound = sound and self.like is not None and not self.like.path.is_dir()
+        self.with_sound = sound and self.like is not None and self.like.is_video
 
     def __enter__(self):
         with ExitStack() as stack:
@@ -167,9 +191,21 @@ def _begin(self: VideoWriter, height, width):
     context.time_base = self.tick
     context.sample_aspect_ratio = like.aspect if like else 1
     for name, value in self.tags.items(): setattr(context, name, value)
+    self.sound = self.next_sound = self.heard = None
+    if not self.with_sound: return
     kinds = self.kinds_of_sound, self.sound_encoder
-    self.sound = _sound(self.file, like.path, self.parts, *kinds) if self.with_sound else iter(())
-    self.next_sound = next(self.sound, None)
+    try:
+        self.sound = _sound(self.file, like.path, self.parts, *kinds)
+        self.next_sound = next(self.sound, None)
+    except (ValueError, FFmpegError) as e: self._go_silent(e)
+
+# %% ../nbs/20_show.ipynb #36fa8c44
+@patch
+def _go_silent(self: VideoWriter, error):
+    "No fault of the sound costs the film."
+    self.next_sound = None
+    name, reason = readable_name(self.like.path), ' '.join(str(error).split())
+    self.warnings.append(f'{name}: its sound is damaged ({reason}); the film goes on without')
 
 # %% ../nbs/20_show.ipynb #0c1ee11b
 @patch
@@ -190,11 +226,11 @@ def _mux_sound(self: VideoWriter, until=None):
             for packet in () if early else self.next_sound[1]:
                 shift = round(self.origin / packet.time_base)
                 packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                if self.heard is not None and packet.dts <= self.heard: continue      # an overlap
+                self.heard = packet.dts
                 self.file.mux(packet)
             self.next_sound = next(self.sound, None)
-    except FFmpegError:
-        self.next_sound = None
-        self.warnings.append(f'{readable_name(self.like.path)}: its sound is damaged; the film goes on without')
+    except (ValueError, FFmpegError) as e: self._go_silent(e)
 
 # %% ../nbs/20_show.ipynb #2748a235
 ONE_THREAD = dict(threads=1) if 'threads' in (VideoReformatter.reformat.__doc__ or '') else {}      # PyAV's newer ones
@@ -206,6 +242,7 @@ def _finish(self: VideoWriter, kind, error, trace):
     ended = self.like is not None and self.like.past       # of an excerpt
     self._mux_sound(self.last * self.tick + 1 / self.rate if ended else None)
 
+# %% ../nbs/20_show.ipynb #aed6445e
 @patch
 def _picture(self: VideoWriter, frame):
     "A frame (3,h,w), or (4,h,w) with opacity, in the colours of the video."

@@ -115,6 +115,18 @@ def test_nothing_is_left_of_a_film_that_fails(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_film_that_fails_costs_no_masks(tmp_path, monkeypatch, late):
+    "In the midst, or when it is closed."
+    def fails(*_): raise av.error.InvalidDataError(1, "no such film")
+    monkeypatch.setattr(cutouts.VideoWriter, "_finish" if late else "_stamp", fails)
+    out = Outputs(["masks", "green"], tmp_path, NAMES)
+    with out:
+        for t, name in enumerate(NAMES): out.add(name, picture(t), disk(t))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.png" for name in NAMES]
+    assert len(out.warnings) == 1 and "green.mp4" in out.warnings[0] and "no such film" in out.warnings[0]
+
+
 # ---- a frame and its object
 
 @pytest.mark.parametrize("mask", [torch.zeros(H, W + 1), torch.zeros(1, 1, H, W), torch.zeros(H)])

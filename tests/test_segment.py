@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gwm_nb import benchmarks, refine, segment as segment_module
 from gwm_nb.clips import open_clip
@@ -263,3 +264,26 @@ def test_masks_mended_by_hand_are_not_overwritten(clip, tmp_path):
     segment_clip(clip, tmp_path / "out", **options)
     os.utime(tmp_path / "out/00002.png", (2e9, 2e9))
     with pytest.raises(ValueError, match="00002.png"): segment_clip(clip, tmp_path / "out", **options)
+def test_results_beside_their_film_and_a_second_run(clip, tmp_path, monkeypatch, capsys):
+    shown = tmp_path / "my_clip.webp"
+    first, *others = [Image.open(f) for f in sorted(clip.iterdir())]
+    first.save(shown, save_all=True, append_images=others, duration=40, lossless=True)
+    monkeypatch.chdir(tmp_path)
+    segment_module.gwm_segment("my_clip.webp", ".", preset="fast")
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert "00009.png" in files and "overlay.mp4" in files and "my_clip.webp" in files
+    segment_module.gwm_segment(str(tmp_path), str(tmp_path), preset="fast")
+    assert "one clip, my_clip" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == files and Result(tmp_path).report["settings"]["clip"] == str(shown)
+
+
+def test_a_damaged_frame_is_named(clip, tmp_path):
+    def notes(odd):
+        for f in sorted(clip.iterdir()):
+            image = cv2.imread(str(f))
+            cv2.imwrite(str(tmp_path / f.name), 255 - image if f.stem in odd else image)
+        watch = segment_module.Watch()
+        for name, image in open_clip(tmp_path): watch.look(name, image)
+        return [note for note in watch.notes() if "unlike the frames on both sides" in note]
+    assert notes([]) == [] and "00004" in notes(["00004"])[0]
+    assert notes(["00001", "00003", "00005", "00007"]) == []      # light that flickers all the time
