@@ -11,6 +11,7 @@ from PIL import Image
 
 from gwm_nb import benchmarks, refine, segment as segment_module
 from gwm_nb.clips import open_clip
+from gwm_nb.commands import gwm_segment
 from gwm_nb.cutouts import Outputs, get_output, output_files, write_labels
 from gwm_nb.evaluate import choose_object, jaccard
 from gwm_nb.files import read_mask
@@ -269,10 +270,10 @@ def test_results_beside_their_film_and_a_second_run(clip, tmp_path, monkeypatch,
     first, *others = [Image.open(f) for f in sorted(clip.iterdir())]
     first.save(shown, save_all=True, append_images=others, duration=40, lossless=True)
     monkeypatch.chdir(tmp_path)
-    segment_module.gwm_segment("my_clip.webp", ".", preset="fast")
+    gwm_segment("my_clip.webp", ".", preset="fast")
     files = sorted(p.name for p in tmp_path.iterdir())
     assert "00009.png" in files and "overlay.mp4" in files and "my_clip.webp" in files
-    segment_module.gwm_segment(str(tmp_path), str(tmp_path), preset="fast")
+    gwm_segment(str(tmp_path), str(tmp_path), preset="fast")
     assert "one clip, my_clip" in capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == files and Result(tmp_path).report["settings"]["clip"] == str(shown)
 
