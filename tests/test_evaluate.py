@@ -208,7 +208,7 @@ def test_a_cue_without_a_margin_is_not_asked():
 
 @pytest.mark.parametrize("motion, border, chosen", [
     ([1.2, .8, 6., 1e-6], [1.] * 4, [False, False, True, False]),  # beside what moves six times
-    ([6., 1.], [1., .1], [True, False]), ([6., 1.], [1., 0.], [True, False])])   # far from the border
+    ([6., 1.], [1., .1], [True, False]), ([6., 1.], [1., 0.], [True, False])]) 
 def test_masks_are_judged_beside_the_others(monkeypatch, motion, border, chosen):
     "No contact with the border does not outweigh every motion; an unused mask has no say."
     used = sum(m > 1e-3 for m in motion)
