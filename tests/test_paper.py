@@ -188,7 +188,8 @@ def release(state, **more):
                  "param_groups": [{"lr": 1e-4, "params": [0]}]}
     return {"model": state, "optimizer": optimizer, "iteration": 5000, "best": np.float64(.79),
             "scheduler": {"last_epoch": 3, "base_lrs": [1.5e-4]},
-            "torch_rng": torch.get_rng_state(), "np_rng": np.random.get_state(), "py_rng": random.getstate(), **more}
+            "torch_rng": torch.get_rng_state(), "np_rng": np.random.get_state(),
+            "py_rng": random.getstate(), **more}
 
 
 @pytest.mark.parametrize("arrays", [False, True])
