@@ -1,8 +1,10 @@
-"Where the reference data lies, if it is there at all."
+"Where the reference data lies, and how tests call a command."
 import os
+import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")       # before torch is imported, and for the programs that tests start: sums in one order
+# before torch is imported, and for the programs that tests start: sums in one order
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -25,3 +27,22 @@ def golden(shared):
 def own_cache(tmp_path_factory, monkeypatch):
     "Keep the tests' flow out of the user's cache."
     monkeypatch.setenv("GWM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    "Call a command in this process: (what it printed, the one line it stopped with or None)."
+    def run(command, *argv, cwd=None):
+        if cwd:
+            monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, argv)])
+        capsys.readouterr()
+        try:
+            command()
+            end = None
+        except SystemExit as stop:
+            end = stop.code
+            assert end in (None, 0) or isinstance(end, str) and "\n" not in end, end
+            assert not end or end.startswith(f"{command.__name__}: "), end
+        return capsys.readouterr().out, end
+    return run

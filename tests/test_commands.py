@@ -55,9 +55,8 @@ def test_folder_of_frames(clip, tmp_path):
     assert "J = " in done.stdout and "overlay" in done.stdout
 
 
-def test_video_file(clip, tmp_path):
-    done = run("gwm_segment", clip / "clip.mp4", "--out", tmp_path / "out", "--preset", "fast", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_video_file(clip, segment, tmp_path):
+    assert segment(clip / "clip.mp4", "--out", tmp_path / "out", "--preset", "fast")[1] is None
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == [f"{t:05d}.png" for t in range(6)]
     with av.open(str(tmp_path / "out/overlay.mp4")) as f:
         stream = f.streams.video[0]
@@ -65,26 +64,40 @@ def test_video_file(clip, tmp_path):
     assert "J" not in json.loads((tmp_path / "out/result.json").read_text())
 
 
-def test_demo(tmp_path):
-    done = run("gwm_demo", "--out", "demo", "--steps", 2, "--preset", "fast", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("full", [False, True])
+def test_demo(clip, tmp_path, monkeypatch, capsys, full):
+    "In small: a few scenes of a quarter of the size, and another clip."
+    from gwm_nb.commands import _scene_video, gwm_demo
+    small = lambda n, **options: MovingScenes(min(n, 8), size=(48, 80), **options)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gwm_nb.refine.example_clip", lambda: (clip / "frames", clip / "truth"))
+    monkeypatch.setattr("gwm_nb.scenes.MovingScenes", small)
+    monkeypatch.setattr(_scene_video, "__defaults__", (4,))
+    argv = "--out", "demo", "--steps", 2, "--preset", "fast", *["--full"] * full
+    out, end = call(gwm_demo, capsys, monkeypatch, *argv)
     files = ["clip.webp", "rabbit.png", "rabbit.webm", "result.json", "training.png"]
-    assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == files
-    assert "real clip, 36 frames" in done.stdout and "one object: J = " in done.stdout
-    assert "gwm_segment my_clip.mp4" in done.stdout.split("next:")[1] and "are read as" not in done.stdout + done.stderr
-    assert report(tmp_path / "demo")["mean_J"] > 0 and "1 of 2: the rabbit" in done.stderr
-    (tmp_path / "demo/result.json").unlink()
-    done = run("gwm_demo", "--out", "demo", "--steps", 2, cwd=tmp_path)      # refused before the work
-    assert done.returncode == 1 and done.stdout == "" and "choose another folder" in done.stderr
+    if full: files = sorted([*files, "overlay.mp4", "results.png"])
+    assert end is None and sorted(p.name for p in (tmp_path / "demo").iterdir()) == files
+    assert "real clip, 6 frames" in out and ("mean of three seeds: J" in out) == full
+    assert "gwm_segment my_clip.mp4" in out.split("next:")[1] and "are read as" not in out
+    found = report(tmp_path / "demo")
+    assert len(found["rows"]) == (4 if full else 1) and 0 <= found["mean_J"] <= 1
 
 
-def test_names_are_checked_before_anything_is_said(clip, tmp_path):
+def test_demo_refuses_foreign_files_before_the_work(tmp_path):
+    (tmp_path / "demo").mkdir(), (tmp_path / "demo/training.png").write_text("mine")
+    done = run("gwm_demo", "--out", "demo", "--steps", 2, cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == "" and "training.png" in done.stderr
+
+
+def test_names_are_checked_before_anything_is_said(clip, segment, tmp_path, capsys, monkeypatch):
+    from gwm_nb.commands import gwm_demo
     for argv, says in ((["--preset", "gmw"], "unknown preset 'gmw'; choose from default"), (["--outputs", "masks", "gif"], "unknown output 'gif'; choose one of masks")):
         for source in (clip / "frames", clip):
-            done = run("gwm_segment", source, "--out", "out", *argv, cwd=tmp_path)
-            assert done.returncode and done.stdout == "" and done.stderr.count(says) == 1
-    done = run("gwm_demo", "--out", "demo", "--preset", "gmw", cwd=tmp_path)
-    assert done.returncode and done.stdout == "" and "'gmw'" in done.stderr and list(tmp_path.iterdir()) == []
+            out, end = segment(source, "--out", "out", *argv)
+            assert out == "" and end.count(says) == 1
+    out, end = call(gwm_demo, capsys, monkeypatch, "--out", "demo", "--preset", "gmw")
+    assert out == "" and "'gmw'" in end and list(tmp_path.iterdir()) == []
 
 
 def damaged(clip, root):
@@ -166,15 +179,15 @@ def test_interrupt_leaves_nothing(clip, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_real_clip(shared, tmp_path):
+def test_real_clip(shared, segment, tmp_path):
     "A real sequence at its own size; only that it runs, quality is measured elsewhere."
     davis = shared / "data/DAVIS2016"
     short = tmp_path / "short"
     short.mkdir()
     for f in sorted((davis / "JPEGImages/480p/dog").iterdir())[:4]:
         shutil.copy(f, short)
-    done = run("gwm_segment", short, "--out", "out", "--masks", davis / "Annotations/480p/dog", "--preset", "gwm", "--steps", 2, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    masks = davis / "Annotations/480p/dog"
+    assert segment(short, "--out", "out", "--masks", masks, "--preset", "gwm", "--steps", 1)[1] is None
     assert cv2.imread(str(tmp_path / "out/00003.png"), 0).shape == (480, 854)
     assert len(json.loads((tmp_path / "out/result.json").read_text())["J"]["frames"]) == 4
 
@@ -239,10 +252,11 @@ FRAMES, MASKS = disc()
 def test_all_kinds_of_annotations_give_the_same_J(segment, tmp_path):
     clip = folder(tmp_path / "clip", FRAMES)
     kinds = {"plain": MASKS.astype(np.uint8) * 255, "ids of 16 bits": MASKS.astype(np.uint16) * 3, "alpha": [np.dstack([f, m.astype(np.uint8) * 255]) for f, m in zip(FRAMES, MASKS)]}
-    J = {}
+    J, how = {}, ["--preset", "gwm", "--steps", 10, "--num-masks", 2, "--keep-network"]
     for name, masks in kinds.items():
-        out, end = segment(clip, name, "--masks", folder(tmp_path / f"truth {name}", masks), "--preset", "gwm", "--steps", 30, "--num-masks", 2, "--keep-network")
+        out, end = segment(clip, name, "--masks", folder(tmp_path / f"truth {name}", masks), *how)
         assert end is None and "annotations are read as: " in out
+        how = ["--from", "plain/network.safetensors"]
         J[name] = report(tmp_path / name)["J"]["mean"]
     assert len(set(J.values())) == 1 and J["plain"] > 0, J
     film(tmp_path / "truth.mp4", np.repeat(MASKS[..., None], 3, 3).astype(np.uint8) * 255)
@@ -313,14 +327,12 @@ def test_thin_and_tiny_clips(segment, tmp_path, w, h):
 
 @pytest.mark.parametrize("preset", ["ultrafast", "fast", "medium"])
 def test_dis_takes_thin_frames(tmp_path, capsys, monkeypatch, preset):
-    "OpenCV itself crashes on them, so this is a process of its own."
+    "OpenCV itself crashes on them, and would take this process with it."
+    from gwm_nb.commands import gwm_flow
+    monkeypatch.chdir(tmp_path)
     folder(tmp_path / "clip", disc(4, 200, 24)[0])
-    done = run_flow("clip", "--preset", preset, cwd=tmp_path)
-    assert done.returncode == 0 and "every row verified" in done.stdout, done.stderr
-
-
-def run_flow(*argv, cwd):
-    return subprocess.run([sys.executable, "-c", "from gwm_nb.commands import gwm_flow; gwm_flow()", *map(str, argv)], cwd=cwd, capture_output=True, text=True, env=os.environ)
+    out, end = call(gwm_flow, capsys, monkeypatch, "clip", "--preset", preset)
+    assert end is None and "every row verified" in out
 
 
 def test_flow_files_of_other_proportions_are_refused_by_name(tmp_path, capsys, monkeypatch):
@@ -340,22 +352,33 @@ def test_flow_files_of_other_proportions_are_refused_by_name(tmp_path, capsys, m
 
 # ---- the language of the shell, and how fast it speaks
 
-HEAVY = ("timm", "kornia", "matplotlib", "accelerate", "zarr", "torchvision", "sklearn", "scipy", "huggingface_hub.file_download")
-COMMANDS = dict(gwm_segment="segment", gwm_demo="segment", gwm_flow="videos", gwm_train="runs", gwm_evaluate="benchmarks")
+HEAVY = ("timm", "kornia", "matplotlib", "accelerate", "zarr", "torchvision", "sklearn", "huggingface_hub.file_download")
+COMMANDS = ("gwm_segment", "gwm_demo", "gwm_flow", "gwm_train", "gwm_evaluate")
 
 
-@pytest.mark.parametrize("command, argv", [*((c, "--help") for c in COMMANDS), *((c, "--version") for c in COMMANDS), ("gwm_segment", "nowhere.mp4"), ("gwm_segment", "clip --preset gwm --num-masks 1"), ("gwm_segment", "clip --steps 3"),
-                                           ("gwm_segment", "clip --preset gwm --basis cubic"), ("gwm_segment", "clip --out file"), ("gwm_segment", "--bad"), ("gwm_flow", "nowhere"), ("gwm_flow", "clip --preset slow")])
-def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path, command, argv):
+MISTAKES = ["nowhere.mp4", "clip --preset gwm --num-masks 1", "clip --steps 3", "clip --preset gwm --basis cubic",
+            "clip --out file", "--bad"]
+
+
+def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
+    "In one process, which would remember the first import of something heavy."
+    from gwm_nb import __version__
     folder(tmp_path / "clip", FRAMES), (tmp_path / "file").write_text("")
-    code = (f"import sys\ntry:\n    from gwm_nb.commands import {command}\n    {command}()\n"
-            f"finally: print('HEAVY', [m for m in {HEAVY} if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code, *argv.split()], cwd=tmp_path, capture_output=True, text=True, env=os.environ)
-    assert done.stdout.endswith("HEAVY []\n"), done.stdout + done.stderr
-    assert done.returncode == (0 if argv in ("--help", "--version") else 1)
-    if argv == "--version":
-        from gwm_nb import __version__
-        assert done.stdout.splitlines()[0] == f"{command} {__version__}"
+    calls = [*((c, "--help") for c in COMMANDS), *((c, "--version") for c in COMMANDS),
+             *(("gwm_segment", argv) for argv in MISTAKES), ("gwm_flow", "nowhere"), ("gwm_flow", "clip --preset slow")]
+    code = f"""if True:
+        import importlib, sys
+        for command, argv in {calls}:
+            sys.argv = [command, *argv.split()]
+            try: getattr(importlib.import_module("gwm_nb.commands"), command)()
+            except SystemExit as stop: print("END", command, argv, bool(stop.code))
+            heavy = [m for m in {HEAVY} if m in sys.modules]
+            if heavy: sys.exit(f"{{command}} {{argv}} imports {{heavy}}")"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    for command, argv in calls:
+        assert f"END {command} {argv} {argv not in ('--help', '--version')}\n" in done.stdout
+        assert argv != "--version" or f"{command} {__version__}\n" in done.stdout
 
 
 def test_a_word_comes_before_the_first_bar(tmp_path):

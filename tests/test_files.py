@@ -134,9 +134,9 @@ def test_who_waits_gets_a_lock_of_its_own(tmp_path):
     code = ("import sys; from gwm_nb.files import locked\nfrom pathlib import Path\nn = Path(sys.argv[1])\n"
             "for _ in range(20):\n    with locked(n): n.write_text(str(int(n.read_text()) + 1))")
     (tmp_path / "n").write_text("0")
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "n")]) for _ in range(3)]
-    assert [p.wait() for p in processes] == [0, 0, 0]
-    assert (tmp_path / "n").read_text() == "60" and everything(tmp_path) == ["n"]
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "n")]) for _ in range(2)]
+    assert [p.wait() for p in processes] == [0, 0]
+    assert (tmp_path / "n").read_text() == "40" and everything(tmp_path) == ["n"]
 
 
 def test_output_folder_leaves_nothing_after_an_error(tmp_path):

@@ -8,8 +8,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from gwm_nb.images import (ImageScores, StillImages, border_contact, border_object, box_overlap, e_measure, evaluate_images, f_beta, find_pairs,
-                           image_measures, image_sets, moca_score, object_box, precision_recall, s_measure, show_curves, shrink_shorter, threshold_counts)
+from gwm_nb.benchmarks import box_overlap, moca_score, object_box
+from gwm_nb.images import (ImageScores, StillImages, border_contact, border_object, e_measure, evaluate_images, f_beta, find_pairs,
+                           image_measures, image_sets, precision_recall, s_measure, show_curves, shrink_shorter, threshold_counts)
 
 
 class Brightness(nn.Module):

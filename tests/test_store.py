@@ -210,7 +210,7 @@ def test_finishing_computes_only_what_is_missing(copy, store, clips, monkeypatch
 # several programs
 
 def test_several_programs_at_once(clips, tmp_path):
-    "Three begin at the same moment: one fills the store, the others wait and find it done; nothing is estimated twice."
+    "Two begin at the same moment: one fills the store, the other waits and finds it done; nothing is estimated twice."
     code = """if 1:
         import os, pathlib, sys, time
         from gwm_nb.store import FlowSettings, make_store
@@ -222,20 +222,20 @@ def test_several_programs_at_once(clips, tmp_path):
             return image1[:, :2]
 
         pathlib.Path(f"ready{os.getpid()}").touch()
-        while len(list(pathlib.Path().glob("ready*"))) < 3: time.sleep(.001)
+        while len(list(pathlib.Path().glob("ready*"))) < 2: time.sleep(.001)
         make_store("s", sys.argv[1], FlowSettings((32, 48), (1, 2, -1, -2), slow), workers=1)
     """
-    programs = [subprocess.Popen([sys.executable, "-c", code, str(clips)], cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    programs = [subprocess.Popen([sys.executable, "-c", code, str(clips)], cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     ends = [(p.communicate()[1], p.returncode) for p in programs]
-    assert [("Error" in text, rc) for text, rc in ends] == [(False, 0)] * 3
+    assert [("Error" in text, rc) for text, rc in ends] == [(False, 0)] * 2
     assert (tmp_path / "estimated").stat().st_size == FLOWS and len(FlowStore(tmp_path / "s", verify=True)) == 14
     assert {f.name for f in tmp_path.iterdir() if not f.name.startswith("ready")} == {"s", "estimated"}
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_share_a_store(store, context):
+@pytest.mark.parametrize("context, workers", [("fork", 2), ("spawn", 1)])
+def test_workers_share_a_store(store, context, workers):
     store.image(0)                                                        # zarr's threads run already in this process
-    loader = DataLoader(GapSamples(store, both=True), 7, num_workers=2, multiprocessing_context=context)
+    loader = DataLoader(GapSamples(store, both=True), 7, num_workers=workers, multiprocessing_context=context)
     batches = list(loader)
     assert sum(len(b["image"]) for b in batches) == 14 and batches[0]["flow2"].shape == (7, 2, 32, 48)
     assert len(pickle.dumps(store)) < 1000

@@ -1,0 +1,74 @@
+"Small inputs that several tests make, and networks that stand in for trained ones."
+import zlib
+from math import sqrt
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from gwm_nb.scenes import MovingScenes
+
+
+def write_image(path, pixels):
+    "Write an RGB or grey picture, and make its folder."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    return path
+
+
+def frame_pixels(scene, t):
+    "Frame `t` of a scene (h,w,3) uint8."
+    return (scene.frame(t) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def write_scene(frames, masks=None, n=6, seed=14, size=(64, 96), suffix=".png"):
+    "Write the frames of a scene, and its annotations into the folder `masks`. Returns `frames`."
+    scene = MovingScenes(1, seed=seed, size=size).scene(0)
+    for t in range(n):
+        write_image(frames / f"{t:05d}{suffix}", frame_pixels(scene, t))
+        if masks:
+            write_image(masks / f"{t:05d}.png", scene.labels(t).numpy().astype(np.uint8) * 255)
+    return frames
+
+
+def write_davis(root, clips=("dog", "cows"), frames=6):
+    "Write a miniature of DAVIS 2016 in the published layout. Returns `root`."
+    for i, clip in enumerate(clips):
+        places = (root / f"DAVIS2016/{k}/480p" / clip for k in ("JPEGImages", "Annotations"))
+        write_scene(*places, frames, seed=14 + i, suffix=".jpg")
+    return root
+
+
+class Bright(torch.nn.Module):
+    "Calls bright pixels object; needs no training."
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(50.))
+
+    def forward(self, image):
+        bright = (image.mean(1) - .5) * self.scale
+        return torch.stack([-bright, bright], 1)
+
+
+# ---- the recorded runs of the published code
+
+def recorded_value(name, shape):
+    "The value that the recorded runs gave to parameter `name`."
+    r = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(zlib.crc32(name.encode())))
+    if name.endswith(("pos_embed", "cls_token")):
+        return .5 * r
+    if name.endswith("query_embed.weight"):
+        return r
+    if len(shape) >= 2:
+        return r / sqrt(r.numel() / shape[0])
+    return 1 + .1 * r if name.endswith(".weight") else .1 * r
+
+
+@torch.no_grad()
+def fill_network(network):
+    "Fill every parameter of a published network by its published name."
+    for name, p in network.named_parameters():
+        published = name.replace("backbone.model.", "backbone.extractor.model.")
+        p.copy_(recorded_value(published, tuple(p.shape)))
+    return network
