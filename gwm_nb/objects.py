@@ -17,7 +17,6 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import cg
 from scipy.spatial import cKDTree
-from sklearn.cluster import KMeans, SpectralClustering
 
 from .files import lazily
 
@@ -265,7 +264,8 @@ def split_objects(graph: sparse.csr_matrix, # (count,count) links within frames,
     piece = pieces_of_frames(graph, np.asarray(p) > .5, frame)
     graph, frame, area, place = graph[on][:, on], frame[on], area[on], place[on]
     pieces = chain_pieces(graph, piece, frame, area)
-    palette = cluster.KMeans(min(16, len(np.unique(colour[on], axis=0))), n_init=1, random_state=0).fit_predict(colour[on])
+    colours = min(16, len(np.unique(colour[on], axis=0)))
+    palette = cluster.KMeans(colours, n_init=1, random_state=0).fit_predict(colour[on])
     parts = separate(graph, pieces, area)
     parts = _counted(graph, parts, pieces, frame, area, place, palette, objects)
     ids[on] = _numbered(parts, frame, area, place, objects)
