@@ -1,4 +1,4 @@
-"The fit in pieces: wherever it is cut, in every precision, and for small masks it says what the formula says."
+"The fit in pieces: wherever it is cut, in every precision, it says what the formula says."
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 from torch.autograd import gradcheck
 
 from gwm_nb import motion
-from gwm_nb.motion import Basis, bases, fit_error, fit_motion, get_basis, motion_fields, motion_grid, reconstruct
+from gwm_nb.motion import (Basis, bases, fit_error, fit_motion, get_basis, motion_fields,
+                           motion_grid, reconstruct)
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 from fit import loop_and_qr  # noqa: E402
@@ -20,7 +21,8 @@ def seed():
 
 
 def batch(B=3, K=4, h=24, w=40, dtype=torch.float32):
-    return torch.randn(B, K, h, w, dtype=dtype, requires_grad=True), 3 * torch.randn(B, 2, h, w, dtype=dtype)
+    logits = torch.randn(B, K, h, w, dtype=dtype, requires_grad=True)
+    return logits, 3 * torch.randn(B, 2, h, w, dtype=dtype)
 
 
 def value_and_gradient(error, logits, flow):
@@ -32,26 +34,30 @@ def by_the_formula(masks, flow):
     return (loop_and_qr(masks, flow) - flow).square().mean((1, 2, 3))
 
 
-@pytest.mark.parametrize("near", [1, 40 * 4 * 5, 40 * 4 * 24, 40 * 4 * 24 * 2, 2**22], ids=["a row", "5 rows", "an image", "2 images", "all"])
+@pytest.mark.parametrize("near", [1, 40 * 4 * 5, 40 * 4 * 24, 40 * 4 * 24 * 2, 2**22],
+                         ids=["a row", "5 rows", "an image", "2 images", "all"])
 def test_pieces(monkeypatch, near):
-    "1 to 24 rows, 1 to 3 images a piece, the last one smaller: always the formula's value and gradient."
+    "1 to 24 rows, 1 to 3 images a piece, the last smaller: the formula's value and gradient."
     logits, flow = batch()
     expected = value_and_gradient(by_the_formula, logits.double(), flow.double())
     monkeypatch.setattr(motion, "_near", near)
     found = value_and_gradient(fit_error, logits, flow)
-    for a, b in zip(found, expected): torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-7)
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-7)
     theta = fit_motion(logits.softmax(1), flow)
     monkeypatch.setattr(motion, "_near", 2**22)
-    torch.testing.assert_close(theta, fit_motion(logits.softmax(1), flow), rtol=1e-5, atol=1e-5)
+    again = fit_motion(logits.softmax(1), flow)
+    torch.testing.assert_close(theta, again, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("K", [1, 2, 7])
+@pytest.mark.parametrize("K", [1, 7])
 @pytest.mark.parametrize("size", [(1, 9), (9, 1), (17, 5), (30, 64)])
 def test_shapes(K, size):
-    "Any number of masks, any proportions; where a line determines nothing across itself, numbers stay finite."
+    "Where a line determines nothing across itself, numbers stay finite."
     logits, flow = batch(2, K, *size)
     value, gradient = value_and_gradient(fit_error, logits, flow)
-    plain = (reconstruct(logits.softmax(1), fit_motion(logits.softmax(1), flow)) - flow).square().mean((1, 2, 3))
+    masks = logits.softmax(1)
+    plain = (reconstruct(masks, fit_motion(masks, flow)) - flow).square().mean((1, 2, 3))
     torch.testing.assert_close(value, plain, rtol=1e-4, atol=1e-5)
     assert gradient.isfinite().all()
 
@@ -60,26 +66,29 @@ def test_shapes(K, size):
 def test_same_number_as_fit_and_reconstruct(name):
     logits, flow = batch(dtype=torch.float64)
     for criterion, power in (("l2", torch.square), ("l1", torch.abs)):
-        plain = lambda m, f: power(reconstruct(m, fit_motion(m, f, name), name) - f).mean((1, 2, 3))
-        error = lambda m, f: fit_error(m, f, name, criterion)
-        for a, b in zip(value_and_gradient(error, logits, flow), value_and_gradient(plain, logits, flow)):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+        def plain(m, f):
+            return power(reconstruct(m, fit_motion(m, f, name), name) - f).mean((1, 2, 3))
+        def error(m, f): return fit_error(m, f, name, criterion)
+        found, wanted = (value_and_gradient(form, logits, flow) for form in (error, plain))
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_gradient_of_flow():
-    logits, flow = batch(1, 3, 5, 7, torch.float64)
+    logits, flow = batch(1, 2, 4, 5, torch.float64)
     flow.requires_grad_()
     assert gradcheck(lambda l, f: fit_error(l.softmax(1), f), (logits, flow), atol=1e-5)
-    assert gradcheck(lambda l, f: fit_motion(l.softmax(1), f, "planar", ridge=0.), (logits, flow), atol=1e-5)
+    fit = lambda l, f: fit_motion(l.softmax(1), f, "planar", ridge=0.)
+    assert gradcheck(fit, (logits, flow), atol=1e-5)
 
 
-@pytest.mark.parametrize("radius", [.3, .1, .03, .01])
+@pytest.mark.parametrize("radius", [.3, .01])
 def test_small_masks_in_float32(radius):
     "Down to a disc of four pixels in a frame of 480p, values and gradients are those of float64."
     x, y = motion_grid((480, 854)).view(2, 480, 854)
     disc = torch.sigmoid((radius - ((x - .5)**2 + (y - .2)**2).sqrt()) * 200)
     masks = torch.stack([disc, 1 - disc])[None]
-    flow = 3 * torch.nn.functional.interpolate(torch.randn(1, 2, 30, 50), (480, 854), mode="bicubic")
+    coarse = torch.randn(1, 2, 30, 50)
+    flow = 3 * torch.nn.functional.interpolate(coarse, (480, 854), mode="bicubic")
     found = []
     for dtype in (torch.float32, torch.float64):
         m = masks.to(dtype).requires_grad_()
@@ -92,7 +101,7 @@ def test_small_masks_in_float32(radius):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
-    "Masks and flow of half precision are rounded inputs, nothing worse: the sums are not taken in it."
+    "Masks and flow of half precision are rounded inputs: the sums are not taken in it."
     logits, flow = batch(2, 3, 60, 80)
     masks, flow = logits.softmax(1).detach().to(dtype).requires_grad_(), flow.to(dtype)
     value = fit_error(masks, flow)
@@ -100,18 +109,19 @@ def test_half_precision(dtype):
     true = fit_error(exact, flow.double())
     step = torch.finfo(dtype).eps
     assert value.dtype == dtype and ((value - true) / true).abs().max() < 2 * step
-    a, b = torch.autograd.grad(value.sum(), masks)[0].double(), torch.autograd.grad(true.sum(), exact)[0]
+    a = torch.autograd.grad(value.sum(), masks)[0].double()
+    b = torch.autograd.grad(true.sum(), exact)[0]
     assert (a - b).norm() < 2 * step * b.norm()
 
 
 def test_mixed_precision_is_not_for_sums():
-    "Within autocast, where a product of matrices would be taken in bfloat16, the fit is the same to the last bit."
+    "Within autocast, where matrix products would be bfloat16, the fit is the same to the bit."
     logits, flow = batch()
     plain = value_and_gradient(fit_error, logits, flow)
     with torch.autocast("cpu", torch.bfloat16):
         found = value_and_gradient(fit_error, logits, flow)
         theta = fit_motion(logits.softmax(1), flow)
-    for a, b in zip(found, plain): assert torch.equal(a, b)
+    assert all(map(torch.equal, found, plain))
     assert torch.equal(theta, fit_motion(logits.softmax(1), flow))
 
 
@@ -120,7 +130,8 @@ def test_tables_made_in_inference_mode_serve_training():
     motion._places.cache_clear()
     motion._binomials.cache_clear()
     logits, flow = batch()
-    with torch.inference_mode(): motion_fields(fit_motion(logits.softmax(1), flow), (24, 40))
+    with torch.inference_mode():
+        motion_fields(fit_motion(logits.softmax(1), flow), (24, 40))
     theta = fit_motion(logits.softmax(1), flow)
     motion_fields(theta, (24, 40)).square().mean().backward()
     assert logits.grad.abs().sum() > 0
@@ -128,7 +139,8 @@ def test_tables_made_in_inference_mode_serve_training():
 
 def test_wrong_criterion():
     logits, flow = batch()
-    with pytest.raises(ValueError, match="criterion must be 'l2' or 'l1', not 'l3'"): fit_error(logits.softmax(1), flow, criterion="l3")
+    with pytest.raises(ValueError, match="'l2' or 'l1'.* 'l3'"):
+        fit_error(logits.softmax(1), flow, criterion="l3")
 
 
 # ---- families that can't be fitted
@@ -142,7 +154,8 @@ NOT_CLOSED = {
     "1 and x^2": Basis(2, (((0, 0, 1),), ((3, 0, 1),))),
     "planar without x and y": Basis(2, SHIFT + bases["planar"].ties[-2:]),
     "1 and 1 + x, in u and v": Basis(1, (((0, 0, 1),), ((0, 1, 1), (1, 1, 1)))),
-    "steps only": Basis(2, (((0, 0, 1),), ((1, 0, 1),), ((3, 0, 1), (2, 0, 1)))),       # 1, x, x^2 + y: not in another unit
+    # 1, x, x^2 + y: not in another unit
+    "steps only": Basis(2, (((0, 0, 1),), ((1, 0, 1),), ((3, 0, 1), (2, 0, 1)))),
 }
 THE_SAME = {
     "shift twice": Basis(1, (*SHIFT, ((0, 0, 1),))),
@@ -162,50 +175,54 @@ GOOD = {
 
 
 def remains_itself(basis, times=20):
-    "Whether the family is the same along many rulers, by another way than the library's: least squares over pixels."
+    "Whether the family is the same along many rulers, by least squares over pixels."
     grid = motion_grid((12, 15), dtype=torch.double)
-    def fields(grid): return (motion.monomials(grid, basis.powers) @ basis.tie_matrix()).flatten(1).T
+    def fields(grid):
+        return (motion.monomials(grid, basis.powers) @ basis.tie_matrix()).flatten(1).T
     left = []
     for _ in range(times):
-        own = (grid - torch.randn(2, 1, dtype=torch.double)) / (.2 + 2 * torch.rand(1, dtype=torch.double))
+        own = (grid - torch.randn(2, 1).double()) / (.2 + 2 * torch.rand(1).double())
         A, b = fields(grid), fields(own)
-        left.append(((A @ torch.linalg.lstsq(A, b, driver="gelsd").solution - b).norm(dim=0) / b.norm(dim=0)).max())
+        rest = A @ torch.linalg.lstsq(A, b, driver="gelsd").solution - b
+        left.append((rest.norm(dim=0) / b.norm(dim=0)).max())
     return max(left) < 1e-6
 
 
 @pytest.mark.parametrize("case", list(NOT_CLOSED))
 def test_a_family_that_is_not_closed_is_refused(monkeypatch, case):
-    "By everything that takes a basis, each time; the line names it, what is wrong and what is missing."
+    "By everything that takes a basis, each time; the line names it, and what is missing."
     assert not remains_itself(NOT_CLOSED[case])
     monkeypatch.setitem(bases, "mine", NOT_CLOSED[case])
     masks, flow = torch.rand(1, 2, 12, 15), torch.rand(1, 2, 12, 15)
-    line = r"motion basis 'mine': not closed, .* ties\[\d\].* coordinates of its own; add parameters .* \(\d, \d\)"
-    for _ in range(2):
-        for call in (fit_motion, fit_error):
-            with pytest.raises(ValueError, match=line): call(masks, flow, "mine")
-    with pytest.raises(ValueError, match=line): motion_fields(torch.zeros(1, 2, 3, 2), (12, 15), "mine")
+    calls = [lambda: fit_motion(masks, flow, "mine"), lambda: fit_error(masks, flow, "mine"),
+             lambda: motion_fields(torch.zeros(1, 2, 3, 2), (12, 15), "mine")]
+    for call in calls * 2:
+        with pytest.raises(ValueError, match=r"'mine': .*ties\[\d\].*add parameters .*\(\d, \d\)"):
+            call()
 
 
-def test_the_line_names_what_is_missing(monkeypatch):
-    monkeypatch.setitem(bases, "mine", Basis(1, (TURN,)))
-    with pytest.raises(ValueError, match=r"moving the origin along x makes of ties\[0\].*\(0, 0\), \(0, 1\)$"): get_basis("mine")
-    monkeypatch.setitem(bases, "mine", NOT_CLOSED["steps only"])
-    with pytest.raises(ValueError, match=r"scaling both coordinates alike makes of ties\[2\]"): get_basis("mine")
+@pytest.mark.parametrize("basis, says", [(Basis(1, (TURN,)), r"ties\[0\].*\(0, 0\), \(0, 1\)$"),
+                                         (NOT_CLOSED["steps only"], r"ties\[2\]")])
+def test_the_line_names_what_is_missing(monkeypatch, basis, says):
+    monkeypatch.setitem(bases, "mine", basis)
+    with pytest.raises(ValueError, match=says):
+        get_basis("mine")
 
 
-@pytest.mark.parametrize("place", [(-1, 0), (3, 0), (0, 2), (0, -1)])
-def test_a_place_that_is_not_there_is_refused(monkeypatch, place):
-    monkeypatch.setitem(bases, "mine", Basis(1, (((0, 0, 1),), ((*place, 1),))))
-    with pytest.raises(ValueError, match=rf"motion basis 'mine': ties\[1\] names \({place[0]}, {place[1]}\), but there are 3 monomials and 2 channels"):
+@pytest.mark.parametrize("p, c", [(-1, 0), (3, 0), (0, 2), (0, -1)])
+def test_a_place_that_is_not_there_is_refused(monkeypatch, p, c):
+    monkeypatch.setitem(bases, "mine", Basis(1, (((0, 0, 1),), ((p, c, 1),))))
+    with pytest.raises(ValueError, match=rf"'mine': ties\[1\].*\({p}, {c}\).* 3 .* 2 "):
         get_basis("mine")
 
 
 @pytest.mark.parametrize("case", list(THE_SAME))
 def test_parameters_that_do_the_same_are_refused(monkeypatch, case):
     monkeypatch.setitem(bases, "mine", THE_SAME[case])
-    last = len(THE_SAME[case].ties) - 1
-    with pytest.raises(ValueError, match=rf"motion basis 'mine': ties\[{last}\] does nothing .* leave it out"): get_basis("mine")
-    with pytest.raises(ValueError, match="leave it out"): fit_motion(torch.rand(1, 2, 12, 15), torch.rand(1, 2, 12, 15), "mine")
+    last, masks = len(THE_SAME[case].ties) - 1, torch.rand(1, 2, 12, 15)
+    for call in (lambda: get_basis("mine"), lambda: fit_motion(masks, masks, "mine")):
+        with pytest.raises(ValueError, match=rf"'mine': ties\[{last}\].*leave it out"):
+            call()
 
 
 @pytest.mark.parametrize("case", [*bases, *GOOD])
@@ -213,18 +230,22 @@ def test_a_good_family_is_taken_and_found_again(monkeypatch, case):
     basis = bases.get(case) or GOOD[case]
     monkeypatch.setitem(bases, "mine", basis)
     assert get_basis("mine") is basis
-    if basis.ties is None: theta = torch.randn(1, 1, len(basis.powers), 2, dtype=torch.double)
+    if basis.ties is None:
+        theta = torch.randn(len(basis.powers), 2).double()
     else:
         assert remains_itself(basis)
-        theta = torch.einsum("q,qpc->pc", torch.randn(len(basis.ties), dtype=torch.double), basis.tie_matrix())[None, None]
+        parameters = torch.randn(len(basis.ties)).double()
+        theta = torch.einsum("q,qpc->pc", parameters, basis.tie_matrix())
     corner = torch.zeros(1, 1, 24, 40, dtype=torch.double)
     corner[..., :10, 20:] = 1
-    found = fit_motion(corner, motion_fields(theta, (24, 40), "mine")[:, 0], "mine", ridge=1e-13)
+    flow = motion_fields(theta[None, None], (24, 40), "mine")[:, 0]
+    found = fit_motion(corner, flow, "mine", ridge=1e-13)[0, 0]
     torch.testing.assert_close(found, theta, rtol=1e-6, atol=1e-6)
 
 
 def test_ties_may_be_lists(monkeypatch):
-    monkeypatch.setitem(bases, "mine", Basis(1, [[(0, 0, 1)], [[0, 1, 1]], [(1, 0, 1), (2, 1, 1)]]))
+    mine = Basis(1, [[(0, 0, 1)], [[0, 1, 1]], [(1, 0, 1), (2, 1, 1)]])
+    monkeypatch.setitem(bases, "mine", mine)
     assert get_basis("mine") == GOOD["zoom"] and hash(get_basis("mine")) == hash(GOOD["zoom"])
 
 
@@ -237,13 +258,15 @@ def test_a_basis_is_looked_at_once(monkeypatch):
 
 def test_a_basis_is_looked_at_anywhere(monkeypatch):
     "Where nothing is trained, and where tensors are made without numbers."
-    for k, place in enumerate((torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16))):
+    places = torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16)
+    for k, place in enumerate(places):
         motion._binomials.cache_clear()
         monkeypatch.setitem(bases, "mine", Basis(1, (*SHIFT, ((1, 0, 5. + k), (2, 1, 1)))))
         monkeypatch.setitem(bases, "bad", Basis(1, (((1, 0, 5. + k), (2, 1, 1)),)))
         with place:
             get_basis("mine")
-            with pytest.raises(ValueError, match="not closed"): get_basis("bad")
+            with pytest.raises(ValueError, match="not closed"):
+                get_basis("bad")
 
 
 # ---- the compiled loops
@@ -254,7 +277,10 @@ def fused(monkeypatch):
     pytest.importorskip("numba", reason="numba is not there for this Python")
     ran, run = [], motion._run
     monkeypatch.setattr(motion, "_worthwhile", 1)
-    monkeypatch.setattr(motion, "_run", lambda rows, *args: (ran.append(rows.__name__), run(rows, *args)))
+    def record(rows, *args):
+        ran.append(rows.__name__)
+        return run(rows, *args)
+    monkeypatch.setattr(motion, "_run", record)
     return ran
 
 
@@ -268,19 +294,22 @@ def eager(masks, flow, basis="quadratic", criterion="l2"):
 def assert_near(found, expected, rtol=1e-4):
     "Values one by one, gradients by their norm."
     torch.testing.assert_close(found[0].double(), expected[0].double(), rtol=rtol, atol=1e-7)
-    assert (found[1].double() - expected[1].double()).norm() <= rtol * expected[1].double().norm() + 1e-12
+    a, b = found[1].double(), expected[1].double()
+    assert (a - b).norm() <= rtol * b.norm() + 1e-12
 
 
 @pytest.mark.parametrize("criterion", ["l2", "l1"])
-@pytest.mark.parametrize("name", list(bases))
-@pytest.mark.parametrize("size", [(2, 4, 24, 40), (1, 1, 17, 61), (3, 2, 1, 33), (1, 7, 70, 16), (2, 3, 45, 131)])
+@pytest.mark.parametrize("name, size", [
+    *((name, (2, 4, 24, 40)) for name in bases),
+    *(("quadratic", size) for size in
+      ((1, 1, 17, 61), (3, 2, 1, 33), (1, 7, 70, 16), (2, 3, 45, 131)))])
 def test_compiled_loops(fused, size, name, criterion):
-    "Every basis and criterion, odd widths, one row, one mask: what the other form says, and what float64 says."
+    "Every basis, odd widths, one row, one mask: what the other form says, and what float64 says."
     logits, flow = batch(*size)
     found = value_and_gradient(lambda m, f: fit_error(m, f, name, criterion), logits, flow)
     assert fused == THERE + BACK
     form = lambda m, f: eager(m, f, name, criterion)
-    tolerance = 1e-4 if size[2] > 1 else 1e-3         # a single row determines nothing across itself: the ridge decides
+    tolerance = 1e-4 if size[2] > 1 else 1e-3         # across a single row the ridge decides
     assert_near(found, value_and_gradient(form, logits, flow), tolerance)
     assert_near(found, value_and_gradient(form, logits.double(), flow.double()), tolerance)
 
@@ -305,23 +334,25 @@ def test_compiled_loops_and_cruel_masks(fused):
         m = masks.to(dtype).requires_grad_()
         value = form(m, flow.to(dtype))
         return value.detach().double(), torch.autograd.grad(value.sum(), m)[0].double()
-    (a, da), (b, db), (c, dc) = found(fit_error, torch.float32), found(eager, torch.float32), found(eager, torch.float64)
+    a, da = found(fit_error, torch.float32)
+    _, db = found(eager, torch.float32)
+    c, dc = found(eager, torch.float64)
     assert fused == THERE + BACK and da.isfinite().all()
-    distance = lambda g: (g - dc).flatten(1).norm(dim=1) / dc.flatten(1).norm(dim=1)
+    def distance(g): return (g - dc).flatten(1).norm(dim=1) / dc.flatten(1).norm(dim=1)
     torch.testing.assert_close(a, c, rtol=1e-6, atol=0)
     fused_off, eager_off, diagonal = distance(da), distance(db), 3
-    assert max(fused_off[diagonal], eager_off[diagonal]) < .5         # its ridge is as small as float32's roundings
+    assert max(fused_off[diagonal], eager_off[diagonal]) < .5       # its ridge is a rounding error
     fused_off[diagonal] = eager_off[diagonal] = 0
     assert fused_off.max() < 2e-5 and fused_off.max() <= eager_off.max(), (fused_off, eager_off)
 
 
-@pytest.mark.parametrize("radius", [.3, .1, .03, .01])
+@pytest.mark.parametrize("radius", [.3, .01])
 def test_small_masks_in_compiled_loops(fused, radius):
     test_small_masks_in_float32(radius)
     assert fused == THERE + BACK
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
 @pytest.mark.parametrize("criterion", ["l2", "l1"])
 @pytest.mark.parametrize("where", ["masks", "flow"])
 def test_what_is_no_number_shows(fused, where, criterion, value):
@@ -373,20 +404,23 @@ def test_without_numba_all_is_as_it_was(monkeypatch):
     motion._numba.cache_clear()
     logits, flow = batch()
     try:
-        for a, b in zip(value_and_gradient(fit_error, logits, flow), value_and_gradient(eager, logits, flow)):
-            assert torch.equal(a, b)
-        assert motion._numba() is None
-    finally: motion._numba.cache_clear()
+        found, wanted = (value_and_gradient(form, logits, flow) for form in (fit_error, eager))
+        assert all(map(torch.equal, found, wanted)) and motion._numba() is None
+    finally:
+        motion._numba.cache_clear()
 
 
 def test_what_the_loops_are_for(fused, monkeypatch):
     "float32 on a CPU, at most quadratic, enough values in rows that are long enough."
-    def chosen(size=(1, 2, 24, 40), masks=torch.float32, flow=torch.float32, basis=bases["planar"], device="cpu"):
+    def chosen(size=(1, 2, 24, 40), masks=torch.float32, flow=torch.float32,
+               basis=bases["planar"], device="cpu"):
         B, K, h, w = size
-        tensors = torch.empty(size, dtype=masks, device=device), torch.empty(B, 2, h, w, dtype=flow, device=device)
-        return motion._error_form(*tensors, basis) is motion._FusedError
+        masks = torch.empty(size, dtype=masks, device=device)
+        flow = torch.empty(B, 2, h, w, dtype=flow, device=device)
+        return motion._error_form(masks, flow, basis) is motion._FusedError
     assert chosen() and not chosen(size=(1, 2, 40, 15)) and not chosen(device="meta")
-    assert not chosen(masks=torch.float64) and not chosen(flow=torch.bfloat16) and not chosen(basis=motion.Basis(3))
+    assert not chosen(masks=torch.float64) and not chosen(flow=torch.bfloat16)
+    assert not chosen(basis=motion.Basis(3))
     monkeypatch.undo()
     assert not chosen() and chosen(size=(8, 4, 128, 224))
 
