@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from _prepare import Job, command, decode, encode_mask, find, prepare
-from gwm_nb.benchmarks import given, measure_files, sequences_there
+from gwm_nb.benchmarks import load_predictions, measure_files, sequences_there
 
 SEQUENCES = ('arabian_horn_viper arctic_fox arctic_fox_1 arctic_wolf_0 arctic_wolf_1 bear black_cat_0 black_cat_1 crab crab_1 cuttlefish_0 cuttlefish_1 '
              'cuttlefish_4 cuttlefish_5 dead_leaf_butterfly_1 desert_fox devil_scorpionfish devil_scorpionfish_1 devil_scorpionfish_2 egyptian_nightjar '
@@ -136,7 +136,7 @@ def score(masks: str, # MASKS/SEQ/00000.png: masks/ of gwm_evaluate --save, or g
     if len(missing) == len(clips) or missing and not partial: raise ValueError(f'{masks}: {told}; or score what is there with --partial')
     if missing: print(f'a part only: {told}')
     there = [c for c in clips if c.name not in missing]
-    (result,) = measure_files(there, lambda clip, names, truths: given(masks, clip, names, truths), ['moca'], every_frame=True)
+    (result,) = measure_files(there, lambda *sequence: load_predictions(masks, *sequence), ['moca'], every_frame=True)
     rates = {name: value for name, value in result.items() if name.startswith('success')}
     for name, value in dict(J=result['J'], **rates).items(): print(f'{name.replace(" ", "_") + "_moca":17} {value:.3f}')
     print(f'{"frames":17} {result["frames"]}')

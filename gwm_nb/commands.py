@@ -240,6 +240,7 @@ def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAV
                  dino: str | None = None, # of spectral: a file of DINO ViT-S/8; default: fetched
                  save: str | None = None, # folder for tables, report and masks
                  predictions: str | None = None, # instead of a network: masks SEQUENCE/FRAME.png
+                 read_as: str | None = None, # of predictions: ids, colours, shades, alpha; default: found
                  compare: list[str] | None = None, # instead of all else: two folders of --save
                  clips: list[str] | None = None, # sequences; default: the published ones, or all
                  convention: str | None = None, # DAVIS, frames, sequences; default: the data's own
@@ -255,7 +256,7 @@ def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAV
     from gwm_nb.files import JobProgress
     if compare: return print(compare_results(*map(read_results, compare), names=tuple(compare)))
     chosen, convention = chosen_protocols(protocol, data), convention_of(data, convention)
-    look, merge = mask_source(run, predictions, merge, size, dino)
+    look, merge = mask_source(run, predictions, merge, size, dino, read_as)
     if polish: look = polished_source(look, polish, predictions)
     title = f'{run or predictions} on {data}'
     told = dict(convention=convention, merge=merge, polish=polish or '')

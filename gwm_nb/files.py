@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAY_MOVE', 'LARGEST', 'GROUND', 'VIDEO_SUFFIXES', 'TRUTH_FOLDERS', 'whole_file', 'write_whole',
            'locked', 'cache_folder', 'readable_name', 'readable_size', 'refuse_foreign', 'output_folder',
-           'results_folder', 'is_animated', 'by_number', 'list_images', 'unread_frames', 'image_size', 'flatten',
-           'folder_bits', 'read_image', 'read_pages', 'read_mask', 'write_mask', 'Clip', 'find_clips', 'ProgressBar',
-           'current_job', 'JobProgress', 'begin_part', 'say', 'show_progress', 'lazily']
+           'results_folder', 'is_animated', 'by_number', 'nfc', 'find_below', 'list_images', 'unread_frames',
+           'image_size', 'flatten', 'folder_bits', 'read_image', 'read_pages', 'read_mask', 'write_mask', 'Clip',
+           'find_clips', 'ProgressBar', 'current_job', 'JobProgress', 'begin_part', 'say', 'show_progress', 'lazily']
 
 # %% ../nbs/21_files.ipynb #d8826471
-import json, os, re, shutil, sys, tempfile, threading, time
+import json, os, re, shutil, sys, tempfile, threading, time, unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -208,6 +208,22 @@ def by_number(files: list[Path] # files or folders
         return [Fraction(p) if i % 2 else p.lower() for i, p in enumerate(parts)], file.name
     return sorted(files, key=key)
 
+# %% ../nbs/21_files.ipynb #c7c4fd8e
+def nfc(name: str # of a file
+       ) -> str:
+    "A name in Unicode's composed form (NFC), to be compared with others."
+    return unicodedata.normalize('NFC', name)
+
+def find_below(folder: str | Path, # where to look
+               name: str | Path # of something below it
+              ) -> Path: # folder/name, or what is there under the same name in another Unicode form
+    "The path of `name` in a folder, however its letters are composed. It need not exist."
+    path = Path(folder)
+    for part in Path(name).parts:
+        others = path.iterdir() if path.is_dir() and not (path/part).exists() else []
+        path /= next((f.name for f in others if nfc(f.name) == nfc(part)), part)
+    return path
+
 # %% ../nbs/21_files.ipynb #d80a35e9
 def _what_else(folder):
     "A word about a folder without pictures: what it has instead."
@@ -383,9 +399,10 @@ def _data_set(root, prefix, depth, seen):
     frames, masks = _sized(root/'JPEGImages'), _sized(root/'Annotations')
     for clip in _walk(frames, '', depth - 1, seen):
         here = clip.path.relative_to(frames)
-        own_masks = masks/here if (masks/here).is_dir() else None
-        own_flows = {gap: d/here for gap, d in flows.items() if (d/here).is_dir()}
-        yield Clip(prefix + clip.name, clip.path, own_masks, own_flows)
+        own_masks = find_below(masks, here)
+        own_flows = {gap: find_below(d, here) for gap, d in flows.items()}
+        own_flows = {gap: d for gap, d in own_flows.items() if d.is_dir()}
+        yield Clip(prefix + clip.name, clip.path, own_masks if own_masks.is_dir() else None, own_flows)
 
 # %% ../nbs/21_files.ipynb #ba23827f
 def _walk(folder, prefix='', depth=6, seen=()):

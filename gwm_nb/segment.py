@@ -28,8 +28,8 @@ from torch import Tensor
 
 from .clips import Excerpt, Frames, open_clip
 from .cutouts import Outputs, check_outputs, output_files
-from .files import (JobProgress, begin_part, cache_folder, find_clips, lazily, output_folder,
-                          refuse_foreign, results_folder, say, show_progress, write_whole)
+from .files import (JobProgress, begin_part, cache_folder, find_below, find_clips, lazily, nfc,
+                          output_folder, refuse_foreign, results_folder, say, show_progress, write_whole)
 from .annotations import Annotations
 from .show import overlay
 from .flow import estimate_flow, estimator_settings, get_estimator, resize_flow
@@ -712,9 +712,9 @@ def _shown(output):
 def _masks_of(name, masks):
     "The annotations of one of several clips: a folder or a film of its name in `masks`."
     if not masks: return ''
-    folder, films = Path(masks)/name, sorted(Path(masks).glob(f'{name}.*'))
-    if folder.is_dir() or not films: return folder
-    return films[0]
+    folder = find_below(masks, name)
+    films = [file for file in sorted(folder.parent.glob('*')) if nfc(file.stem) == nfc(folder.name)]
+    return folder if folder.is_dir() or not films else films[0]
 
 # %% ../nbs/09_segment.ipynb #a285aed2
 def _says(path, clips, out):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from .files import find_clips
+from .files import find_below, find_clips, nfc
 from .annotations import Annotations
 from .flow import DIS, RAFT, get_estimator
 from .store import FlowSettings, FlowStore, is_store, kept_store
@@ -29,7 +29,7 @@ def find_masks(annotations: str | Path | Annotations, # named after the frames, 
     if not isinstance(annotations, Annotations): annotations = Annotations(annotations)
     files, where = annotations.files, annotations.source
     if annotations.is_film: return _in_order(files, names, where)
-    found = {n: files[n] for n in names if n in files}
+    found = {n: files[nfc(n)] for n in names if nfc(n) in files}
     missing = [n for n in names if n not in found]
     if not found:
         raise ValueError(f'{where}: none of its {len(files)} annotations is named after a frame ({names[0]}, ...)')
@@ -47,7 +47,7 @@ def lonely_masks(annotations: Annotations, # of a clip
                  names: list[str] # the clip's frames
                 ) -> str: # what to say of it, '' for nothing
     "Annotations without a frame, in words. Raises `ValueError` if there are as many as frames: numbers are shifted."
-    lonely = [] if annotations.is_film else [n for n in annotations.files if n not in set(names)]
+    lonely = [] if annotations.is_film else [n for n in annotations.files if n not in set(map(nfc, names))]
     if not lonely: return ''
     text = f'{annotations.source}: annotation {lonely[0]} has no frame'
     if len(annotations.files) == len(names):
@@ -180,8 +180,8 @@ def _all_masks(path, clips, store, masks):
     every = masks is True and (known is None or known.every_frame)
     found = {}
     for name, rows in store.clips.items():
-        if masks is True: folder = own[name].masks
-        else: folder = Path(masks)/name if (Path(masks)/name).is_dir() or len(store.clips) > 1 else Path(masks)
+        folder = own[name].masks if masks is True else find_below(masks, name)
+        if masks is not True and len(store.clips) == 1 and not folder.is_dir(): folder = Path(masks)
         if folder is None: raise ValueError(f'{own[name].path}: no annotations for this clip')
         names = [store.names[r].removeprefix(f'{name}/') for r in rows]
         annotations = Annotations(folder)

@@ -1,4 +1,6 @@
-"Annotations as people have them: each kind is read for what it says, per folder, or refused in one line."
+"Annotations and predictions as people have them: one kind for a sequence, or refused in one line."
+import unicodedata
+
 import cv2
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 from PIL import Image
 
 from gwm_nb.annotations import Annotations, read_annotation
+from gwm_nb.benchmarks import gwm_evaluate, read_results
 from gwm_nb.show import VideoWriter
 from gwm_nb.videos import VideoFrames, find_masks, lonely_masks
 from gwm_nb.evaluate import evaluate
@@ -140,13 +143,125 @@ def test_a_frame_is_understood_by_its_folder(tmp_path):
     assert not Annotations(tmp_path / "black").labels("00000").any()
 
 
-@pytest.mark.parametrize("draw, ending, message", [
-    (lambda t: opaque(np.array(painted(TRUTH[t] * 1, WHITE)), TRUTH[t][::-1, ::-1] * 255), "png", "they differ"), (lambda t: Image.fromarray(PHOTO), "png", "photographs"),
-    (lambda t: Image.fromarray(cv2.resize(PHOTO, (W, H), interpolation=cv2.INTER_CUBIC)), "jpg", "photographs"), (PNG["ids"], "jpg", "nowhere brighter than"),
-    (lambda t: painted(TRUTH[t] * 1, RED, background=GREEN), "png", "without any black")])
-def test_what_cannot_be_told_is_refused_in_one_line(tmp_path, draw, ending, message):
-    with pytest.raises(ValueError, match=message) as error: Annotations(write(tmp_path / "truth", draw, ending)).labels("00000")
+@pytest.mark.parametrize("draw, ending", [
+    (lambda t: opaque(np.array(painted(TRUTH[t] * 1, WHITE)), TRUTH[t][::-1, ::-1] * 255), "png"),
+    (lambda t: Image.fromarray(PHOTO), "png"), (lambda t: Image.fromarray(PHOTO[..., 0]), "png"),
+    (lambda t: Image.fromarray(cv2.resize(PHOTO, (W, H), interpolation=cv2.INTER_CUBIC)), "jpg"), (PNG["ids"], "jpg"),
+    (lambda t: Image.fromarray(soft(TRUTH[t]) // 3), "png"), (lambda t: painted(TRUTH[t] * 1, RED, background=GREEN), "png"),
+    (lambda t: Image.fromarray(TRUTH[t].astype(np.int32) - 1), "tif")])
+def test_what_cannot_be_told_is_refused_in_one_line(tmp_path, draw, ending):
+    with pytest.raises(ValueError) as error: Annotations(write(tmp_path / "truth", draw, ending)).labels("00000")
     assert str(tmp_path / "truth") in str(error.value) and "\n" not in str(error.value)
+
+
+# ---- one meaning for a sequence
+
+LEAVING = np.where((np.arange(N) == 2)[:, None, None] & (BOTH == 1), 0, BOTH)            # one object is out of sight
+TWO = np.array([[0, 0, 0], [30, 200, 30], [200, 30, 30]], np.uint8)
+RAINBOW = np.random.default_rng(1).permutation(2**24)[:700]
+RAINBOW = np.stack([RAINBOW >> 16, RAINBOW >> 8 & 255, RAINBOW & 255], 1).astype(np.uint8)
+RAINBOW[0] = 0
+
+
+def tiles(n):
+    "Labels 1 to n in tiles of 6x6 pixels with gaps."
+    labels, columns = np.zeros((8 * -(-n // 20), 160), np.int32), 20
+    for k in range(n): labels[k // columns * 8:, k % columns * 8:][:6, :6] = k + 1
+    return labels
+
+
+def segments(n):
+    "Labels 1 to n that touch, without background."
+    points = np.random.default_rng(2).random((n, 2)) * [H, W]
+    return ((yy[..., None] - points[:, 0])**2 + (xx[..., None] - points[:, 1])**2).argmin(-1) + 1
+
+
+def smooth(labels, colours):
+    "Labels as colours with antialiased outlines."
+    large = np.kron(labels, np.ones((4, 4), np.uint8))
+    return Image.fromarray(cv2.resize(cv2.GaussianBlur(np.array(colours, np.uint8)[large], (5, 5), 0), (W, H), interpolation=cv2.INTER_AREA))
+
+
+def cut(labels, ground=(0, 0, 0)): return opaque(np.where((labels > 0)[..., None], TWO[labels], np.array(ground, np.uint8)), (labels > 0) * 255)
+
+
+PREDICTIONS = {  # how labels are written, and as what they are read
+    "indices": (lambda x: indexed(x), "ids"), "faint": (lambda x: Image.fromarray(x.astype(np.uint8)), "ids"),
+    "faint greys": (lambda x: Image.fromarray(x.astype(np.uint8) * 10), "ids"),
+    "0, 128, 255": (lambda x: Image.fromarray(np.array([0, 128, 255], np.uint8)[x]), "ids"),
+    "1 and 255": (lambda x: Image.fromarray(np.array([0, 1, 255], np.uint8)[x]), "ids"),
+    "palette with 255": (lambda x: indexed(np.array([0, 3, 255])[x]), "ids"),
+    "skipping": (lambda x: Image.fromarray(np.array([0, 700, 3], np.uint16)[x]), "ids"),
+    "grey and alpha": (lambda x: Image.fromarray(np.dstack([x * 90, (x > 0) * 255]).astype(np.uint8), "LA"), "ids"),
+    "colours": (lambda x: Image.fromarray(TWO[x]), "colours"), "white": (lambda x: painted(x, WHITE, RED), "colours"),
+    "own palettes": (lambda x: Image.fromarray(TWO[x]).quantize(4), "colours"),
+    "colours and palettes": (lambda x: Image.fromarray(TWO[x]) if (x == 1).any() else Image.fromarray(TWO[x]).quantize(4), "colours"),
+    "antialiased": (lambda x: smooth(x, TWO), "colours"), "antialiased, of VOC": (lambda x: smooth(x, [[0, 0, 0], [128, 0, 0], [0, 128, 0]]), "colours"),
+    "on transparency": (lambda x: cut(x), "colours"), "on transparent white": (lambda x: cut(x, (255, 255, 255)), "colours"),
+}
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_an_object_is_the_same_in_all_frames(tmp_path, name):
+    draw, kind = PREDICTIONS[name]
+    found = Annotations(write(tmp_path / "p", lambda t: draw(LEAVING[t])), void=False)
+    assert found.about == f"{kind}, 2 objects"
+    labels = np.stack([found.labels(name) for name in found.files])
+    for object in (1, 2):
+        number = np.bincount(labels[LEAVING == object]).argmax()
+        assert number and ((labels == number) == (LEAVING == object)).mean() > (.995 if "antialiased" in name else .99999)
+
+
+@pytest.mark.parametrize("labels, draw", [
+    (tiles(210), lambda x: x.astype(np.uint8)), (tiles(254), lambda x: x.astype(np.uint8)), (tiles(255), lambda x: x.astype(np.uint8)),
+    (tiles(210), lambda x: ((x + 1000) * (x > 0)).astype(np.uint16)), (tiles(400), lambda x: x.astype(np.uint16)), (tiles(600), lambda x: RAINBOW[x]),
+    (segments(150), lambda x: x.astype(np.uint8)), (segments(600), lambda x: x.astype(np.uint16))])
+@pytest.mark.parametrize("void", [True, False])
+def test_hundreds_of_objects_keep_apart(tmp_path, labels, draw, void):
+    found = Annotations(write(tmp_path / "p", lambda t: Image.fromarray(draw(np.roll(labels, t, 1)))), void=void)
+    n = len(set(labels.ravel().tolist()) - {0})
+    read = found.labels("00001")
+    pairs = set(zip(np.roll(labels, 1, 1).ravel().tolist(), read.ravel().tolist()))
+    assert found.about.split(",")[1] == f" {n} objects" and len(pairs) == len({b for _, b in pairs}) and (0, 0) in pairs or 0 not in labels
+    assert 255 not in read and np.array_equal(found.mask("00001")[0].numpy(), np.roll(labels, 1, 1) > 0)
+
+
+def test_a_kind_can_be_said(tmp_path):
+    folder = write(tmp_path / "p", lambda t: smooth(BOTH[t], [0, 128, 255]))
+    assert Annotations(folder).about == "shades, 1 object" and Annotations(folder, "colours", void=False).about == "colours, 2 objects"
+    differ = write(tmp_path / "differ", lambda t: opaque(np.array(painted(TRUTH[t] * 1, WHITE)), SECOND[t] * 255))
+    assert smallest_J(Annotations(differ, "alpha"), SECOND) == 1
+    faint = write(tmp_path / "faint", lambda t: Image.fromarray(soft(TRUTH[t]) // 3))
+    assert not Annotations(faint, "shades").labels("00000").any()
+    lossy = write(tmp_path / "lossy", PNG["red"], "jpg")
+    for folder, kind in ((lossy, "ids"), (lossy, "colours"), (lossy, "alpha"), (lossy, "masks")):
+        with pytest.raises(ValueError): Annotations(folder, kind).labels("00000")
+
+
+def test_a_format_is_known_by_its_content(tmp_path):
+    for t in range(N):
+        PNG["0 and 255"](t).save(tmp_path / "a.jpg", quality=60)
+        (tmp_path / "a.jpg").rename(tmp_path / f"{t:05d}.png")
+    assert Annotations(tmp_path).kind == "shades" and smallest_J(Annotations(tmp_path)) > .93
+
+
+NFC, NFD = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize("frames, masks", [(NFC, NFD), (NFD, NFC)])
+def test_names_are_compared_whatever_their_unicode_form(tmp_path, frames, masks, capsys):
+    clip, folder = tmp_path / f"set/JPEGImages/{frames}", tmp_path / f"set/Annotations/{masks}"
+    for place in (clip, folder): place.mkdir(parents=True)
+    for t in range(N):
+        Image.fromarray(PHOTO).save(clip / f"{frames}{t}.png")
+        PNG["ids"](t).save(folder / f"{masks}{t}.png")
+    annotations = Annotations(folder)
+    names = [f"{frames}{t}" for t in range(N)]
+    assert list(find_masks(annotations, names, every_frame=True)) == names and lonely_masks(annotations, names) == ""
+    assert np.array_equal(annotations.labels(names[2]) > 0, TRUTH[2])
+    assert len(VideoFrames(clip, FlowSettings(size=(H, W)), folder).masks) == N
+    gwm_evaluate(None, data=tmp_path / "set", predictions=tmp_path / "set/Annotations", protocol="label-free", save=tmp_path / "out")
+    assert read_results(tmp_path / "out")[0]["J"] == 1 and "label-free" in capsys.readouterr().out
 
 
 def test_a_film_of_masks(tmp_path):
@@ -155,7 +270,7 @@ def test_a_film_of_masks(tmp_path):
     annotations = Annotations(tmp_path / "masks.mp4")
     assert smallest_J(annotations) > .97
     assert list(find_masks(annotations, ["a", "b", "c", "d", "e"])) == ["a", "b", "c", "d", "e"]
-    with pytest.raises(ValueError, match="this film has 5 masks, the clip has 4 frames"): find_masks(annotations, ["a", "b", "c", "d"])
+    with pytest.raises(ValueError, match="5 masks.* 4 frames"): find_masks(annotations, ["a", "b", "c", "d"])
 
 
 def test_other_numbers_and_sizes(tmp_path):

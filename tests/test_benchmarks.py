@@ -314,6 +314,67 @@ def test_a_palette_with_0_and_255_is_a_mask_too(data):
     assert evaluated(data, data.parent / "p", protocol="label-free")["label-free"]["J"] == 1
 
 
+@pytest.fixture
+def two(tmp_path):
+    "A clip of two objects, of which one is out of sight for a while; and how to write predictions of it."
+    labels = np.zeros((10, 60, 90), np.uint8)
+    for t in range(10):
+        labels[t, 35:55, 60 - 3 * t:80 - 3 * t] = 2
+        if not 4 <= t <= 7: labels[t, 8:24, 10 + 3 * t:30 + 3 * t] = 1
+        write_image(tmp_path / f"two/JPEGImages/s/{t:05d}.png", labels[t] * 90)
+        write_image(tmp_path / f"two/Annotations/s/{t:05d}.png", labels[t])
+
+    def predict(name, draw, ending="png"):
+        for t in range(10): write_image(tmp_path / f"{name}/s/{t:05d}.{ending}", draw(labels[t]))
+        return tmp_path / name
+    return tmp_path / "two", predict
+
+
+@pytest.mark.parametrize("values, told", [
+    ([0, 128, 255], "ids, 2 objects"), ([0, 1, 255], "ids, 2 objects"), ([0, 7, 3], "ids, 2 objects"), ([0, 20, 10], "ids, 2 objects"),
+    ([[0, 0, 0], [30, 200, 30], [30, 30, 200]], "colours, 2 objects"), ([[0, 0, 0], [255, 255, 255], [30, 30, 200]], "colours, 2 objects")])
+def test_predictions_have_one_meaning_for_a_sequence(two, values, told, capsys):
+    data, predict = two
+    found = evaluated(data, predict("p", lambda x: np.array(values, np.uint8)[x]))
+    assert all(r["J"] == r["F"] == 1 for r in found.values())
+    assert capsys.readouterr().out.count(f"predictions are read as: {told}\n") == 1
+    assert found["k-way"]["predictions_read_as"] == {"s": told} and found["k-way"]["annotations_read_as"] == {"s": "ids, 2 objects"}
+
+
+def test_predictions_in_jpeg_are_shades(two, capsys):
+    data, predict = two
+    found = evaluated(data, predict("p", lambda x: np.where(x > 0, 255, 0).astype(np.uint8), "jpg"), protocol="label-free")
+    assert found["label-free"]["J"] > .97 and "predictions are read as: shades, 1 object" in capsys.readouterr().out
+
+
+def test_how_predictions_are_read_can_be_said(two, capsys):
+    data, predict = two
+    unclear = predict("p", lambda x: np.dstack([np.where(x > 0, 255, 0)] * 3 + [np.where(x == 1, 255, 0)]).astype(np.uint8))
+    assert evaluated(data, unclear, "a", protocol="label-free")["label-free"]["predictions_read_as"] == {"s": "alpha, 1 object"}
+    found = evaluated(data, predict("q", lambda x: np.array([0, 90, 180], np.uint8)[x]), "b", read_as="shades", protocol="label-free")
+    assert found["label-free"]["predictions_read_as"] == {"s": "shades, 1 object"} and found["label-free"]["J"] < .8
+    with pytest.raises(ValueError, match="masks.*ids, colours, shades, alpha"): evaluated(data, unclear, "c", read_as="masks")
+    photograph = predict("r", lambda x: np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+    with pytest.raises(ValueError, match="--read-as"): evaluated(data, photograph, "d")
+    with pytest.raises(ValueError, match="--read-as"): evaluated(data, None, "e", read_as="ids")
+
+
+def test_hundreds_of_objects_are_matched(tmp_path):
+    "210 objects in 8 bits, 300 in 16; of the first 83 are found, of the second all."
+    labels = np.kron(np.arange(320).reshape(16, 20), np.pad(np.ones((6, 6), int), (0, 2)))
+    for name, n, kept in (("many", 210, 83), ("wide", 300, 300)):
+        truth = np.where(labels <= n, labels, 0).astype(np.uint16 if n > 255 else np.uint8)
+        for t in range(2):
+            write_image(tmp_path / f"set/JPEGImages/{name}/{t}.png", (truth > 0).astype(np.uint8) * 255)
+            write_image(tmp_path / f"set/Annotations/{name}/{t}.png", truth)
+            write_image(tmp_path / f"p/{name}/{t}.png", np.where(truth > n - kept, truth, 0).astype(truth.dtype))
+    found = evaluated(tmp_path / "set", tmp_path / "p", protocol="k-way,label-free,fbms")
+    J = {name: next(iter(frames.values()))["J"] for name, frames in found["k-way"]["sequences"].items()}
+    assert J == {"many": pytest.approx(83 / 210, abs=1e-3), "wide": 1}
+    assert found["k-way"]["sequences"]["wide"]["0"]["objects"] == 300 and found["fbms"]["sequences"]["wide"]["0"]["J"] == 1
+
+
+
 def captions(capsys):
     lines = capsys.readouterr().out.splitlines()
     return {line.split(":")[0]: line for line in lines if " mean over " in line}
@@ -490,12 +551,14 @@ def test_wrong_input_is_one_line(data, argv, says, call):
 
 
 def test_one_sequence_in_memory_at_a_time(data):
+    import weakref
+    from gwm_nb.benchmarks import load_predictions, measure_files, sequences_there
     clips, _ = sequences_there(data)
     made, alive = [], []
 
     def look(clip, names, truths):
         alive.append(sum(ref() is not None for ref in made))
-        sequence = given(data / "Annotations", clip, names, truths)
+        sequence = load_predictions(data / "Annotations", clip, names, truths)
         made.append(weakref.ref(sequence))
         return sequence
     measure_files(clips * 3, look, suitable())
