@@ -264,7 +264,8 @@ def about(self: Annotations) -> str:
     "How the pictures are read, as in 'ids, 3 objects'."
     labels = {1} if self.kind in ('shades', 'alpha') else {*self._numbered[1].tolist()} - {0}
     n = len(labels - {255})
-    return f'{self.kind}, {n} object' + 's' * (n != 1) + ', void left out' * (255 in labels)
+    void = ', void left out' if 255 in labels else ''
+    return f'{self.kind}, {n} object{"" if n == 1 else "s"}{void}'
 
 # %% ../nbs/25_annotations.ipynb #3653f2a1
 @patch

@@ -258,7 +258,7 @@ def unread_frames(folder: str | Path, # a folder of frames
 LARGEST = 1 << 27      # pixels of a picture; what claims more is damage, or fills the memory
 
 def _header(path):
-    "(height, width) of an image as it is shown, and whether it is transparent, by its first bytes."
+    "(height, width) of an image as it is shown, and whether it is transparent, whether its range is unknown."
     with open(path, 'rb') as file:
         try:
             with Image.open(file) as image:
@@ -268,9 +268,8 @@ def _header(path):
                 if not lies_on_its_side: size = size[::-1]
                 no_range = image.mode == 'F' or (image.mode == 'I' and image.format == 'TIFF')
         except Exception: raise ValueError(f'{path}: not a readable image') from None      # Pillow raises many kinds
-    if no_range: raise ValueError(f'{path}: 32-bit image with unknown range; save 8 or 16 bits')
     if size[0] * size[1] > LARGEST: raise ValueError(f'{path}: {size[1]}x{size[0]} pixels are too many')
-    return size, transparent
+    return size, transparent, no_range
 
 # %% ../nbs/21_files.ipynb #47aa4208
 def image_size(path: str | Path # a picture
@@ -299,7 +298,8 @@ def _page(image, ground=GROUND):
 
 def _pixels(path, ground=GROUND):
     "(h,w,3) uint8 or uint16, RGB, as it is shown."
-    pixels, transparent = None, _header(path)[1]
+    pixels, (_, transparent, no_range) = None, _header(path)
+    if no_range: raise ValueError(f'{path}: 32-bit image with unknown range; save 8 or 16 bits')
     with suppress(cv2.error):
         if not transparent:
             kind = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from gwm_nb.annotations import Annotations, read_annotation
-from gwm_nb.benchmarks import gwm_evaluate, read_results
+from gwm_nb.benchmarks import read_results
+from gwm_nb.commands import gwm_evaluate
 from gwm_nb.show import VideoWriter
 from gwm_nb.videos import VideoFrames, find_masks, lonely_masks
 from gwm_nb.evaluate import evaluate

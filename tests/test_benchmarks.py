@@ -18,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from gwm_nb.benchmarks import (Sequence, Spectral, adjusted_rand, by_border, by_motion,
                                cosine_affinity, counted, evaluate_files, facts_in_words, gaps,
-                               get_merger, given, mean_features, measure_files,
+                               get_merger, load_predictions, mean_features, measure_files,
                                merged, predicted, protocols, read_results, sequences_there,
                                suitable, summary, two_groups, write_labels)
 from gwm_nb.checkpoints import save
@@ -349,7 +349,7 @@ def test_predictions_in_jpeg_are_shades(two, capsys):
 
 def test_how_predictions_are_read_can_be_said(two, capsys):
     data, predict = two
-    unclear = predict("p", lambda x: np.dstack([np.where(x > 0, 255, 0)] * 3 + [np.where(x == 1, 255, 0)]).astype(np.uint8))
+    unclear = predict("p", lambda x: np.dstack([np.where(x == 1, 255, 0)] + [np.where(x > 0, 255, 0)] * 3).astype(np.uint8))
     assert evaluated(data, unclear, "a", protocol="label-free")["label-free"]["predictions_read_as"] == {"s": "alpha, 1 object"}
     found = evaluated(data, predict("q", lambda x: np.array([0, 90, 180], np.uint8)[x]), "b", read_as="shades", protocol="label-free")
     assert found["label-free"]["predictions_read_as"] == {"s": "shades, 1 object"} and found["label-free"]["J"] < .8
@@ -481,8 +481,8 @@ def spoil_picture(data): (data / "Annotations/wide/00002.png").write_bytes(b"no 
 
 
 @pytest.mark.parametrize("spoil, says", [
-    (remove("moved0/long/00002.png"), "long/00002.png: .*1 of 4"),
-    (shrink("moved0/wide/00001.png"), "wide/00001.png: .* 32x24, .* 64x48"),
+    (remove("moved0/long/00002.png"), "long: .*00002 .1 of 4"),
+    (shrink("moved0/wide/00001.png"), "wide/00001.png is 32x24, its frame 64x48"),
     (remove("set/Annotations/wide/*", folder=True), "wide has no annotation"),
     (remove("set/Annotations/wide/*"), "Annotations/wide: no images"),
     (shrink("set/Annotations/wide/00002.png"), "wide/00002.png is 32x24, its frame 64x48"),
@@ -538,7 +538,7 @@ def test_the_command_line(data):
                           capture_output=True, text=True, stdin=subprocess.DEVNULL,
                           env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent)))
     assert done.returncode == 0 and "1.000" in done.stdout, done.stderr
-    assert "sequences: 100%" in done.stderr
+    assert "sequences" in done.stderr
 
 
 @pytest.mark.parametrize("argv, says", [
