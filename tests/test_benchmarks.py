@@ -356,7 +356,7 @@ def test_how_predictions_are_read_can_be_said(two, capsys):
     with pytest.raises(ValueError, match="masks.*ids, colours, shades, alpha"): evaluated(data, unclear, "c", read_as="masks")
     photograph = predict("r", lambda x: np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
     with pytest.raises(ValueError, match="--read-as"): evaluated(data, photograph, "d")
-    with pytest.raises(ValueError, match="--read-as"): evaluated(data, None, "e", read_as="ids")
+    with pytest.raises(ValueError, match="--predictions"): evaluated(data, None, "e", read_as="ids")
 
 
 def test_hundreds_of_objects_are_matched(tmp_path):
