@@ -435,7 +435,7 @@ def explore_divisions(sample: dict, # `image` (3,h,w) in [0,1], `flow` (2,h,w) i
 def _small_results(result, longest):
     "[(frame (3,h,w) in [0,1], mask (h,w) bool)] of a `Result`, at most so many pixels wide or high."
     kept = []
-    for (_, image), mask in zip(result.frames, result.masks, strict=True):
+    for image, mask in result.pairs():
         image = limit_size(image[None] / 255, longest)[0]
         mask = F.interpolate((mask > 0)[None, None].float(), image.shape[1:], mode='area')[0, 0] >= .5
         kept.append((image, mask))

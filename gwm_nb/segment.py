@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -591,7 +591,7 @@ class Result:
     the folder are read. Raises `ValueError` for a report of another form, or that names files elsewhere."""
     def __init__(self,
         folder: str | Path, # of results
-        clip: str | Path | None = None, # that was segmented, for `frames` and `overlay`
+        clip: str | Path | None = None, # that was segmented, for `pairs` and `overlay`
         temporary=None # holds the folder as long as the result is there
     ):
         self.folder, self.clip, self._temporary = Path(folder), clip, temporary
@@ -614,13 +614,16 @@ class Result:
             labels = torch.from_numpy(_read_mask(inner_path(self.folder, f'{name}.png')))
             yield labels if several else labels > 0
 
-    @property
-    def frames(self) -> Excerpt: # (name, (3,h,w) uint8) each
-        "The frames that were segmented, of the clip that was given."
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]: # (3,H,W) uint8, (H,W) each
+        "The frames of the clip that was given, and their masks. Raises `ValueError` if they are of another clip."
         if self.clip is None: raise ValueError(f'{self.folder}: give the clip: Result(folder, clip)')
-        settings = self.report['settings']
         open_clip(self.clip)            # says so if it is not there
-        return Excerpt(self.clip, **{name: settings[name] for name in PART if name in settings})
+        settings, masks = self.report['settings'], zip(self.names, self.masks)
+        frames = Excerpt(self.clip, **{name: settings[name] for name in PART if settings.get(name) is not None})
+        for (name, image), (named, mask) in zip_longest(frames, masks, fillvalue=(None, None)):
+            if name != named or mask.shape != image.shape[1:]:
+                raise ValueError(f'{self.folder}: these masks are not of the frames of {self.clip}')
+            yield image, mask
 
 def _read_mask(file):
     "A mask as it was written, (H,W) bool or uint8."
@@ -634,9 +637,7 @@ def _read_mask(file):
 @patch
 def overlay(self: Result) -> Iterator[Tensor]: # (3,H,W) in [0,1]
     "The clip with everything but the object grey and dark, frame by frame."
-    for (name, image), mask in zip(self.frames, self.masks, strict=True):
-        if mask.shape != image.shape[1:]: raise ValueError(f'{self.folder}: the mask of {name} has another size')
-        yield overlay(image / 255, mask > 0)
+    for image, mask in self.pairs(): yield overlay(image / 255, mask > 0)
 
 @patch
 def save(self: Result,

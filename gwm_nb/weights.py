@@ -163,7 +163,7 @@ def check_shapes(network: nn.Module, # may be on the device 'meta', where it tak
     ours = network.state_dict()
     found = {'missing': [k for k in ours if k not in state], 'unexpected': [k for k in state if k not in ours],
              'of another shape': [], 'not a tensor': []}
-    for k in ours.keys() & state.keys():
+    for k in [k for k in ours if k in state]:
         if not isinstance(state[k], Tensor): found['not a tensor'].append(k)
         elif state[k].shape != ours[k].shape:
             found['of another shape'].append(f'{k} {tuple(state[k].shape)} instead of {tuple(ours[k].shape)}')
