@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['plt', 'optimize', 'cluster', 'boxes', 'mergers', 'protocols', 'conventions', 'FACTS', 'MORE', 'COLUMNS', 'PAGE',
-           'SUMMARY', 'mean_features', 'cosine_affinity', 'two_groups', 'merged', 'Spectral', 'motion_distance',
-           'by_motion', 'by_border', 'unmerged', 'get_merger', 'Sequence', 'foreground', 'both', 'Protocol', 'protocol',
-           'published', 'per_sequence', 'label_free', 'adjusted_rand', 'numbers', 'k_way', 'region_scores', 'fbms',
-           'success', 'moca', 'suitable', 'left_out', 'counted', 'facts_in_words', 'summary', 'read_labels',
-           'sequences_there', 'gaps', 'Checked', 'check_clip', 'read_truths', 'facts_of', 'predicted', 'given',
-           'measure_clip', 'sequence_means', 'table', 'caption', 'as_csv', 'compare_results', 'sequence_picture',
-           'ranked', 'html_report', 'load_any', 'run_table', 'measure_files', 'read_results', 'evaluate_files',
-           'gwm_evaluate']
+           'mean_features', 'cosine_affinity', 'two_groups', 'merged', 'Spectral', 'motion_distance', 'by_motion',
+           'by_border', 'unmerged', 'get_merger', 'Sequence', 'foreground', 'both', 'Protocol', 'protocol', 'published',
+           'per_sequence', 'label_free', 'adjusted_rand', 'numbers', 'k_way', 'region_scores', 'fbms', 'success',
+           'moca', 'suitable', 'left_out', 'counted', 'facts_in_words', 'summary', 'read_labels', 'sequences_there',
+           'gaps', 'Checked', 'check_clip', 'read_truths', 'facts_of', 'predicted', 'given', 'measure_clip',
+           'sequence_means', 'table', 'caption', 'as_csv', 'compare_results', 'sequence_picture', 'ranked',
+           'html_report', 'load_any', 'run_table', 'measure_files', 'read_results', 'evaluate_files', 'gwm_evaluate']
 
 # %% ../nbs/16_benchmarks.ipynb #4080dc8e
 import base64
@@ -36,7 +35,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .clips import frame_size, read_frames
-from .files import Clip, command, find_clips, lazily, list_images, output_folder, read_json, write_whole
+from .files import (Clip, command, find_clips, lazily, list_images, output_folder, read_json,
+                          write_whole)
 from .annotations import Annotations, read_annotation
 from .show import overlay
 from .cutouts import write_labels
@@ -644,7 +644,8 @@ def caption(result: dict # from `summary`
     looks = 'looks at labels' if result['looks_at_labels'] else 'does not look at labels'
     merge = f'merged by {result["merged_by"]}; ' if result['merged_by'] else ''
     polish = f'polished by {result["polished_by"]}; ' if result.get('polished_by') else ''
-    more = ''.join(f'; {k} {result[k]:.3f}' for k in MORE if result.get(k) is not None) + _told(result)
+    there = [k for k in MORE if result.get(k) is not None]
+    more = ''.join(f'; {k} {result[k]:.3f}' for k in there) + _told(result)
     return (f'{result["protocol"]}: {result["about"]}; {looks}; {merge}{polish}mean over {result["average_over"]}; '
             f'frames left out: {result["left_out"]}; {result["frames"]} frames{more}')
 
@@ -654,7 +655,7 @@ COLUMNS = ('protocol', 'looks_at_labels', 'merged_by', 'polished_by', 'average_o
 
 def as_csv(results: list[dict] # from `summary`
           ) -> str: # one line a protocol and sequence
-    "The table for a spreadsheet; the mean is the sequence without a name. A name is never taken for a formula."
+    "The table for a spreadsheet (no name is a formula); the mean is the sequence without a name."
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(COLUMNS)
@@ -668,7 +669,9 @@ def as_csv(results: list[dict] # from `summary`
         writer.writerow(map(_plain_cell, row))
     return text.getvalue()
 
-def _plain_cell(value): return f"'{value}" if isinstance(value, str) and value.startswith(tuple('=+-@\t\r')) else value
+def _plain_cell(value):
+    formula = isinstance(value, str) and value.startswith(tuple('=+-@\t\r'))
+    return f"'{value}" if formula else value
 
 # %% ../nbs/16_benchmarks.ipynb #b29eb983
 def compare_results(a: list[dict], # from `summary`, or read from results.json
@@ -757,8 +760,8 @@ def html_report(title: str, # what was measured
 # %% ../nbs/16_benchmarks.ipynb #ec7c5db4
 def load_any(path: str | Path # a run's folder, a file of `save`, a published checkpoint, or one's name: 'DAVIS'
             ) -> nn.Module: # in evaluation mode
-    """The network in a file; names are for what is no path. The frozen backbone of a 'paper' network is fetched: the
-    published DINO, whatever the file says. Raises `FileNotFoundError` or `ValueError`."""
+    """The network in a file; names are for what is no path. The frozen backbone of a 'paper' file
+    is fetched: the published DINO, whatever it says. Raises `FileNotFoundError` or `ValueError`."""
     name = None if Path(path).exists() else published_name(path)
     if name: return published_network(name)
     file = best_file(path)
@@ -852,19 +855,21 @@ def _report(folder, title, results, clips, about):
     write_whole(folder/'report.html', html_report(title, results, picture).encode())
 
 # %% ../nbs/16_benchmarks.ipynb #6be5bf42
-SUMMARY = dict(protocol=str, about=str, looks_at_labels=bool, average_over=str, left_out=str, merged_by=str,
-               polished_by=(str, None), J=float, frames=int, sequences=dict[str, dict[str, {'J': float}]],
-               taken_as_one=(dict[str, int], None), without_annotation=(dict[str, int], None),
-               missing_frames=(dict[str, list[str]], None)) | dict.fromkeys(MORE, (float, None))
+_SUMMARY = dict(
+    protocol=str, about=str, looks_at_labels=bool, average_over=str, left_out=str, merged_by=str,
+    polished_by=(str, None), J=float, frames=int, sequences=dict[str, dict[str, {'J': float}]],
+    taken_as_one=(dict[str, int], None), without_annotation=(dict[str, int], None),
+    missing_frames=(dict[str, list[str]], None)) | dict.fromkeys(MORE, (float, None))
 
 def read_results(folder: str | Path # what `gwm_evaluate --save` has written
                 ) -> list[dict]: # a `summary` for each protocol
     "Results of an earlier evaluation. Raises `FileNotFoundError` if there are none."
     file = Path(folder)/'results.json'
     if not file.exists(): raise FileNotFoundError(f'{folder}: no results.json; make it with gwm_evaluate --save')
-    results = read_json(file, {'results': list[SUMMARY]})['results']
-    if all(r['sequences'] and all(r['sequences'].values()) for r in results): return results
-    raise ValueError(f'{file}: a sequence without frames')
+    results = read_json(file, {'results': list[_SUMMARY]})['results']
+    measured = [r['sequences'] and all(r['sequences'].values()) for r in results]
+    if measured and all(measured): return results
+    raise ValueError(f'{file}: no results, or a sequence without frames')
 
 # %% ../nbs/16_benchmarks.ipynb #b7fad81c
 def _looker(run, predictions, merge='none', size='128x224', weights=None):

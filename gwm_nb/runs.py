@@ -42,8 +42,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from .files import (TRUTH_FOLDERS, cache_folder, command, find_clips, fits, lazily, list_images, locked,
-                          parse_json, read_image, readable_size, write_whole)
+from .files import (TRUTH_FOLDERS, cache_folder, command, find_clips, fits, lazily, list_images,
+                          locked, parse_json, read_image, readable_size, write_whole)
 from .scenes import MovingScenes
 from .store import FlowSettings, FlowStore, is_store, kept_store, plan_store, plan_summary, shrink
 from .clips import frame_names
@@ -546,7 +546,8 @@ def change_by_text(config: Config, # is changed
     if kind is str or get_origin(kind) is Literal: value = value.strip('"\'')
     else:
         try: value = tomllib.loads(f'value = {value}')['value']
-        except (ValueError, RecursionError): value = value.split(',') if kind == list[str] else value
+        except (ValueError, RecursionError):
+            value = value.split(',') if kind == list[str] else value
     change(config, key.strip(), value, '--set')
 
 # %% ../nbs/15_runs.ipynb #55fb49d1

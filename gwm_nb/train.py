@@ -396,7 +396,7 @@ def resume(self: Learner, path: str | Path): # a file of Checkpoint
     load(path, network=self.network)
     state = load_training(path)
     expected = dict(step=int, optimiser=dict, schedule=dict, callbacks=list, random=list)
-    if not fits(state, expected): raise ValueError(f'{path}: not the state of a training by Learner')
+    if not fits(state, expected): raise ValueError(f'{path}: not the state of a training')
     try: self.load_state(state)
     except ValueError as e: raise ValueError(f'{path}: {e}') from None
     except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError) as e:

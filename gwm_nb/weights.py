@@ -117,8 +117,8 @@ def read_weights(path: str | Path # a .pth or .pt file
 def named_weights(found: dict, # what a file holds
                   where: str | Path # the file's name, for messages
                  ) -> dict[str, Tensor]: # what is not a tensor is left as it is
-    """Weights by name, from an entry `model`, `state_dict`, ... if there is one; without prefixes of distributed runs.
-    Raises `ValueError` if there are none, or if a tensor claims more numbers than it has."""
+    """Weights by name, from an entry `model`, `state_dict`, ... if there is one; without prefixes
+    of distributed runs. Raises `ValueError` for none, or a tensor without all of its numbers."""
     parts = [found[k] for k in ('model', 'state_dict', 'teacher', 'student') if isinstance(found.get(k), Mapping)]
     state = {}
     for name, value in (parts[0] if parts else found).items():
@@ -130,7 +130,7 @@ def named_weights(found: dict, # what a file holds
     return state
 
 def _is_whole(tensor):
-    "Whether each number of a tensor is stored: it is neither sparse nor a single number that stands for many."
+    "Whether each number of a tensor is stored, so that none stands for many."
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized: return False
     return tensor.nbytes <= tensor.untyped_storage().nbytes()
 
@@ -159,15 +159,15 @@ def check_shapes(network: nn.Module, # may be on the device 'meta', where it tak
                  state: dict, # weights by name
                  where: str | Path # for messages
                 ):
-    "Raises `ValueError` unless there is a tensor of the right shape for each name of the network, and no other."
+    "Raises `ValueError` unless `state` has the names and shapes of the network."
     ours = network.state_dict()
-    found = {'missing': [k for k in ours if k not in state], 'unexpected': [k for k in state if k not in ours],
-             'of another shape': [], 'not a tensor': []}
-    for k in [k for k in ours if k in state]:
-        if not isinstance(state[k], Tensor): found['not a tensor'].append(k)
-        elif state[k].shape != ours[k].shape:
-            found['of another shape'].append(f'{k} {tuple(state[k].shape)} instead of {tuple(ours[k].shape)}')
-    _refuse(where, found)
+    tensors = {k: state[k] for k in ours if isinstance(state.get(k), Tensor)}
+    _refuse(where, {
+        'missing': [k for k in ours if k not in state],
+        'unexpected': [k for k in state if k not in ours],
+        'of another shape': [f'{k} {tuple(v.shape)} instead of {tuple(ours[k].shape)}'
+                             for k, v in tensors.items() if v.shape != ours[k].shape],
+        'not a tensor': [k for k in ours if k in state and k not in tensors]})
 
 # %% ../nbs/23_weights.ipynb #5ce60991
 def adopt(network: nn.Module, # whose weights are replaced
