@@ -37,8 +37,8 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .clips import frame_size, read_frames
-from .files import (Clip, find_below, find_clips, lazily, list_images, nfc, output_folder, show_progress,
-                          write_whole)
+from .files import (Clip, find_below, find_clips, lazily, list_images, nfc, output_folder, read_json,
+                          show_progress, write_whole)
 from .annotations import Annotations
 from .show import overlay
 from .cutouts import write_labels
@@ -485,7 +485,7 @@ FACTS = {'taken_as_one': ('labels with several objects taken as one', '{} object
 def facts_in_words(facts: dict # {a key of `FACTS`: {sequence: ...}}
                   ) -> dict[str, str]: # {a key of `FACTS`: sequences and what is to be told of each; or ''}
     "What is to be told of the data; of many sequences the first."
-    each = {key: [f'{name} ({words(value)})' for name, value in facts.get(key, {}).items()]
+    each = {key: [f'{name} ({words(value)})' for name, value in (facts.get(key) or {}).items()]
             for key, (_, words) in FACTS.items()}
     return {key: _some(sequences) for key, sequences in each.items()}
 
@@ -704,7 +704,8 @@ def caption(result: dict # from `summary`
     looks = 'looks at labels' if result['looks_at_labels'] else 'does not look at labels'
     merge = f'merged by {result["merged_by"]}; ' if result['merged_by'] else ''
     polish = f'polished by {result["polished_by"]}; ' if result.get('polished_by') else ''
-    more = ''.join(f'; {k} {result[k]:.3f}' for k in MORE if k in result) + _told(result)
+    there = [k for k in MORE if result.get(k) is not None]
+    more = ''.join(f'; {k} {result[k]:.3f}' for k in there) + _told(result)
     return (f'{result["protocol"]}: {result["about"]}; {looks}; {merge}{polish}mean over {result["average_over"]}; '
             f'frames left out: {result["left_out"]}; {result["frames"]} frames{more}')
 
@@ -714,7 +715,7 @@ COLUMNS = ('protocol', 'looks_at_labels', 'merged_by', 'polished_by', 'average_o
 
 def as_csv(results: list[dict] # from `summary`
           ) -> str: # one line a protocol and sequence
-    "The table for a spreadsheet; the mean is the sequence without a name."
+    "The table for a spreadsheet (no name is a formula); the mean is the sequence without a name."
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(COLUMNS)
@@ -723,9 +724,14 @@ def as_csv(results: list[dict] # from `summary`
         for name, frames in r['sequences'].items():
             facts = [words(r[key][name]) if name in r[key] else '' for key, (_, words) in FACTS.items()]
             means = [sequence_means(r, measure)[name] if measure in r else '' for measure in 'JF']
-            writer.writerow([*about, name, len(frames), *facts, *means])
-        writer.writerow([*about, '', r['frames'], *facts_in_words(r).values(), r['J'], r.get('F', '')])
+            writer.writerow(map(_plain_cell, [*about, name, len(frames), *facts, *means]))
+        row = [*about, '', r['frames'], *facts_in_words(r).values(), r['J'], r.get('F', '')]
+        writer.writerow(map(_plain_cell, row))
     return text.getvalue()
+
+def _plain_cell(value):
+    formula = isinstance(value, str) and value.startswith(tuple('=+-@\t\r'))
+    return f"'{value}" if formula else value
 
 # %% ../nbs/16_benchmarks.ipynb #b29eb983
 def compare_results(a: list[dict], # from `summary`, or read from results.json
@@ -814,11 +820,12 @@ def html_report(title: str, # what was measured
 # %% ../nbs/16_benchmarks.ipynb #ec7c5db4
 def load_any(path: str | Path # a run's folder, a file of `save`, a published checkpoint, or one's name: 'DAVIS'
             ) -> nn.Module: # in evaluation mode
-    "The network in a file; names are for what is no path. Raises `FileNotFoundError` or `ValueError`."
+    """The network in a file; names are for what is no path. The frozen backbone of a 'paper' file
+    is fetched: the published DINO, whatever it says. Raises `FileNotFoundError` or `ValueError`."""
     name = None if Path(path).exists() else published_name(path)
     if name: return published_network(name)
     file = best_file(path)
-    if file.suffix == '.safetensors': return load_run(file)
+    if file.suffix == '.safetensors': return load_run(file, pretrained=True)
     return load_published(file).eval()
 
 # %% ../nbs/16_benchmarks.ipynb #f1691b93
@@ -922,12 +929,21 @@ def _report(folder, title, results, clips, about):
     write_whole(folder/'report.html', html_report(title, results, picture).encode())
 
 # %% ../nbs/16_benchmarks.ipynb #6be5bf42
+_SUMMARY = dict(
+    protocol=str, about=str, looks_at_labels=bool, average_over=str, left_out=str, merged_by=str,
+    polished_by=(str, None), J=float, frames=int, sequences=dict[str, dict[str, {'J': float}]],
+    taken_as_one=(dict[str, int], None), without_annotation=(dict[str, int], None),
+    missing_frames=(dict[str, list[str]], None)) | dict.fromkeys(MORE, (float, None))
+
 def read_results(folder: str | Path # what `gwm_evaluate --save` has written
                 ) -> list[dict]: # a `summary` for each protocol
     "Results of an earlier evaluation. Raises `FileNotFoundError` if there are none."
     file = Path(folder)/'results.json'
     if not file.exists(): raise FileNotFoundError(f'{folder}: no results.json; make it with gwm_evaluate --save')
-    return json.loads(file.read_text(encoding='utf-8'))['results']
+    results = read_json(file, {'results': list[_SUMMARY]})['results']
+    measured = [r['sequences'] and all(r['sequences'].values()) for r in results]
+    if measured and all(measured): return results
+    raise ValueError(f'{file}: no results, or a sequence without frames')
 
 # %% ../nbs/16_benchmarks.ipynb #b7fad81c
 def mask_source(run: str | Path | None, # a run's folder, a checkpoint, or a published one's name

@@ -31,10 +31,10 @@ import torch.nn as nn
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import cache_folder, locked, whole_file, write_whole
-from .weights import adopt, named_weights, read_weights
+from .files import cache_folder, fits, locked, parse_json, whole_file, write_whole
+from .weights import adopt, check_shapes, named_weights, read_weights
 from .network import create_network, networks
-from .paper import CachedBackbone, PaperNetwork, fingerprint, paper_network
+from .paper import CachedBackbone, KeyFeatures, PaperNetwork, fingerprint, paper_network
 
 # %% ../nbs/11_checkpoints.ipynb #448bae87
 def _described(network):
@@ -48,15 +48,9 @@ def _own(tensor):
     "A copy on the CPU that shares nothing with others."
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
-# %% ../nbs/11_checkpoints.ipynb #d5efa131
-def _as_tensor(value):
-    "Which kind of thing holds numbers here, and its numbers as a tensor. Raises `TypeError` for all else."
-    if isinstance(value, Tensor): return 'tensor', value
-    if isinstance(value, np.ndarray): return 'array', torch.from_numpy(np.array(value, order='C'))
-    if isinstance(value, np.generic): return 'number', torch.from_numpy(np.array(value))
-    raise TypeError
-
 # %% ../nbs/11_checkpoints.ipynb #d5efa109
+_KINDS = dict(tensor=Tensor, array=np.ndarray, number=np.generic) # of things that hold numbers
+
 def _pack(value, tensors, where='training'):
     "`value` as JSON can hold it; its tensors and arrays go into `tensors` and leave their name."
     if value is None or type(value) in (bool, int, float, str): return value
@@ -64,11 +58,14 @@ def _pack(value, tensors, where='training'):
     if isinstance(value, tuple): return {'tuple': _pack(list(value), tensors, where)}
     if isinstance(value, Mapping):
         return {'dict': [[_pack(k, tensors, where), _pack(v, tensors, f'{where}[{k!r}]')] for k, v in value.items()]}
-    try: kind, tensor = _as_tensor(value)
-    except TypeError: raise ValueError(f'{where}: a {type(value).__name__} cannot be saved, only tensors, arrays, '
-                                       'numbers, text, None, and lists, tuples and dicts of them') from None
     name = f'training/{len(tensors)}'
-    tensors[name] = _own(tensor)
+    try:
+        kind = next(kind for kind, of in _KINDS.items() if isinstance(value, of))
+        if kind != 'tensor': value = torch.from_numpy(np.array(value, order='C'))
+    except (StopIteration, TypeError):
+        raise ValueError(f'{where}: a {type(value).__name__} cannot be saved, only tensors, '
+                         'arrays, numbers, text, None, lists, tuples and dicts of them') from None
+    tensors[name] = _own(value)
     return {kind: name}
 
 # %% ../nbs/11_checkpoints.ipynb #d5efa110
@@ -76,12 +73,12 @@ def _unpack(packed, tensors):
     "The way back from `_pack`."
     if isinstance(packed, list): return [_unpack(v, tensors) for v in packed]
     if not isinstance(packed, dict): return packed
-    kind, value = next(iter(packed.items()))
+    (kind, value), = packed.items()
     if kind == 'tuple': return tuple(_unpack(value, tensors))
     if kind == 'dict': return {_unpack(k, tensors): _unpack(v, tensors) for k, v in value}
     if kind == 'tensor': return tensors[value]
     array = tensors[value].numpy()
-    return array[()] if kind == 'number' else array
+    return {'array': array, 'number': array[()]}[kind]
 
 # %% ../nbs/11_checkpoints.ipynb #9cfe966a
 def save(network: nn.Module, # from create_network or paper_network; any other must be given to load again
@@ -100,55 +97,79 @@ def save(network: nn.Module, # from create_network or paper_network; any other m
     return write_whole(path, safetensors.torch.save(tensors, header))
 
 # %% ../nbs/11_checkpoints.ipynb #333e0b73
-def _read(path, training=False):
-    "Header of a file of `save`, and the tensors of its network, or those of its training."
+def _read(path, part):
+    "What the header of a file of `save` says of 'gwm_nb' or 'training' (or None), and its tensors."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
     try:
         with safetensors.safe_open(path, 'pt') as f:
-            header = f.metadata() or {}
-            names = [k for k in f.keys() if k.startswith('training/') == training]
+            text = (f.metadata() or {}).get(part)
+            names = [k for k in f.keys() if k.startswith('training/') == (part == 'training')]
             tensors = {k: f.get_tensor(k).clone() for k in names}      # else they change with the file
-        return {k: json.loads(header[k]) for k in ('gwm_nb', 'training') if k in header}, tensors
     except (safetensors.SafetensorError, OSError, ValueError) as e:
         raise ValueError(f'{path}: not a whole safetensors file ({e})') from None
+    return None if text is None else parse_json(text, dict, path), tensors
 
 # %% ../nbs/11_checkpoints.ipynb #d5efa113
-def _built(about, backbone, path):
-    "The network that a file describes, with random weights, or those of its frozen `backbone`."
-    make = {'create_network': create_network, 'paper_network': paper_network}
+_DINO = 'vit_base_patch8_224.dino' # the only backbone that is fetched for a file
+_ANY = dict(name=str, num_masks=int)
+_DESCRIPTIONS = {
+    'create_network': _ANY | dict(freeze=(bool, None)),
+    'paper_network': _ANY | dict(stride=(int, None), blocks=list[int], quirks=list[str])}
+
+def _recipe(about, backbone, pretrained, path):
+    "A function that builds the network a file describes, with random weights."
     if 'build' not in about:
-        raise ValueError(f'{path}: does not say how its network is built; give one: load(path, network=...)')
-    if backbone is not None or 'freeze' in about: about |= {'pretrained': False}      # it is given, or in the file
-    try: network = make[about.pop('build')](**about)
-    except (KeyError, TypeError):
-        raise ValueError(f'{path}: describes a network that this version does not know') from None
-    if backbone is not None: network.backbone = backbone
-    return network
+        raise ValueError(f'{path}: does not say how its network is built; load(path, network=...)')
+    kinds = _DESCRIPTIONS.get(str(about['build']))
+    if kinds is None or not fits(about, kinds) or about['name'] in networks:
+        raise ValueError(f'{path}: describes a network that this version does not know')
+    name, K, quirks = about['name'], about['num_masks'], about.get('quirks')
+    if about['build'] == 'create_network':
+        return partial(create_network, name, K, False, about.get('freeze'))
+    if backbone is None:
+        other = '' if pretrained else ', or load(path, pretrained=True) for the published DINO'
+        if other or name != _DINO:
+            raise ValueError(f'{path}: trained on a frozen backbone, which the file does not hold '
+                             f'({name[:100]!r}); give it: load(path, backbone=...){other}')
+        stride, blocks = about['stride'], about['blocks']
+        backbone = KeyFeatures(name, stride, blocks, pretrained, 'positions' in quirks)
+    return partial(PaperNetwork, backbone, K, 'grow' in quirks, 'squash' in quirks)
 
 # %% ../nbs/11_checkpoints.ipynb #736ea79e
 def load(path: str | Path, # a file of save
-         backbone: nn.Module | None = None, # the frozen one of a published network; None: as it was built, or fetched
-         network: nn.Module | None = None # to be filled; None: built as the file says
+         backbone: nn.Module | None = None, # the frozen one of a 'paper' network; not in its file
+         network: nn.Module | None = None, # to be filled; None: built as the file says
+         pretrained: bool | str | Path = False # DINO as `backbone`: True, fetched by timm; a file
         ) -> nn.Module: # the network as it was saved, in evaluation mode; its notes are in .notes
-    "A saved network with its weights. `FileNotFoundError` or `ValueError` for a file or backbone that does not fit."
-    header, state = _read(path)
-    if 'gwm_nb' not in header: raise ValueError(f'{path}: not written by gwm_nb, it has no description of its network')
-    about = header['gwm_nb']
-    notes, wanted = about.pop('notes', {}), about.pop('backbone', None)
-    if network is None: network = _built(about, backbone if wanted else None, path)
-    if wanted and isinstance(network, PaperNetwork) and fingerprint(network.backbone) != wanted:
+    """A saved network with its weights. No other file is read and nothing is fetched, unless
+    `pretrained` says so. Raises `FileNotFoundError`, or `ValueError` for what does not fit."""
+    about, state = _read(path, 'gwm_nb')
+    if about is None: raise ValueError(f'{path}: not written by gwm_nb, no network is described')
+    if network is None:
+        make = _recipe(about, backbone, pretrained, path)
+        try:
+            with torch.device('meta'): sketch = make()       # takes no memory, whatever its size
+        except (RuntimeError, TypeError, ValueError) as e:
+            why = ' '.join(str(e).split())
+            raise ValueError(f'{path}: its network cannot be built: {why}') from None
+        check_shapes(sketch, state, path)
+        network = make()
+        network.config = {k: about[k] for k in about.keys() - {'notes', 'backbone', 'pretrained'}}
+    if isinstance(network, PaperNetwork) and fingerprint(network.backbone) != about.get('backbone'):
         raise ValueError(f'{path}: trained on another frozen backbone, which the file does not hold; '
                          'give it: load(path, backbone=...)')
-    adopt(network, state, str(path)).notes = notes
+    adopt(network, state, str(path)).notes = about.get('notes', {})
     return network.eval()
 
 # %% ../nbs/11_checkpoints.ipynb #d5efa117
 def load_training(path: str | Path # a file of save(..., training=...)
                  ) -> dict: # tensors on the CPU; numbers, tuples, keys and arrays are the kinds they were
     "The state of a training as it was saved. Raises `FileNotFoundError`, or `ValueError` if there is none in the file."
-    header, tensors = _read(path, training=True)
-    if 'training' not in header: raise ValueError(f'{path}: holds no state of a training, so it cannot be continued')
-    return _unpack(header['training'], tensors)
+    packed, tensors = _read(path, 'training')
+    if packed is None: raise ValueError(f'{path}: holds no state of a training to be continued')
+    try: return _unpack(packed, tensors)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        raise ValueError(f'{path}: damaged state of a training; use another checkpoint') from None
 
 # %% ../nbs/11_checkpoints.ipynb #a6bdb505
 def num_masks_of(state: dict # weights by name
@@ -184,6 +205,7 @@ def load_published(source: str | Path | dict, # a file of the release, or what i
         K = num_masks_of(state)
         if K is None:
             raise ValueError(f'{where} is not of the published network: it has no queries, but {next(iter(state))}')
+        with torch.device('meta'): check_shapes(paper_network(K, pretrained=False), state, where)
         network = paper_network(K, pretrained=pretrained)
     _check_published(state, network, where)
     return adopt(network, state, where)
@@ -236,14 +258,6 @@ def _download(address, file):
         why = str(e if isinstance(e, HTTPError) else getattr(e, 'reason', e)) or type(e).__name__
         raise ValueError(f'it could not be fetched ({why})') from None
 
-# %% ../nbs/11_checkpoints.ipynb #749030d6
-def _fetch(address, file, blob):
-    "Download `file`, unless another program has done so meanwhile; it is there when it is the right one."
-    if file.exists(): return
-    with whole_file(file) as part:
-        _download(address, part)
-        _check_blob(part, blob)
-
 # %% ../nbs/11_checkpoints.ipynb #e51f9045
 def published_checkpoint(name: str # DAVIS, STv2, FBMS, or DAVIS+FBMS+STv2 ('all'), in capitals or not
                         ) -> Path: # in the cache folder
@@ -257,7 +271,11 @@ def published_checkpoint(name: str # DAVIS, STv2, FBMS, or DAVIS+FBMS+STv2 ('all
     file = cache_folder()/'published'/f'{known}.pth'
     try:
         if not file.exists():
-            with locked(file): _fetch(address, file, published_blobs[known])
+            with locked(file):
+                if not file.exists():               # another program may have fetched it meanwhile
+                    with whole_file(file) as part:
+                        _download(address, part)
+                        _check_blob(part, published_blobs[known])
         _check_blob(file, published_blobs[known])
     except ValueError as e:
         raise ValueError(f'published checkpoint {known}: {e}; '

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
 from itertools import product
-from pathlib import Path
 
 import ipywidgets as widgets
 import torch
@@ -24,7 +23,6 @@ from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .clips import Excerpt, open_clip
 from .files import lazily
 from .show import overlay
 from .flow import flow_to_rgb, limit_size, warp
@@ -35,7 +33,7 @@ from .loss import ReconstructionLoss, explanation
 from .train import Callback, Learner, fit
 from .evaluate import choose_by_border, choose_object, jaccard, object_mask
 from .benchmarks import merged, motion_distance, two_groups
-from .segment import PART, Result
+from .segment import Result
 
 # %% ../nbs/13_explore.ipynb #expl0005
 matplotlib = lazily('matplotlib')
@@ -436,26 +434,22 @@ def explore_divisions(sample: dict, # `image` (3,h,w) in [0,1], `flow` (2,h,w) i
 # %% ../nbs/13_explore.ipynb #expl0068
 def _small_results(result, longest):
     "[(frame (3,h,w) in [0,1], mask (h,w) bool)] of a `Result`, at most so many pixels wide or high."
-    settings = result.report['settings']
-    open_clip(settings['clip'])      # says so if it is no longer there
-    frames = Excerpt(settings['clip'], **{name: settings[name] for name in PART if name in settings})
     kept = []
-    for (_, image), mask in zip(frames, result.masks, strict=True):
+    for image, mask in result.pairs():
         image = limit_size(image[None] / 255, longest)[0]
         mask = F.interpolate((mask > 0)[None, None].float(), image.shape[1:], mode='area')[0, 0] >= .5
         kept.append((image, mask))
     return kept
 
 # %% ../nbs/13_explore.ipynb #expl0069
-def explore_results(result: Result | str | Path, # of `segment`, or the folder of `gwm_segment`
+def explore_results(result: Result, # of `segment`, or `Result(folder, clip)` of `gwm_segment`
                     longest: int = 320 # most pixels of a frame's longer side; all frames are kept in memory
                    ) -> Explorer:
     """Browse what was found in a clip: frame by frame, with its confidence, and J where there are annotations.
-    Raises `FileNotFoundError` if the folder or the clip is no longer there."""
-    result = result if isinstance(result, Result) else Result(result)
+    Raises `FileNotFoundError` if the clip is no longer there."""
     kept, known = _small_results(result, longest), {}
     for kind in ('confidence', 'J'):
-        frames = result.report.get(kind, {}).get('frames', {})
+        frames = (result.report.get(kind) or {}).get('frames', {})
         if frames: known[kind] = {i: frames[name] for i, name in enumerate(result.names) if name in frames}
 
     def draw(frame, opacity):

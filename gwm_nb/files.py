@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAY_MOVE', 'LARGEST', 'GROUND', 'VIDEO_SUFFIXES', 'TRUTH_FOLDERS', 'whole_file', 'write_whole',
-           'locked', 'cache_folder', 'readable_name', 'readable_size', 'refuse_foreign', 'output_folder',
-           'results_folder', 'is_animated', 'by_number', 'nfc', 'find_below', 'list_images', 'unread_frames',
-           'image_size', 'flatten', 'folder_bits', 'read_image', 'read_pages', 'read_mask', 'write_mask', 'Clip',
-           'find_clips', 'ProgressBar', 'current_job', 'JobProgress', 'begin_part', 'say', 'show_progress', 'lazily']
+           'locked', 'cache_folder', 'readable_name', 'visible', 'readable_size', 'inner_path', 'fits', 'parse_json',
+           'read_json', 'refuse_foreign', 'output_folder', 'results_folder', 'is_animated', 'by_number', 'nfc',
+           'find_below', 'list_images', 'unread_frames', 'image_size', 'flatten', 'folder_bits', 'read_image',
+           'read_pages', 'read_mask', 'write_mask', 'Clip', 'find_clips', 'ProgressBar', 'current_job', 'JobProgress',
+           'begin_part', 'say', 'show_progress', 'lazily']
 
 # %% ../nbs/21_files.ipynb #d8826471
 import json, os, re, shutil, sys, tempfile, threading, time, unicodedata
@@ -19,6 +20,7 @@ from fractions import Fraction
 from importlib import import_module
 from itertools import count
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import cv2
 import numpy as np
@@ -81,19 +83,73 @@ def cache_folder() -> Path:
 
 def readable_name(path: str | Path # a file, perhaps with bytes in its name that are no UTF-8
                  ) -> str: # what can be printed
-    "The name of a file for people; odd bytes are shown as a sign of doubt."
-    return os.fsencode(path).decode('utf-8', 'replace')
+    "The name of a file for people: odd bytes as a sign of doubt, control characters as escapes."
+    return visible(os.fsencode(path).decode('utf-8', 'replace'))
+
+_turning = *range(0x2028, 0x202f), *range(0x2066, 0x206a) # the direction of text, or to a new line
+_control = {c: ascii(chr(c))[1:-1] for c in (*range(32), *range(127, 160), *_turning)}
+
+def visible(text: str # that may hold anything, such as the names of files
+           ) -> str: # that can be printed
+    "Control characters as escapes: else a name could change what stands on the screen."
+    return text.translate(_control)
 
 def readable_size(n_bytes: int # a size
                  ) -> str: # in MB or GB
     "A number of bytes for people: 1234567 is '1.2 MB'."
     return f'{n_bytes / 1e9:.2f} GB' if n_bytes > 1e9 else f'{n_bytes / 1e6:.1f} MB'
 
+# %% ../nbs/21_files.ipynb #1da36073
+def inner_path(folder: str | Path, # of the file that says the name
+               name: str # of another file in it
+              ) -> Path: # folder/name
+    "The path of a file directly in a folder. Raises `ValueError` for a name that leads elsewhere."
+    try: within = os.path.dirname(os.path.realpath(Path(folder)/name)) == os.path.realpath(folder)
+    except ValueError: within = False           # no file can have this name
+    if within and Path(name).name == name and name[0] != '.': return Path(folder)/name
+    raise ValueError(f'{folder}: {name!r} is not the name of a file in this folder')
+
+# %% ../nbs/21_files.ipynb #34f87862
+def fits(value, # from JSON or TOML
+         kind # int, list[str], dict[str, float], Literal['a'], {key: kind}, (kind, None), ...
+        ) -> bool:
+    "Whether a value is of a kind. Integers have 64 bits; an integer is a float, True is no number."
+    origin, inner = get_origin(kind), get_args(kind)
+    if isinstance(kind, tuple): return any(fits(value, k) for k in kind)
+    if isinstance(kind, dict):
+        return type(value) is dict and all(fits(value.get(k), v) for k, v in kind.items())
+    if origin is Literal: return type(value) is str and value in inner
+    if origin is list: return type(value) is list and all(fits(v, inner[0]) for v in value)
+    if origin is dict: return type(value) is dict and all(fits(v, inner[1]) for v in value.values())
+    if kind is None: return value is None
+    if kind in (int, float) and type(value) is int: return abs(value) < 2**63
+    return type(value) is kind
+
+def parse_json(text: str | bytes, # of a file
+               kind, # that its content must have, for `fits`
+               where: str | Path # the file, for the error
+              ): # its content
+    "The content of a JSON text. Raises `ValueError` for no JSON, and for content of another kind."
+    with suppress(ValueError, RecursionError):
+        value = json.loads(text)
+        if fits(value, kind): return value
+    raise ValueError(f'{where}: damaged, or not written by gwm_nb')
+
+def read_json(path: str | Path, # a file
+              kind # that its content must have, for `fits`
+             ): # its content
+    "The content of a JSON file. Raises `FileNotFoundError`, or `ValueError` as `parse_json`."
+    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')       # nor a pipe
+    return parse_json(Path(path).read_bytes(), kind, path)
+
 # %% ../nbs/21_files.ipynb #815df5a1
 def _earlier_results(path):
-    "Names of the files that an earlier run lists in its result.json."
-    try: return [Path(name).name for name in json.loads((path/'result.json').read_text())['files']]
-    except (OSError, ValueError, KeyError, TypeError): return []
+    "Files in a folder that an earlier run lists in its result.json."
+    found = []
+    with suppress(OSError, ValueError):
+        for name in read_json(path/'result.json', {'files': list[str]})['files']:
+            with suppress(ValueError): found.append(inner_path(path, name))
+    return [file for file in found if not file.is_dir()]
 
 def refuse_foreign(path: str | Path, # a folder of results, perhaps
                    names: Iterable[str] # files that shall be written there
@@ -102,7 +158,7 @@ def refuse_foreign(path: str | Path, # a folder of results, perhaps
     path = Path(path)
     earlier = _earlier_results(path)
     for name in [name for name in names if (path/name).exists()]:
-        if name not in earlier:
+        if path/name not in earlier:
             raise ValueError(f'{path}: {name} is already there and not from an earlier run; choose another folder')
         if (path/name).stat().st_mtime > (path/'result.json').stat().st_mtime + 2:
             raise ValueError(f'{path}: {name} was changed after the run that wrote it; choose another folder, '
@@ -112,8 +168,7 @@ def refuse_foreign(path: str | Path, # a folder of results, perhaps
 def _move_in(hidden, path):
     "Files of `hidden` replace those of an earlier run in `path`, and no others."
     refuse_foreign(path, [file.name for file in hidden.iterdir()])
-    earlier = _earlier_results(path)
-    for name in earlier: (path/name).unlink(missing_ok=True)
+    for file in _earlier_results(path): file.unlink(missing_ok=True)
     for file in hidden.iterdir(): file.replace(path/file.name)
     hidden.rmdir()
 
@@ -154,7 +209,7 @@ def results_folder(path: str | Path, # the folder that results shall be in
     refuse_foreign(path, names)
     new = [p for p in (path, *path.parents) if not p.exists()]
     def start():
-        for old in _earlier_results(path): (path/old).unlink(missing_ok=True)
+        for old in _earlier_results(path): old.unlink(missing_ok=True)
         write_whole(path/'result.json', json.dumps(dict(files=names, unfinished=True)).encode())
     start.folder = path
     try:
@@ -414,7 +469,7 @@ def _walk(folder, prefix='', depth=6, seen=()):
     if (folder/'JPEGImages').is_dir(): return list(_data_set(folder, prefix, depth, seen))
     own = Clip(prefix.rstrip('/') or folder.absolute().name, folder)
     results = _earlier_results(folder)
-    entries = by_number([f for f in folder.iterdir() if f.name[0] != '.' and f.name not in results])
+    entries = by_number([f for f in folder.iterdir() if f.name[0] != '.' and f not in results])
     def is_film(f): return is_animated(f) or f.suffix.lower() in VIDEO_SUFFIXES and not f.is_dir()
     films = [f for f in entries if is_film(f)]
     posters = {f.stem for f in films}
@@ -571,7 +626,7 @@ def begin_part(name: str): # of the parts that the current job has
 
 def say(text: str): # a line
     "Print a line at once, above the bar if there is one."
-    ProgressBar.write(text, file=sys.stdout)
+    ProgressBar.write(visible(text), file=sys.stdout)
     sys.stdout.flush()
 
 def show_progress(items: Iterable, # what is worked off

@@ -29,6 +29,7 @@ from functools import partial
 from importlib import import_module, resources
 from importlib.metadata import version
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Literal, get_args, get_origin
 
 import torch
@@ -39,8 +40,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from .files import (TRUTH_FOLDERS, cache_folder, find_clips, lazily, list_images, locked, read_image,
-                          readable_size, write_whole)
+from .files import (TRUTH_FOLDERS, cache_folder, find_clips, fits, lazily, list_images, locked,
+                          parse_json, read_image, readable_size, write_whole)
 from .scenes import MovingScenes
 from .store import FlowSettings, FlowStore, is_store, kept_store, plan_store, plan_summary, shrink
 from .clips import frame_names
@@ -64,8 +65,8 @@ def read_log(path: str | Path # a .jsonl file
             ) -> list[dict]: # its lines in order
     "Lines of a log; half a line at its end, left by a kill, is left out. No file is an empty log."
     if not Path(path).exists(): return []
-    whole = Path(path).read_text(encoding='utf-8').split('\n')[:-1]
-    return [json.loads(line) for line in whole]
+    whole = Path(path).read_bytes().split(b'\n')[:-1]
+    return [parse_json(line, {'step': int}, f'{path}, line {i}') for i, line in enumerate(whole, 1)]
 
 # %% ../nbs/15_runs.ipynb #fa2e3628
 def measurements(learn: Learner # during or after its fit
@@ -467,16 +468,6 @@ class Config:
 # %% ../nbs/15_runs.ipynb #1f8446cc
 KEYS = {f'{section.name}.{key.name}': key.type for section in fields(Config) for key in fields(section.type)}
 
-# %% ../nbs/15_runs.ipynb #c4325175
-def _fits(value, kind):
-    "Whether a value, as TOML knows it, is of a kind."
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Literal: return value in inner
-    if origin is list: return isinstance(value, list) and all(_fits(v, inner[0]) for v in value)
-    if origin is dict: return isinstance(value, dict) and all(_fits(v, inner[1]) for v in value.values())
-    if kind is float: return type(value) in (int, float)
-    return type(value) is kind
-
 # %% ../nbs/15_runs.ipynb #66664fb4
 def _said(kind):
     "A kind in words."
@@ -514,13 +505,13 @@ def change(config: Config, # is changed
     "Set one value. Raises `ValueError` for an unknown key, with the nearest that there is, or a value of another kind."
     section, _, name = key.partition('.')
     if key not in KEYS:
-        raise ValueError(f'{where}: there is no setting {key!r}; {nearest_key(key)}')
+        raise ValueError(f'{where}: there is no setting {brief(key)}; {nearest_key(key)}')
     kind = KEYS[key]
-    if not _fits(value, kind):
+    if not fits(value, kind):
         choices = get_args(kind) if get_origin(kind) is Literal else []
-        close = difflib.get_close_matches(str(value), choices, 1)
+        close = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
         hint = f'; did you mean {close[0]!r}?' if close else ''
-        raise ValueError(f'{where}: {key} must be {_said(kind)}, not {value!r}{hint}')
+        raise ValueError(f'{where}: {key} must be {_said(kind)}, not {brief(value)}{hint}')
     setattr(getattr(config, section), name, float(value) if kind is float else value)
 
 # %% ../nbs/15_runs.ipynb #dc2f4dce
@@ -536,11 +527,11 @@ def change_by_file(config: Config, # is changed
                    path # a TOML file
                   ):
     "Take over the settings that stand in a file. Raises `ValueError` or `FileNotFoundError`."
-    try: table = tomllib.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise FileNotFoundError(f'{path}: no such file of settings') from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as e:
-        raise ValueError(f'{path}: not a TOML file: {e}') from None
-    for key, value in _flat(table): change(config, key, value, str(path))
+    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file of settings')
+    try: settings = list(_flat(tomllib.loads(path.read_text(encoding='utf-8-sig'))))
+    except RecursionError: raise ValueError(f'{path}: nested too deeply for settings') from None
+    except (ValueError, OSError) as e: raise ValueError(f'{path}: not a TOML file: {e}') from None
+    for key, value in settings: change(config, key, value, str(path))
 
 # %% ../nbs/15_runs.ipynb #056474dd
 def change_by_text(config: Config, # is changed
@@ -553,7 +544,8 @@ def change_by_text(config: Config, # is changed
     if kind is str or get_origin(kind) is Literal: value = value.strip('"\'')
     else:
         try: value = tomllib.loads(f'value = {value}')['value']
-        except tomllib.TOMLDecodeError: value = value.split(',') if kind == list[str] else value
+        except (ValueError, RecursionError):
+            value = value.split(',') if kind == list[str] else value
     change(config, key.strip(), value, '--set')
 
 # %% ../nbs/15_runs.ipynb #55fb49d1
@@ -561,11 +553,11 @@ LEAST = {'data.batch': 1, 'train.steps': 1, 'train.accumulate': 1, 'log.every': 
 SHARES = ('data.flips', 'data.photometric', 'train.ema')
 
 def _check_numbers(config):
-    "Raises `ValueError` for a number that is too small or too large."
+    "Raises `ValueError` for a number that is too small or too large, or NaN."
     values = {f'{section}.{key}': value for section, part in asdict(config).items() for key, value in part.items()}
     for key, value in values.items():
         least = LEAST.get(key, 0)
-        if type(value) in (int, float) and value < least:
+        if type(value) in (int, float) and not value >= least:      # nor NaN
             raise ValueError(f'{key} must be at least {least}, not {value}')
     for key in SHARES:
         if values[key] > 1: raise ValueError(f'{key} must lie between 0 and 1, not {values[key]}')
@@ -616,7 +608,8 @@ def _toml(value):
     "A value in TOML."
     if isinstance(value, dict): return '{' + ', '.join(f'{json.dumps(k)} = {_toml(v)}' for k, v in value.items()) + '}'
     if isinstance(value, list): return '[' + ', '.join(map(_toml, value)) + ']'
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float): return repr(value)         # JSON has no inf
+    return json.dumps(value, ensure_ascii=False).replace('\x7f', '\\u007f')
 
 # %% ../nbs/15_runs.ipynb #16a8e693
 def to_toml(config: Config # from make_config
@@ -1033,9 +1026,10 @@ def _versions(): return ', '.join(f'{name} {version(name)}' for name in ('gwm_nb
 # %% ../nbs/15_runs.ipynb #afc147ce
 def _notes(folder):
     "What the checkpoints of a run say about it, from its config.toml."
-    lines = (folder/'config.toml').read_text(encoding='utf-8').splitlines()
+    config = make_config(file=folder/'config.toml')
+    lines = [*(folder/'config.toml').read_text(encoding='utf-8-sig').splitlines(), '', '']
     said, versions = (line.removeprefix('# ') for line in lines[:2])
-    return dict(config=asdict(make_config(file=folder/'config.toml')), command=said, versions=versions)
+    return dict(config=asdict(config), command=said, versions=versions)
 
 # %% ../nbs/15_runs.ipynb #8e674a6a
 def _train(config, folder, notes, checkpoint=None):

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,9 @@ from torch import Tensor
 
 from .clips import Excerpt, Frames, open_clip
 from .cutouts import Outputs, check_outputs, output_files
-from .files import (JobProgress, begin_part, cache_folder, find_below, find_clips, lazily, nfc,
-                          output_folder, refuse_foreign, results_folder, say, show_progress, write_whole)
+from .files import (JobProgress, begin_part, cache_folder, find_below, find_clips, image_size, inner_path,
+                          lazily, nfc, output_folder, read_json, refuse_foreign, results_folder, say,
+                          show_progress, visible, write_whole)
 from .annotations import Annotations
 from .show import overlay
 from .flow import estimate_flow, estimator_settings, get_estimator, resize_flow
@@ -611,21 +612,29 @@ def _report(settings, job, about, scores, sure, seconds):
     return report
 
 # %% ../nbs/09_segment.ipynb #ede7c77d
+_judged = {'frames': dict[str, float]}, None
+_part = dict(start=(int, str, None), end=(int, str, None), every=(int, None), max_side=(int, None),
+             fps=(float, None))
+_REPORT = dict(names=list[str], files=list[str], confidence=_judged, J=_judged, settings=_part)
+
 class Result:
-    "What `segment_clip` has written for a clip: `len(result)` frames, `result.names`, `result.report`."
+    """What `segment_clip` has written for a clip: `len(result)` frames, `.names`, `.report`.
+    Raises `ValueError` for a report of another form, or that names files in other folders."""
     def __init__(self,
         folder: str | Path, # of results
+        clip: str | Path | None = None, # that was segmented, for `pairs` and `overlay`
         temporary=None # holds the folder as long as the result is there
     ):
-        self.folder, self._temporary = Path(folder), temporary
-        self.report = json.loads((self.folder/'result.json').read_text())
+        self.folder, self.clip, self._temporary = Path(folder), clip, temporary
+        self.report = read_json(self.folder/'result.json', _REPORT)
         self.names = self.report['names']
+        self.files = [inner_path(self.folder, name) for name in self.report['files']]
 
     def __len__(self): return len(self.names)
 
     @cached_property
     def confidence(self) -> Tensor: # (N,) in [0,1], NaN for frames that nobody judged
-        sure = self.report.get('confidence', {}).get('frames', {})
+        sure = (self.report.get('confidence') or {}).get('frames', {})
         return torch.tensor([sure.get(name, float('nan')) for name in self.names])
 
     @property
@@ -633,17 +642,34 @@ class Result:
         "The masks, frame by frame."
         several = self.report['settings'].get('objects', 1) != 1
         for name in self.names:
-            labels = torch.from_numpy(np.array(Image.open(self.folder/f'{name}.png')))
+            labels = torch.from_numpy(_read_mask(inner_path(self.folder, f'{name}.png')))
             yield labels if several else labels > 0
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]: # (3,H,W) uint8, (H,W) each
+        "Frames of the given clip and their masks. Raises `ValueError` for another clip."
+        if self.clip is None: raise ValueError(f'{self.folder}: give a clip, Result(folder, clip)')
+        open_clip(self.clip)            # says so if it is not there
+        settings, masks = self.report['settings'], zip(self.names, self.masks)
+        part = {name: settings[name] for name in PART if settings.get(name) is not None}
+        frames = Excerpt(self.clip, **part)
+        for (name, image), (named, mask) in zip_longest(frames, masks, fillvalue=(None, None)):
+            if name != named or mask.shape != image.shape[1:]:
+                raise ValueError(f'{self.folder}: these masks are not of the frames of {self.clip}')
+            yield image, mask
+
+def _read_mask(file):
+    "A mask as it was written, (H,W) bool or uint8."
+    image_size(file)                    # refuses what is no picture, or too large
+    try: mask = np.array(Image.open(file, formats=['PNG']))
+    except Exception: mask = None       # Pillow raises many kinds
+    if mask is not None and mask.ndim == 2 and mask.dtype in (bool, np.uint8): return mask
+    raise ValueError(f'{file}: not a mask of gwm_segment')
 
 # %% ../nbs/09_segment.ipynb #9627fbf1
 @patch
 def overlay(self: Result) -> Iterator[Tensor]: # (3,H,W) in [0,1]
     "The clip with everything but the object grey and dark, frame by frame."
-    settings = self.report['settings']
-    part = {name: settings[name] for name in PART if name in settings}
-    frames = Excerpt(settings['clip'], **part)
-    for (_, image), mask in zip(frames, self.masks, strict=True): yield overlay(image / 255, mask > 0)
+    for image, mask in self.pairs(): yield overlay(image / 255, mask > 0)
 
 @patch
 def save(self: Result,
@@ -651,7 +677,7 @@ def save(self: Result,
         ) -> Path: # the folder
     "Copy all files to a folder. Raises `ValueError` if foreign files of the same names are there."
     with output_folder(out, self.report['files']) as hidden:
-        for name in self.report['files']: shutil.copy(self.folder/name, hidden/name)
+        for file in self.files: shutil.copy(file, hidden/file.name)
     return Path(out)
 
 # %% ../nbs/09_segment.ipynb #83ff6f4c
@@ -665,7 +691,7 @@ def segment(clip: str | Path, # a video file, or a folder of frames
     temporary = None if out else tempfile.TemporaryDirectory(prefix='gwm-')
     folder = Path(out or temporary.name)
     segment_clip(clip, folder, **options)
-    return Result(folder, temporary)
+    return Result(folder, clip, temporary)
 
 # %% ../nbs/09_segment.ipynb #16de5173
 def segment_all(clip: str, # a video file, a folder of frames, or a folder of clips
@@ -731,7 +757,7 @@ def _segment_several(clips, out, masks, options):
         try: codes.append(_segment_one(clip.path, out/clip.name, _masks_of(clip.name, masks), options))
         except (ValueError, OSError) as e:
             failed.append(clip.name)
-            print(f'{clip.name}: {e}', file=sys.stderr, flush=True)
+            print(visible(f'{clip.name}: {e}'), file=sys.stderr, flush=True)
     if not failed: return max(codes)
     raise ValueError(f'{len(failed)} of {len(clips)} clips failed: {", ".join(failed)}')
 

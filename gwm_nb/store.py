@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -25,8 +26,8 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .clips import frame_names, frame_size, read_frames
-from .files import (Clip, ProgressBar, cache_folder, current_job, find_clips, lazily, list_images, locked,
-                          readable_size)
+from .files import (Clip, ProgressBar, cache_folder, current_job, find_clips, fits, lazily, list_images,
+                          locked, read_json, readable_size)
 from .flow import estimate_flow, estimator_settings, get_estimator, limit_size, read_flow, resize_flow
 
 # %% ../nbs/22_store.ipynb #lazy2201
@@ -175,20 +176,33 @@ def _seal(plan): return hashlib.blake2b(json.dumps(plan, sort_keys=True).encode(
 def _attributes(plan): return plan | dict(checksum=_seal(plan))
 
 # %% ../nbs/22_store.ipynb #48fe293b
+_GROUP = {'zarr_format': int, 'node_type': Literal['group'], 'attributes': dict}
+_PLAN = {'settings': dict(size=list[int], gaps=list[int], method=str, resample=str),
+         'clips': list[dict(name=str, frames=list[str], key=str)]}
+
 def _read_plan(folder):
     "The description of the store in `folder`, or an error that says why this is none."
     if not folder.is_dir(): raise FileNotFoundError(f'{folder}: no such flow store')
     if (folder/'store.json').is_file():
         raise ValueError(f'{folder}: a flow store of version 1, not read any more; make it again in another folder')
     if not (folder/'zarr.json').is_file(): raise ValueError(f'{folder}: not a flow store, it has no zarr.json')
-    try: plan = zarr.open_group(folder, mode='r', zarr_format=3).attrs.asdict()
-    except (AttributeError, KeyError, TypeError, ValueError): plan = dict(checksum=None)
-    if not plan.keys() & {'version', 'settings', 'clips', 'checksum'}:
+    damaged = DamagedStore(f'{folder}/zarr.json: damaged description; '
+                           'rebuild the store in another folder')
+    try:
+        plan = read_json(folder/'zarr.json', _GROUP)['attributes']
+        checksum, sealed = plan.pop('checksum', None), _seal(plan)
+    except (RecursionError, ValueError): raise damaged from None
+    if checksum is None and not plan.keys() & {'version', 'settings', 'clips'}:
         raise ValueError(f'{folder}: not a flow store, but another zarr group')
-    if plan.pop('checksum', None) != _seal(plan):
-        raise DamagedStore(f'{folder}/zarr.json: damaged description of a flow store; make it again in another folder')
-    if plan['version'] != 2:
-        raise ValueError(f'{folder}: a flow store of version {plan["version"]}; this program reads version 2')
+    if checksum != sealed: raise damaged
+    if plan.get('version') != 2:
+        version = plan.get('version')
+        raise ValueError(f'{folder}: a flow store of version {version}; version 2 is read')
+    if not fits(plan, _PLAN) or not plan['clips']: raise damaged
+    size, gaps, _, resample = (plan['settings'][k] for k in _PLAN['settings'])
+    try: FlowSettings(size, gaps, 'files', resample=resample)
+    except ValueError: raise damaged from None
+    if len(size) != 2: raise damaged
     return plan
 
 # %% ../nbs/22_store.ipynb #ca55860e
@@ -200,22 +214,26 @@ def is_store(path: str | Path # a folder, perhaps
 # %% ../nbs/22_store.ipynb #e82c435a
 def _open_array(folder, name, shape, kind, mode='r'):
     "An array of the store in `folder`, or a `DamagedStore` that names the file."
-    wanted = _create_array(zarr.create_group(zarr.storage.MemoryStore()), name, shape, kind)
-    try: array = zarr.open_array(folder/name, mode=mode, zarr_format=3)
-    except (AttributeError, FileNotFoundError, KeyError, TypeError, ValueError): array = None
-    if array is None or array.metadata != wanted.metadata:
-        file = folder/name/'zarr.json'
-        state = 'not what was written' if file.exists() else 'missing'
-        raise DamagedStore(f'{file}: damaged flow store, this file is {state}; making the store again mends it')
-    return array.with_config(dict(write_empty_chunks=True))
+    file = folder/name/'zarr.json'
+    try:
+        array = zarr.open_array(folder/name, mode=mode, zarr_format=3)
+        wanted = _create_array(zarr.create_group(zarr.storage.MemoryStore()), name, shape, kind)
+        if array.metadata == wanted.metadata:
+            return array.with_config(dict(write_empty_chunks=True))
+    except Exception: pass          # zarr has no error of its own for a damaged description
+    state = 'damaged' if file.exists() else 'missing'
+    raise DamagedStore(f'{file}: {state}; rebuild the store with make_store')
 
 def _open_arrays(folder, plan, mode='r'):
     return {name: _open_array(folder, name, *wanted, mode) for name, wanted in _shapes(plan).items()}
 
 # %% ../nbs/22_store.ipynb #ea62bb48
-def _is_sound(array, row):
-    try: return array[row] is not None
-    except ValueError: return False
+def _row_of(folder, name, array, row):
+    "A row of an array, None if its file is not what was written."
+    file, size = folder/name/_chunk(row), array.nbytes // array.shape[0] + 4       # its checksum
+    if not file.is_file() or file.stat().st_size != size: return None
+    try: return array[row]
+    except ValueError: return None
 
 def _there(folder, arrays, read=False):
     "(N,1+gaps) bool: rows whose chunk is there and, if `read`, is what was written."
@@ -223,7 +241,8 @@ def _there(folder, arrays, read=False):
     for name, array in arrays.items():
         files = set(os.listdir(folder/name))
         rows = [_chunk(row) in files for row in range(array.shape[0])]
-        columns.append([there and (not read or _is_sound(array, row)) for row, there in enumerate(rows)])
+        columns.append([there and (not read or _row_of(folder, name, array, row) is not None)
+                        for row, there in enumerate(rows)])
     return np.stack(columns, 1)
 
 # %% ../nbs/22_store.ipynb #09cf5c66
@@ -249,7 +268,7 @@ class FlowStore:
         row, column = bad[0]
         which = 'frame' if column == 0 else f'flow of gap {self.gaps[column - 1]}'
         raise DamagedStore(f'{self.folder}: {state} flow store: the {which} of {self.names[row]} {what} '
-                           f'({len(bad)} of {self.exists.sum()} in all); making it again fills in what is missing')
+                           f'({len(bad)} of {self.exists.sum()}); rebuild it with make_store')
 
     def __len__(self): return len(self.names)
 
@@ -264,13 +283,11 @@ class FlowStore:
 @patch
 def _read(self: FlowStore, name, row):
     "A row of an array as a tensor, or a `DamagedStore`."
-    file = self.folder/name/_chunk(row % len(self))
-    try: values = self.arrays[name][row]
-    except ValueError: values = None
-    if values is None or not (values.any() or file.exists()):
-        state = f'{self.names[row]} is not what was written'
-        raise DamagedStore(f'{file}: damaged flow store, {state}; making the store again mends it')
-    return torch.from_numpy(values)
+    row %= len(self)
+    values = _row_of(self.folder, name, self.arrays[name], row)
+    if values is not None: return torch.from_numpy(values)
+    raise DamagedStore(f'{self.folder/name/_chunk(row)}: checksum mismatch ({self.names[row]}); '
+                       'rebuild the store with make_store')
 
 # %% ../nbs/22_store.ipynb #3dd8b927
 @patch

@@ -22,7 +22,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 
-from .files import ProgressBar, current_job, lazily
+from .files import ProgressBar, current_job, fits, lazily
 from .show import show_images
 from .videos import VideoFrames
 from .network import create_network, predict_masks
@@ -396,7 +396,13 @@ def fit(data, # a data set of samples {image, flow, ...}, or the path of a clip 
 def resume(self: Learner, path: str | Path): # a file of Checkpoint
     "Take weights and state from a checkpoint. Raises `ValueError` if it is of another kind of network or training."
     load(path, network=self.network)
-    self.load_state(load_training(path))
+    state = load_training(path)
+    expected = dict(step=int, optimiser=dict, schedule=dict, callbacks=list, random=list)
+    if not fits(state, expected): raise ValueError(f'{path}: not the state of a training')
+    try: self.load_state(state)
+    except ValueError as e: raise ValueError(f'{path}: {e}') from None
+    except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError) as e:
+        raise ValueError(f'{path}: damaged state of a training ({type(e).__name__})') from None
 
 # %% ../nbs/06_train.ipynb #f0f13df2
 @patch

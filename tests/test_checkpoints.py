@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -240,8 +241,8 @@ def test_the_frozen_backbone_is_known_by_its_fingerprint(tmp_path):
     ours, other = make(), make()
     save(ours, tmp_path / "tiny")
     assert same(dict(load(tmp_path / "tiny", backbone=ours.backbone).state_dict()), dict(ours.state_dict()))
-    for given in (dict(backbone=other.backbone), dict(network=make()), {}):
-        with pytest.raises(ValueError, match="another frozen backbone"):
+    for given in (dict(backbone=other.backbone), dict(network=make()), {}, dict(pretrained=True)):
+        with pytest.raises(ValueError, match="backbone, which the file does not hold.*give it"):
             load(tmp_path / "tiny", **given)
     other.backbone = ours.backbone
     assert same(dict(load(tmp_path / "tiny", network=other).state_dict()), dict(ours.state_dict()))
@@ -270,7 +271,9 @@ def test_files_that_are_not_ours(tmp_path):
     (tmp_path / "later").write_bytes(whole.replace(b"create_network", b"dreams_network"))
     assert (tmp_path / "garbled").read_bytes() != whole != (tmp_path / "later").read_bytes()
     for name, says in {"other": "not written by gwm_nb", "pickle": "not a whole safetensors file", "cut": "not a whole safetensors file", "empty": "not a whole safetensors file",
-                       "page": "not a whole safetensors file", "garbled": "not a whole safetensors file", "later": "this version does not know"}.items():
+                       "page": "not a whole safetensors file",
+                       "garbled": "damaged, or not written by gwm_nb",
+                       "later": "this version does not know"}.items():
         with pytest.raises(ValueError, match=says) as e:
             load(tmp_path / name)
         assert name in str(e.value) and "\n" not in str(e.value)
@@ -278,6 +281,57 @@ def test_files_that_are_not_ours(tmp_path):
         load(tmp_path / "none")
     with pytest.raises(ValueError, match="good: holds no state of a training"):
         load_training(tmp_path / "good")
+
+
+def described(file, tensors, **about):
+    tensors = {k: v.clone() for k, v in tensors.items()}
+    file.write_bytes(safetensors.torch.save(tensors, {"gwm_nb": json.dumps(about)}))
+    return file
+
+
+SMALL = dict(build="create_network", name="small", num_masks=2, freeze=False)
+PAPER = dict(build="paper_network", name="vit_tiny_patch16_224", num_masks=2, stride=None,
+             blocks=[0], quirks=[], pretrained=True)
+
+
+@pytest.mark.parametrize("about", [
+    SMALL | dict(num_masks=10**9), SMALL | dict(num_masks=2**40), SMALL | dict(name=["small"]),
+    SMALL | dict(name="vit_giant_patch14_dinov2", pretrained=True),
+    SMALL | dict(name="resnet18", pretrained="secret.pth"), SMALL | dict(name="gwm-davis"),
+    SMALL | dict(name="paper"), SMALL | dict(build=["create_network"]), PAPER,
+    PAPER | dict(name="vit_base_patch8_224.dino")], ids=lambda about: str(about.get("name")))
+def test_a_description_builds_nothing_that_its_file_does_not_hold(tmp_path, monkeypatch, about):
+    "A network is built only after its shapes have been found in the file, and nothing is fetched."
+    built = []
+    def note(tensor, *args, **options): tensor.is_meta or built.append(tensor.shape)
+    state = dict(create_network("small", 2).state_dict())
+    monkeypatch.setattr(nn.init, "kaiming_uniform_", note)
+    monkeypatch.setattr(socket, "socket", None)
+    with pytest.raises(ValueError, match="evil.safetensors") as e:
+        load(described(tmp_path / "evil.safetensors", state, **about))
+    assert not built and len(str(e.value).splitlines()) == 1
+    load(described(tmp_path / "good.safetensors", state, **SMALL))
+    assert built                                                                # it would be noted
+
+
+def test_only_the_published_backbone_is_fetched_and_only_when_asked_for(tmp_path, monkeypatch):
+    asked = []
+    def fetched(name, stride, blocks, pretrained, quirk):
+        asked.append((name, pretrained))
+        return tiny_paper(4).backbone
+    monkeypatch.setattr(checkpoints, "KeyFeatures", fetched)
+    theirs = tiny_paper(4)
+    about = PAPER | dict(name="vit_base_patch8_224.dino", num_masks=4, quirks=["grow"])
+    file = described(tmp_path / "run.safetensors", dict(theirs.state_dict()), **about)
+    with pytest.raises(ValueError, match="backbone=.*or load.path, pretrained=True. for the"):
+        load(file)
+    assert not asked
+    for read in (partial(load, pretrained=True), load_any):
+        with pytest.raises(ValueError, match="another frozen backbone"): read(file)
+    assert asked == [("vit_base_patch8_224.dino", True)] * 2
+    with pytest.raises(ValueError, match="which the file does not hold .*vit_tiny"):
+        load_any(described(file, dict(theirs.state_dict()), **PAPER))
+    assert len(asked) == 2
 
 
 def test_a_file_with_another_head_is_refused(tmp_path):
@@ -381,7 +435,8 @@ def test_a_published_checkpoint_is_fetched_once(mirror, tmp_path):
 def test_networks_by_name(mirror, tmp_path, monkeypatch):
     for network in (create_network("gwm-davis"), create_network("gwm-davis", num_masks=4, pretrained=tmp_path / "dino.pth"), load_any("DAVIS")):
         assert same(dict(network.state_dict()), dict(mirror.state_dict())) and not network.training
-    assert mirror.built_with == [True, tmp_path / "dino.pth", True] and Mirror.asked == [mirror.place("DAVIS")]
+    assert [p for p in mirror.built_with if p] == [True, tmp_path / "dino.pth", True]
+    assert Mirror.asked == [mirror.place("DAVIS")]
     asked = []
     monkeypatch.setattr(checkpoints, "published_checkpoint", lambda name: asked.append(name) or tmp_path / "release.pth")
     for name in ("gwm-davis", "gwm-stv2", "gwm-fbms", "gwm-all"):

@@ -403,7 +403,7 @@ def test_places_and_names_of_options(capsys, monkeypatch):
     for argv in (("a", "b"), ("a", "--out", "b"), ("--out=b", "a")): assert go(*argv) == ("a b \n", None)
     assert go("a", "--from", "x.pth") == ("a there x.pth\n", None)
     for option in ("--num-masks", "--num_masks"):
-        assert go("a", option, 1)[1] == "tool: num_masks must be at least 2 and odd bytes ?[31m are not printed"
+        assert go("a", option, 1)[1] == "tool: num_masks must be at least 2 and odd bytes \\x1b[31m are not printed"
     assert go("a", "--out=~/b")[0] == f"a {os.path.expanduser('~')}/b \n"
     for argv in (("a", "b", "--out", "c"), ("a", "--out", ""), ("a", "--out="), ("", "b"), ("a", "--outt", "b")):
         out, end = go(*argv)

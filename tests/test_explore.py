@@ -19,7 +19,7 @@ from gwm_nb.flow import flow_to_rgb, warp
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import Basis, bases, fit_motion, motion_fields
 from gwm_nb.scenes import MovingScenes, load_photo
-from gwm_nb.segment import segment
+from gwm_nb.segment import Result, segment
 from gwm_nb.show import overlay
 from gwm_nb.train import fit
 from inputs import write_scene
@@ -369,7 +369,7 @@ def pixels(path): return torch.tensor(list(Image.open(path).tobytes()))
 
 
 def test_the_frame_slider_shows_that_frame(results):
-    explorer = explore_results(results / "out")
+    explorer = explore_results(Result(results / "out", results / "frames"))
     report = json.loads((results / "out/result.json").read_text())
     for frame in (0, 4):
         explorer.move(frame=frame, opacity=0.)
@@ -384,7 +384,7 @@ def test_the_frame_slider_shows_that_frame(results):
 
 
 def test_the_opacity_slider_goes_from_frame_to_overlay(results):
-    explorer = explore_results(results / "out")
+    explorer = explore_results(Result(results / "out", results / "frames"))
     pictures = []
     for opacity in (0., .5, 1.):
         explorer.controls["opacity"].value = opacity
@@ -402,19 +402,19 @@ def test_what_nobody_judged_is_not_shown(results, tmp_path):
     for gone, left in (("confidence", {"J"}), ("J", set())):
         del report[gone]
         (tmp_path / "result.json").write_text(json.dumps(report))
-        explorer = explore_results(tmp_path)
+        explorer = explore_results(Result(tmp_path, results / "frames"))
         explorer.move(frame=1)
         assert explorer.numbers.keys() == left and len(explorer.pictures) == 1 + len(left)
         assert explorer.words.value.startswith("".join(left))
 
 
 def test_large_frames_are_kept_small_and_a_clip_that_is_gone_is_named(results):
-    explorer = explore_results(results / "out", longest=48)
+    explorer = explore_results(Result(results / "out", results / "frames"), longest=48)
     assert explorer.pictures["frame 00000"].shape == (3, 32, 48)
     (results / "frames").rename(results / "gone")
     try:
         with pytest.raises(FileNotFoundError, match="frames: no such"):
-            explore_results(results / "out")
+            explore_results(Result(results / "out", results / "frames"))
     finally:
         (results / "gone").rename(results / "frames")
 

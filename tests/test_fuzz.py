@@ -1,25 +1,41 @@
 """Each reader, given anything: data, or one line of a ValueError or OSError. Never another exception, a hang, or a crash.
 
-50 examples a reader in a plain run; `pytest -m slow tests/test_fuzz.py` tries 2,000.
+50 examples a reader in a plain run (40 of files that a stranger has written, in which no other file
+may be opened, nothing fetched, little memory taken); `pytest -m slow tests/test_fuzz.py` tries 2,000.
 """
+import copy
+import csv
 import io
 import json
+import os
 import shutil
 import struct
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
+import gwm_nb
 from gwm_nb.annotations import Annotations
+from gwm_nb.benchmarks import as_csv, compare_results, read_results
+from gwm_nb.checkpoints import load, load_published, load_training, save
+from gwm_nb.files import command, output_folder, readable_name, visible
 from gwm_nb.flow import read_flo, read_kitti, write_flo, write_kitti
 from gwm_nb.network import create_network
-from gwm_nb.runs import KEYS, Config, make_config, to_toml
-from gwm_nb.checkpoints import load, load_training, save
-from gwm_nb.store import FlowSettings, FlowStore, make_store
+from gwm_nb.paper import paper_network
+from gwm_nb.runs import KEYS, Config, Log, make_config, to_toml
+from gwm_nb.segment import Result
+from gwm_nb.store import FlowSettings, FlowStore, _seal, make_store
+from gwm_nb.train import Flips, History, Learner
 from gwm_nb.weights import read_weights
 
 
@@ -101,9 +117,43 @@ def test_files(name, originals, tmp_path): try_files(name, originals, tmp_path, 
 def test_many_files(name, originals, tmp_path): try_files(name, originals, tmp_path, 2000)
 
 
+class Watch:
+    "Notes files that Python opens outside of some folders, connections, and programs."
+    def __init__(self): self.allowed, self.seen, self.installed = None, [], False
+
+    def hook(self, event, args):
+        if self.allowed is None or event == "os.remove" and args[1] != -1: return   # of a folder
+        if event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "urllib.")):
+            self.seen.append((event, args[:2]))
+        if event not in ("open", "os.remove", "os.rename", "shutil.copyfile"): return
+        if isinstance(args[0], (str, bytes, os.PathLike)):
+            try: real = os.path.realpath(os.fsdecode(args[0]))
+            except ValueError: return
+            if not real.startswith(self.allowed): self.seen.append((event, real))
+
+    @contextmanager
+    def __call__(self, *folders):
+        if not self.installed: self.installed = not sys.addaudithook(self.hook)
+        package = Path(gwm_nb.__file__).parent
+        self.seen = []
+        python = sys.prefix, sys.base_prefix, "/dev/null", "/proc/self"
+        self.allowed = tuple(map(str, (*folders, package, *python)))
+        try: yield
+        finally: self.allowed = None
+        assert not self.seen
+
+
+watch = Watch()
+
+
 # ---- configurations that are TOML, but say anything
 
-VALUES = st.recursive(st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=5), st.sampled_from(["small", "paper", "scenes", "DAVIS", "timm"])), lambda v: st.lists(v, max_size=3), max_leaves=4)
+WORDS = st.sampled_from(["small", "paper", "scenes", "DAVIS", "timm", "../secret/evil.txt",
+                         "http://127.0.0.1:9/evil", "\x7f\x1b[2J"])
+VALUES = st.one_of(st.integers(), st.integers(-2**70, 2**70), st.floats(), st.booleans(),
+                   st.text(max_size=5), WORDS)
+VALUES = st.recursive(VALUES, lambda v: st.lists(v, max_size=3), max_leaves=4)
+KEY = st.sampled_from([*KEYS, "data.nonsense", "train.step"])
 
 
 def toml(value):
@@ -115,12 +165,19 @@ def toml(value):
 
 def try_configs(folder, n):
     @examples(n)
-    @given(st.dictionaries(st.sampled_from([*KEYS, "data.nonsense", "train.step"]), VALUES, max_size=5))
-    def one(entries):
+    @given(st.dictionaries(KEY, VALUES, max_size=5), st.sampled_from(["utf-8", "utf-8-sig"]))
+    def one(entries, encoding):
         lines = [f"{key} = {toml(value)}" for key, value in entries.items()]
-        (folder / "a.toml").write_text("\n".join(lines), encoding="utf-8", errors="replace")
-        data_or_one_line(lambda path: make_config(file=path), folder / "a.toml")
+        (folder / "a.toml").write_text("\n".join(lines), encoding=encoding, errors="replace")
+        with watch(folder): data_or_one_line(read_twice, folder / "a.toml")
     one()
+
+
+def read_twice(path):
+    "What is written of it says the same; NaN never gets so far."
+    config = make_config(file=path)
+    path.write_text(to_toml(config), encoding="utf-8")
+    assert make_config(file=path) == config
 
 
 def test_configs(tmp_path): try_configs(tmp_path, 50)
@@ -165,3 +222,320 @@ def test_stores(stored, tmp_path): try_stores(stored, tmp_path, 50)
 
 @pytest.mark.slow
 def test_many_stores(stored, tmp_path): try_stores(stored, tmp_path, 2000)
+
+
+# ---- files that are whole, but written by a stranger: names that lead elsewhere, sizes, depth
+
+HUGE = [2**31, 2**40, 2**62, 2**63, 10**30, 10**400, -2**63]
+NAMES = ["../secret/evil.txt", "../secret/weights.pth", "../../secret/evil.txt", "SECRET/evil.txt",
+         "SECRET/weights.pth", "..", ".", "", "/", "a/../../secret/evil.txt", "C:evil.txt",
+         "..\\secret\\evil.txt", "link.png", "link", "folder", "a\0b", "\ud800", "\udce9.png",
+         "x" * 300, "\x1b[2J\x1b]0;hi\x07", "=1+1", ".unfinished-x", "~/.profile",
+         "http://127.0.0.1:9/evil", "hf-hub:evil/model", "local-dir:../secret", "file:///SECRET"]
+KNOWN = ["small", "paper", "gwm-davis", "resnet18", "vit_giant_patch14_dinov2",
+         "vit_base_patch8_224.dino", "create_network", "paper_network", "00000", "00001.png",
+         "tensor", "array", "number", "dict", "tuple"]
+ODD = st.sampled_from([
+    None, True, False, -1, 0, 1, 3, .5, -0., float("inf"), float("nan"), 1e308, [], {}, [[]],
+    {"": 0}, {"tensor": "training/0"}, {"array": "training/0"}, {"dict": [[[], 1]]}, "@deep@",
+    "@deep dicts@", *HUGE, *NAMES, *KNOWN])
+MORE = st.one_of(ODD, st.text(max_size=5), st.lists(ODD, max_size=3),
+                 st.dictionaries(st.sampled_from([*NAMES, "pretrained", "J"]), ODD, max_size=2))
+HOW = st.sampled_from(["set", "set", "set", "drop", "add", "twice", "within"])
+CHANGES = st.lists(st.tuples(st.integers(0, 999), HOW, MORE), max_size=4)
+
+
+def places(value):
+    "(container, key) of everything in nested lists and dicts."
+    if not isinstance(value, (dict, list)): return
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        yield from places(value[key])
+
+
+def changed(valid, changes, secret):
+    "JSON with other values in some places."
+    whole = [json.loads(json.dumps(valid))]
+    for i, how, value in changes:
+        there, value = list(places(whole)), copy.deepcopy(value)
+        container, key = there[i % len(there)]
+        if how == "set": container[key] = value
+        elif how == "drop" and container is not whole: del container[key]
+        elif how == "within": container[key] = [container[key]] if i % 2 else {"x": container[key]}
+        elif isinstance(container[key], list):
+            container[key].append(value if how == "add" else container[key][:1])
+        elif isinstance(container[key], dict):
+            container[key] |= value if isinstance(value, dict) else {str(value): value}
+    text = json.dumps(whole[0]).replace("SECRET", str(secret))
+    deep = {'"@deep@"': "[" * 5000 + "]" * 5000, '"@deep dicts@"': '{"a":' * 700 + "1" + "}" * 700}
+    for mark, nested in deep.items(): text = text.replace(mark, nested)
+    return text
+
+
+@contextmanager
+def little_memory(gigabytes=4):
+    "Within: no more than so much is given, so that a file that asks for more is found out."
+    try: import resource
+    except ImportError: return (yield)
+    pages = Path("/proc/self/statm")
+    if not pages.exists(): return (yield)
+    now = int(pages.read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + (gigabytes << 30), limits[1]))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def tree(folder):
+    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def beside_a_secret(root):
+    (root / "secret").mkdir()
+    (root / "secret/evil.txt").write_text("precious")
+    torch.save({"a": torch.ones(2)}, root / "secret/weights.pth")
+    return root / "secret"
+
+
+def put(file, tensors, **header): file.write_bytes(safetensors.torch.save(tensors, header))
+
+
+def header(file, key):
+    with safetensors.safe_open(file, "pt") as f: return json.loads(f.metadata()[key])
+
+
+class Stranger:
+    "A valid file; how it is written with changes, and how it is read."
+    def __init__(self, root): self.root = root
+
+    def write(self, text): self.file.write_text(text, encoding="utf-8")
+
+
+class AResult(Stranger):
+    def __init__(self, root):
+        self.file, names = root / "inside/result.json", ["00000", "00001", "00002"]
+        for folder in ("inside/folder", "inside/clip"): (root / folder).mkdir()
+        for t, name in enumerate(names):
+            mask = np.zeros((24, 32), np.uint8)
+            mask[4 + t:12, 4:12] = 255
+            for place in (root / "inside", root / "inside/clip"):
+                Image.fromarray(mask).save(place / f"{name}.png")
+        (root / "inside/link.png").symlink_to("../secret/evil.txt")
+        (root / "inside/link").symlink_to("../secret")
+        self.valid = dict(names=names, files=["00000.png", "result.json"], notes=[],
+                          confidence=dict(mean=.5, frames=dict.fromkeys(names, .5)),
+                          settings=dict(clip="SECRET/evil.txt", start=0, every=1, fps=24.))
+
+    def read(self, out):
+        result = Result(self.file.parent, self.file.parent / "clip")
+        assert len(result.confidence) == len(list(result.masks)) == len(list(result.overlay()))
+        result.save(out / "copy")
+
+
+class AnEarlierResult(AResult):
+    "A folder that new results are written to: what the old report lists is removed."
+    def read(self, out):
+        shutil.copytree(self.file.parent, out / "again", symlinks=True)
+        with output_folder(out / "again") as hidden: (hidden / "new.png").write_text("")
+        left = {p.name for p in (out / "again").iterdir()}
+        assert {"clip", "folder", "link", "link.png", "new.png"} <= left
+
+
+class ANetwork(Stranger):
+    def __init__(self, root):
+        network = create_network("small", 2)
+        self.file, self.tensors = root / "inside/a.safetensors", dict(network.state_dict())
+        self.valid = network.config | dict(notes=dict(step=3), pretrained=True)
+
+    def write(self, text): put(self.file, self.tensors, gwm_nb=text)
+
+    def read(self, out): load(self.file)
+
+
+class APaperNetwork(ANetwork):
+    def __init__(self, root):
+        self.network = paper_network(2, name="vit_tiny_patch16_224", stride=8, blocks=(0, 1))
+        self.file = save(self.network, root / "inside/a.safetensors")
+        self.tensors = safetensors.torch.load(self.file.read_bytes())
+        self.valid = header(self.file, "gwm_nb") | dict(pretrained=True)
+
+    def read(self, out): load(self.file, backbone=self.network.backbone)
+
+
+class ATraining(Stranger):
+    def __init__(self, root):
+        network = torch.nn.Conv2d(3, 2, 1)
+        self.file = save(network, root / "inside/a.safetensors", training=self.state())
+        self.tensors = safetensors.torch.load(self.file.read_bytes())
+        self.valid = header(self.file, "training")
+
+    def state(self):
+        return dict(step=3, list=[torch.ones(2), (1, "a")], numbers=np.arange(3.),
+                    one=np.float64(2), half=torch.ones(2).bfloat16())
+
+    def write(self, text): put(self.file, self.tensors, training=text, gwm_nb="{}")
+
+    def read(self, out): load_training(self.file)
+
+
+class AResume(ATraining):
+    "The same, as a training takes it."
+    def state(self): return self.learner().fit().state()
+
+    def learner(self):
+        torch.manual_seed(0)
+        samples = [dict(image=torch.rand(3, 16, 16), flow=torch.rand(2, 16, 16))] * 4
+        return Learner(torch.nn.Conv2d(3, 2, 1), samples, steps=2, callbacks=[Flips(), History()])
+
+    def read(self, out): self.learner().resume(self.file)
+
+
+class AReport(Stranger):
+    def __init__(self, root):
+        self.file, self.valid = root / "inside/results.json", self.report(["dog", "cat"])
+
+    @staticmethod
+    def report(names):
+        frames = {"00000": dict(J=.5, F=.4, objects=1), "00001": dict(J=.7, F=.5, objects=1)}
+        return dict(title="a", missing=[], results=[dict(
+            protocol="label-free", about="b", looks_at_labels=False, merged_by="motion",
+            polished_by="", average_over="sequences", left_out="none", J=.6, F=.45, frames=2,
+            ARI=.4, sequences=dict.fromkeys(names, frames), taken_as_one=dict(dog=2),
+            without_annotation={}, missing_frames=dict(dog=["00002"]))])
+
+    def read(self, out):
+        results = read_results(self.file.parent)
+        compare_results(results, results)
+
+
+class ALog(Stranger):
+    def __init__(self, root):
+        self.file, self.valid = root / "inside/log.jsonl", dict(step=1, loss=.5, lr=.1, seconds=.3)
+
+    def write(self, text): super().write(f"{json.dumps(self.valid)}\n{text}\n")
+
+    def read(self, out): Log(self.file).open(SimpleNamespace(step=1))
+
+
+class AStore(Stranger):
+    "Its checksums are those of what the stranger wrote."
+    def __init__(self, root):
+        (root / "clip").mkdir()
+        for t in range(3):
+            pixels = np.random.default_rng(t).integers(0, 256, (24, 32, 3), np.uint8)
+            cv2.imwrite(str(root / f"clip/{t:05d}.png"), pixels)
+        make_store(root / "inside/store", root / "clip", FlowSettings((16, 16)))
+        self.file = root / "inside/store/zarr.json"
+        self.valid = json.loads(self.file.read_text())
+
+    def write(self, text):
+        try:
+            description = json.loads(text)
+            plan = description["attributes"]
+            plan.pop("checksum")
+            text = json.dumps(description | dict(attributes=plan | dict(checksum=_seal(plan))))
+        except (AttributeError, KeyError, RecursionError, TypeError): pass
+        super().write(text)
+
+    def read(self, out):
+        for verify in (False, True):
+            store = FlowStore(self.file.parent, verify)
+            for row in range(len(store)):
+                store.image(row)
+                for gap in store.gaps: store.has(row, gap) and store.flow(row, gap)
+
+
+class AnArray(AStore):
+    "The description of one of its arrays."
+    def __init__(self, root):
+        super().__init__(root)
+        self.store, self.file = self.file.parent, self.file.parent / "flow_1/zarr.json"
+        self.valid = json.loads(self.file.read_text())
+
+    def write(self, text): self.file.write_text(text, encoding="utf-8")
+
+    def read(self, out):
+        for name in ("images", "flow_1"): FlowStore(self.store)._read(name, 0)
+
+
+STRANGERS = [AResult, AnEarlierResult, ANetwork, APaperNetwork, ATraining, AResume, AReport, ALog,
+             AStore, AnArray]
+
+
+def try_strangers(kind, root, n):
+    secret = beside_a_secret(root)
+    (root / "inside").mkdir(), tempfile.gettempdir()        # which tries whether it can be written
+    stranger = kind(root)
+    stranger.write(json.dumps(stranger.valid))
+    out = root / "out"
+    out.mkdir()
+    stranger.read(out)                                      # it is valid as it is
+    before, accepted = tree(secret), 0
+
+    @settings(max_examples=n, deadline=None, database=None, derandomize=n < 1000,
+              suppress_health_check=list(HealthCheck))
+    @given(CHANGES)
+    def one(changes):
+        nonlocal accepted
+        shutil.rmtree(out), out.mkdir()
+        stranger.write(changed(stranger.valid, changes, secret))
+        with little_memory(), watch(root / "inside", out):
+            try: stranger.read(out)
+            except (ValueError, OSError) as e:
+                text = str(e)
+                assert text and len(text.splitlines()) == 1 and len(text) < 2000, repr(e)
+                assert "inside" in text + str(getattr(e, "filename", "")), repr(e)
+            else: accepted += 1
+        assert tree(secret) == before
+    one()
+    assert 0 < accepted and (accepted < n or kind is AnEarlierResult)      # some changes do no harm
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_strangers(kind, tmp_path): try_strangers(kind, tmp_path, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_many_strangers(kind, tmp_path): try_strangers(kind, tmp_path, 2000)
+
+
+# ---- weights that claim what they are not
+
+def test_weights_that_claim_more_than_they_hold(tmp_path):
+    "One number that stands for many, numbers that are nowhere, another size: nothing is built."
+    name, file = "sem_seg_head.predictor.query_embed.weight", tmp_path / "a.pth"
+    claims = dict(
+        strided=torch.ones(1).expand(10**9, 256), meta=torch.empty(10**9, 256, device="meta"),
+        sparse=torch.sparse_coo_tensor(size=(10**9, 256), check_invariants=True),
+        narrow=torch.ones(10**5, 1), hollow=torch.ones(10**9, 0), whole=torch.ones(10**4, 256))
+    for kind, claim in claims.items():
+        torch.save({"model": {name: claim}}, file)
+        with little_memory(), pytest.raises(ValueError, match="a.pth") as e:
+            load_published(file, pretrained=False)
+        assert len(str(e.value).splitlines()) == 1, kind
+
+
+# ---- names that a terminal or a spreadsheet would obey
+
+def test_no_name_commands_a_terminal(capsys, monkeypatch):
+    @command
+    def show(name: str):
+        "Print a name, or fail with it."
+        print(f"a\n{name}", flush=True)
+        raise ValueError(f"{name}: no")
+
+    monkeypatch.setattr(sys, "argv", ["show", "\x1b[2J\x9b\u202eb"])
+    with pytest.raises(SystemExit) as e: show()
+    assert capsys.readouterr().out == "a\n\\x1b[2J\\x9b\\u202eb\n"
+    assert str(e.value) == "show: \\x1b[2J\\x9b\\u202eb: no"
+    assert readable_name("a\x07b") == "a\\x07b" and visible("\u00e9 \u4e2d") == "\u00e9 \u4e2d"
+
+
+def test_no_name_is_a_formula(tmp_path):
+    names = ["=1+1", "+1", "-1", "@a", "dog", "\t=1"]
+    result = AReport.report(names)["results"]
+    rows = list(csv.reader(as_csv(result).splitlines()))
+    column = rows[0].index("sequence")
+    assert [row[column] for row in rows[1:]] == ["'=1+1", "'+1", "'-1", "'@a", "dog", "'\t=1", ""]
+    assert [float(row[rows[0].index("J")]) for row in rows[1:]] == [.6] * 7

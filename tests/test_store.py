@@ -189,7 +189,7 @@ def test_killed_while_it_was_begun(copy, store, clips, kept):
         if f.is_dir() and not any(f.iterdir()): f.rmdir()
     (copy / ("zarr." + "0" * 32 + ".partial")).write_bytes(b"{")
     if kept:
-        with pytest.raises(ValueError, match="damaged flow store, this file is missing"): FlowStore(copy)
+        with pytest.raises(ValueError, match="missing; rebuild the store"): FlowStore(copy)
     else:
         with pytest.raises(ValueError, match="not a flow store, it has no zarr.json"): FlowStore(copy)
     make_store(copy, clips, SETTINGS)
@@ -253,7 +253,8 @@ def test_a_flipped_bit_in_any_chunk_is_found_and_mended(copy, store, clips, arra
     name = opened.names[row]
     with pytest.raises(DamagedStore, match=f"damaged flow store: the .* of {name} is not what was written .1 of 58"):
         FlowStore(copy, verify=True)
-    with pytest.raises(DamagedStore, match=f"{array}/c.{row}.0.0.0: damaged flow store, {name} is not what was written"):
+    mismatch = rf"{array}/c.{row}.0.0.0: checksum mismatch \({name}\); rebuild the store"
+    with pytest.raises(DamagedStore, match=mismatch):
         opened.image(row) if array == "images" else opened.flow(row, int(array[5:]))
     make_store(copy, clips, SETTINGS)
     assert contents(copy) == contents(store.folder)
@@ -271,7 +272,7 @@ def test_a_chunk_of_another_length_is_found_and_mended(copy, store, clips, data)
 def test_a_chunk_that_goes_while_it_is_used_is_no_flow_of_zeros(copy):
     opened = FlowStore(copy)
     (copy / "flow_1/c.2.0.0.0").unlink()
-    with pytest.raises(DamagedStore, match="flow_1/c.2.0.0.0: damaged flow store, cows/00002"):
+    with pytest.raises(DamagedStore, match=r"flow_1/c.2.0.0.0: checksum mismatch \(cows/00002\)"):
         opened.flow(2, 1)
 
 
@@ -288,7 +289,8 @@ def test_a_damaged_description_is_named(copy, store, clips, file, damage):
         FlowStore(copy)
     assert "\n" not in str(e.value)
     if file == "zarr.json":                                   # then nobody knows what the rows are
-        with pytest.raises(ValueError, match="damaged description of a flow store; make it again in another folder"): make_store(copy, clips, SETTINGS)
+        with pytest.raises(ValueError, match="damaged description; rebuild the store in another"):
+            make_store(copy, clips, SETTINGS)
         assert chunks(copy) == ROWS
     else:                                                     # what must be in it is known, and the rows are still good
         before = (copy / "images/c.3.0.0.0").stat().st_mtime_ns
@@ -316,7 +318,7 @@ def test_no_flipped_bit_of_a_description_changes_what_is_read(copy, store, file)
 @pytest.mark.parametrize("array", ["images", "flow_1"])
 def test_an_array_that_is_gone_is_made_again(copy, store, clips, array):
     shutil.rmtree(copy / array)
-    with pytest.raises(DamagedStore, match=f"{array}/zarr.json: damaged flow store, this file is missing"):
+    with pytest.raises(DamagedStore, match=f"{array}/zarr.json: missing; rebuild the store"):
         FlowStore(copy)
     make_store(copy, clips, SETTINGS)
     assert contents(copy) == contents(store.folder)
