@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "gwm_nb"
-WIDTH, MEDIAN, LONGEST = 120, 12, 45            # of an exported line; of exported cells, in lines
+WIDTH, MEDIAN, LONGEST = 120, 12, 60            # of an exported line; of exported cells, in lines
 KINDS = {0: "the lesson", 1: "the published system", 2: "the engine room", 3: "the back of the book"}      # by the tens digit of a notebook's number
 
 

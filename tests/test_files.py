@@ -449,7 +449,7 @@ def test_a_command_takes_both_spellings(monkeypatch, capsys, argv, printed):
 
 
 @pytest.mark.parametrize("argv, line", [("", "tool: the following arguments are required: name (see tool --help)"), ("a --bad", "unrecognized arguments: --bad"),
-                                        ("a --num_masks x", "--num-masks: invalid int value: 'x'"), ("a --num-masks 1", "tool: --num-masks must be at least 2"),
+                                        ("a --num_masks x", "--num-masks: invalid int value: 'x'"), ("a --num-masks 1", "tool: num_masks must be at least 2"),
                                         ("disk", "tool: file.bin: No space left on device"), ("stop", "tool: interrupted")])
 def test_a_command_fails_in_one_line(monkeypatch, capfd, argv, line):
     monkeypatch.setattr(sys, "argv", ["tool", *argv.split()])

@@ -28,7 +28,8 @@ import gwm_nb
 from gwm_nb.annotations import Annotations
 from gwm_nb.benchmarks import as_csv, compare_results, read_results
 from gwm_nb.checkpoints import load, load_published, load_training, save
-from gwm_nb.files import command, output_folder, readable_name, visible
+from gwm_nb.commands import command
+from gwm_nb.files import output_folder, readable_name, visible
 from gwm_nb.flow import read_flo, read_kitti, write_flo, write_kitti
 from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network

@@ -95,7 +95,9 @@ def test_an_interrupted_run_goes_on_from_its_windows(clip, tmp_path, monkeypatch
         return real(*args, **options)
     monkeypatch.setattr(refine, "refine_window", counted)
     with pytest.raises(KeyboardInterrupt): segment_clip(clip, tmp_path / "out", preset="fast", outputs=["masks"])
-    assert not (tmp_path / "out").exists() and len(list((tmp_path / "cache/windows").rglob("*.npz"))) == 2
+    begun = json.loads((tmp_path / "out/result.json").read_text())
+    assert begun["unfinished"] and 0 < len(written(tmp_path / "out")) < 10
+    assert len(list((tmp_path / "cache/windows").rglob("*.npz"))) == 2
     calls = []
     monkeypatch.setattr(refine, "refine_window", lambda *a, **o: calls.append(1) or real(*a, **o))
     segment_clip(clip, tmp_path / "out", preset="fast", outputs=["masks"])

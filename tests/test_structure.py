@@ -128,7 +128,7 @@ def test_anatomy(notebook):
     ("only 4 of prose", dict(c3=None) | {f"x{i}": shown("1") for i in range(4)} | dict(c10=markdown("[b](b.ipynb)"))),
     ("Turn the knob", dict(c7=markdown("Turn the knob"))), ("What we built", dict(c9=markdown("## Exercises"))), ("Exercises", dict(c9=markdown("## What we built"))),
     ("no other notebook", dict(c10=markdown("The end."))), ("no other notebook", dict(c10=markdown("[a picture](a.png)"))), ("no picture", dict(c1=shown(PLOT, "plot()"))),
-    ("half of its", dict(c2=shown("#| export", *["a = 1"] * 13), c6=None, x=shown("#| export", *["a = 1"] * 13), w=markdown("[b](b.ipynb)"))), ("of 46 lines", dict(c5=shown("#| exports", *["b = 1"] * 46)))])
+    ("half of its", dict(c2=shown("#| export", *["a = 1"] * 13), c6=None, x=shown("#| export", *["a = 1"] * 13), w=markdown("[b](b.ipynb)"))), ("of 61 lines", dict(c5=shown("#| exports", *["b = 1"] * 61)))])
 def test_a_notebook_that_lacks_something_is_caught(says, changes):
     assert house.anatomy(GOOD) == house.anatomy(spoiled(**{f"x{i}": shown("1") for i in range(5)})) == []
     assert any(says in c for c in house.anatomy(spoiled(**changes))), house.anatomy(spoiled(**changes))
