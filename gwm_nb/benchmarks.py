@@ -924,9 +924,9 @@ def _report(folder, title, results, clips, about):
         truth, _ = checked.annotations.mask(checked.files[frame].stem)
         return sequence_picture(results[0], name, image, found, truth)
 
-    write_whole(folder/'results.csv', as_csv(results).encode())
+    write_whole(folder/'results.csv', as_csv(results).encode('utf-8', 'replace'))
     write_whole(folder/'results.json', json.dumps(about | dict(results=results), indent=1).encode())
-    write_whole(folder/'report.html', html_report(title, results, picture).encode())
+    write_whole(folder/'report.html', html_report(title, results, picture).encode('utf-8', 'replace'))
 
 # %% ../nbs/16_benchmarks.ipynb #6be5bf42
 _SUMMARY = dict(

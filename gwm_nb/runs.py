@@ -528,7 +528,7 @@ def change_by_file(config: Config, # is changed
                   ):
     "Take over the settings that stand in a file. Raises `ValueError` or `FileNotFoundError`."
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file of settings')
-    try: settings = list(_flat(tomllib.loads(path.read_text(encoding='utf-8-sig'))))
+    try: settings = list(_flat(tomllib.loads(path.read_bytes().decode('utf-8-sig', 'surrogateescape'))))
     except RecursionError: raise ValueError(f'{path}: nested too deeply for settings') from None
     except (ValueError, OSError) as e: raise ValueError(f'{path}: not a TOML file: {e}') from None
     for key, value in settings: change(config, key, value, str(path))
@@ -1018,7 +1018,7 @@ def start_folder(config: Config, # from make_config
         raise ValueError(f'{out}: here is a run already; go on with it (--resume {out}), or choose another folder')
     if inside: raise ValueError(f'{out}: this folder holds other things ({inside[0].name}); choose another')
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out/'config.toml', f'# {said}\n# {_versions()}\n\n{to_toml(config)}'.encode())
+    write_whole(out/'config.toml', f'# {said}\n# {_versions()}\n\n{to_toml(config)}'.encode('utf-8', 'surrogateescape'))
     return out
 
 def _versions(): return ', '.join(f'{name} {version(name)}' for name in ('gwm_nb', 'torch', 'timm', 'accelerate'))
@@ -1027,7 +1027,7 @@ def _versions(): return ', '.join(f'{name} {version(name)}' for name in ('gwm_nb
 def _notes(folder):
     "What the checkpoints of a run say about it, from its config.toml."
     config = make_config(file=folder/'config.toml')
-    lines = [*(folder/'config.toml').read_text(encoding='utf-8-sig').splitlines(), '', '']
+    lines = [*(folder/'config.toml').read_bytes().decode('utf-8-sig', 'surrogateescape').splitlines(), '', '']
     said, versions = (line.removeprefix('# ') for line in lines[:2])
     return dict(config=asdict(config), command=said, versions=versions)
 

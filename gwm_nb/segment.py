@@ -9,7 +9,7 @@ __all__ = ['zarr', 'utils', 'PRETRAINED', 'presets', 'PART', 'Cut', 'Found', 'ke
            'check_preset', 'get_way', 'segment_clip', 'Result', 'segment', 'segment_all']
 
 # %% ../nbs/09_segment.ipynb #36960b8b
-import hashlib, inspect, json, shutil, sys, tempfile, time
+import errno, hashlib, inspect, json, os, shutil, sys, tempfile, time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -204,8 +204,10 @@ def notes(self: Watch) -> list[str]:
 
 # %% ../nbs/09_segment.ipynb #4132127d
 def _keep_apart(out, *sources):
-    "Refuse to write results over the clip or its annotations, or below a file."
+    "Refuse to write results over the clip or its annotations, below a file, or where nothing can be written."
     if Path(out).exists() and not Path(out).is_dir(): raise ValueError(f'{out} exists and is not a folder')
+    there = next(p for p in (Path(out).absolute(), *Path(out).absolute().parents) if p.exists())
+    if not os.access(there, os.W_OK): raise PermissionError(errno.EACCES, 'no permission to write here', str(there))
     for source in filter(None, sources):
         if Path(out).resolve() == Path(source).resolve():
             raise ValueError(f'{out}: results would overwrite their own source; choose another folder for them')

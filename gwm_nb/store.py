@@ -85,10 +85,10 @@ def _content_key(path, flow_files=()):
     "A name that changes with the content of a clip, and with the size and date of its flow files."
     digest = hashlib.blake2b(digest_size=16)
     for file in flow_files:
-        digest.update(f'{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}'.encode())
+        digest.update(f'{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}'.encode('utf-8', 'surrogateescape'))
     for file in list_images(path) if path.is_dir() else [path]:
         name = file.name if path.is_dir() else ''
-        digest.update(f'{name}\0{file.stat().st_size}\0'.encode())
+        digest.update(f'{name}\0{file.stat().st_size}\0'.encode('utf-8', 'surrogateescape'))
         with open(file, 'rb') as f:
             while block := f.read(1 << 20): digest.update(block)
     return digest.hexdigest()

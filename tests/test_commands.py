@@ -484,3 +484,17 @@ def test_memory_does_not_grow_with_length(tmp_path, preset):
     few, many = (peak(f"{name}.mp4", name, tmp_path, preset) for name in ("short", "long"))
     print(f"peak of 50 frames {few:.0f} MB, of 5,000 frames {many:.0f} MB")
     assert many < few + 200
+
+
+@pytest.mark.parametrize("room, command", [("segment", "gwm_segment"), ("videos", "gwm_flow"), ("train", "gwm_train"),
+                                           ("runs", "gwm_train"), ("benchmarks", "gwm_evaluate")])
+def test_rooms_run_as_programs(tmp_path, room, command):
+    done = subprocess.run([sys.executable, "-m", f"gwm_nb.{room}", "x", "--outt"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"{command}: ") and "--outt" in done.stderr
+
+
+def test_a_closed_stderr_is_no_reason_to_stop(clip, tmp_path):
+    code = "from gwm_nb.commands import gwm_segment; gwm_segment()"
+    shell = f'{sys.executable} -c "{code}" {clip / "frames"} out --preset fast --end 3 2>&-'
+    done = subprocess.run(shell, shell=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and report(tmp_path / "out")["frames"] == 3

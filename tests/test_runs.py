@@ -816,3 +816,31 @@ def test_a_training_takes_a_flow_store(tmp_path, capsys):
     assert len(learn.history) == 6 and (tmp_path / "run/best.safetensors").exists()
     with pytest.raises(ValueError, match="flow store.*clips held out"):
         training_data(make_config(changes=[*changes, 'data.held_out=["one"]']))
+
+
+# ---- what surrounds a run
+
+def test_names_that_are_no_text_are_trained_on_and_resumed(davis, tmp_path):
+    "File names are bytes; these are not UTF-8."
+    clip = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(next((davis / "DAVIS2016/JPEGImages/480p").iterdir()), clip)
+    changes = [*OWN, "data.source=clip", f"data.path={clip}", "log.measure=0", "log.checkpoint=1"]
+    run(make_config("clip", changes=changes), tmp_path / "run")
+    assert make_config(file=tmp_path / "run/config.toml").data.path == str(clip)
+    assert resume_run(tmp_path / "run").step == 2
+
+
+def test_without_a_compiler_a_run_says_so_and_leaves_nothing(scenes, tmp_path, monkeypatch):
+    def broken(*args, **options): raise RuntimeError("No working C++ compiler found")
+    monkeypatch.setattr(torch, "compile", broken)
+    config = make_config("demo", changes=[*OWN, "data.scenes=4", "network.compile=true"])
+    with pytest.raises(ValueError, match="network.compile=false"): run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_rank_alone_means_nothing(tmp_path, monkeypatch):
+    "Some schedulers set RANK for their own purposes; only launchers set LOCAL_RANK as well."
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    run(make_config("demo", changes=[*OWN, "data.scenes=4", "log.measure=0"]), tmp_path / "run")
+    assert len(read_log(tmp_path / "run/log.jsonl")) == 2
