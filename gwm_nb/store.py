@@ -104,6 +104,8 @@ def _flow_files(clip, gap, frames):
     odd = [f'{f} is missing' for f in wanted if f not in files]
     odd += [f'{f} is too many' for f in sorted(files.keys() - set(wanted))]
     if odd:
+        others = {f.suffix for f in clip.flows[gap].iterdir()} - {'.flo', '.png', ''}
+        if others: odd[0] += f' ({", ".join(sorted(others))} files are not read; flow files are .flo or KITTI .png)'
         raise ValueError(f'{clip.flows[gap]}: {len(files)} flow files for {len(frames)} frames, '
                          f'with gap {gap} there must be {len(wanted)}; {odd[0]}')
     return [files.get(f) for f in frames]
