@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parent.parent.parent / "gwm_nb"
 
 def imported(text):
     "The packages outside the standard library that a module imports, at its top, later, or lazily."
-    found = set(re.findall(r"lazily\(['\"]([\w.]+)", text))
+    found = set(re.findall(r"^\w+ = lazily\(['\"]([\w.]+)", text, re.M))
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
