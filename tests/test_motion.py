@@ -274,7 +274,7 @@ def test_a_basis_is_looked_at_anywhere(monkeypatch):
 @pytest.fixture
 def fused(monkeypatch):
     "However small, masks go through the compiled loops; the names of those that ran, in order."
-    pytest.importorskip("numba", reason="numba is not there for this Python")
+    pytest.importorskip("numba", reason="the extra fast (numba) is not installed")
     ran, run = [], motion._run
     monkeypatch.setattr(motion, "_worthwhile", 1)
     def record(rows, *args):
@@ -427,7 +427,7 @@ def test_what_the_loops_are_for(fused, monkeypatch):
 
 def test_numba_waits_until_it_is_wanted():
     "Neither the import nor a small fit loads it; a large one does."
-    pytest.importorskip("numba", reason="numba is not there for this Python")
+    pytest.importorskip("numba", reason="the extra fast (numba) is not installed")
     code = """if True:
         import sys, torch
         from gwm_nb.motion import fit_error
@@ -440,7 +440,7 @@ def test_numba_waits_until_it_is_wanted():
 
 def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch):
     "A function of no file, as one typed in: numba refuses to keep it, and it runs."
-    pytest.importorskip("numba", reason="numba is not there for this Python")
+    pytest.importorskip("numba", reason="the extra fast (numba) is not installed")
     space = {}
     exec("def double(a):\n    for i in range(len(a)): a[i] *= 2", space)
     a = torch.ones(3)
