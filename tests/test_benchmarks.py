@@ -326,6 +326,7 @@ def test_predictions_in_jpeg_are_shades(two, capsys):
 
 
 def test_how_predictions_are_read_can_be_said(two, capsys):
+    from gwm_nb.benchmarks import gwm_evaluate
     data, predict = two
     unclear = predict("p", lambda x: np.dstack([np.where(x > 0, 255, 0)] * 3 + [np.where(x == 1, 255, 0)]).astype(np.uint8))
     assert evaluated(data, unclear, "a", protocol="label-free")["label-free"]["predictions_read_as"] == {"s": "alpha, 1 object"}
@@ -334,7 +335,7 @@ def test_how_predictions_are_read_can_be_said(two, capsys):
     with pytest.raises(ValueError, match="masks.*ids, colours, shades, alpha"): evaluated(data, unclear, "c", read_as="masks")
     photograph = predict("r", lambda x: np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
     with pytest.raises(ValueError, match="--read-as"): evaluated(data, photograph, "d")
-    with pytest.raises(ValueError, match="--read-as"): evaluated(data, None, "e", read_as="ids")
+    with pytest.raises(ValueError, match="--read-as"): gwm_evaluate("net.safetensors", data=data, read_as="ids")
 
 
 def test_hundreds_of_objects_are_matched(tmp_path):
