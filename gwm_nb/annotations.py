@@ -262,10 +262,11 @@ class Annotations:
 @patch(as_prop=True)
 def about(self: Annotations) -> str:
     "How the pictures are read, as in 'ids, 3 objects'."
-    labels = {1} if self.kind in ('shades', 'alpha') else {*self._numbered[1].tolist()} - {0}
-    n = len(labels - {255})
-    void = ', void left out' if 255 in labels else ''
-    return f'{self.kind}, {n} object{"" if n == 1 else "s"}{void}'
+    if self.kind in ('shades', 'alpha'): return f'{self.kind}, 1 object'
+    labels = {*self._numbered[1].tolist()}
+    n = len(labels - {0, 255})
+    objects = '1 object' if n == 1 else f'{n} objects'
+    return f'{self.kind}, {objects}, void left out' if 255 in labels else f'{self.kind}, {objects}'
 
 # %% ../nbs/25_annotations.ipynb #3653f2a1
 @patch
