@@ -647,18 +647,6 @@ class Result:
             labels = torch.from_numpy(_read_mask(inner_path(self.folder, f'{name}.png')))
             yield labels if several else labels > 0
 
-    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]: # (3,H,W) uint8, (H,W) each
-        "Frames of the given clip and their masks. Raises `ValueError` for another clip."
-        if self.clip is None: raise ValueError(f'{self.folder}: give a clip, Result(folder, clip)')
-        open_clip(self.clip)            # says so if it is not there
-        settings, masks = self.report['settings'], zip(self.names, self.masks)
-        part = {name: settings[name] for name in PART if settings.get(name) is not None}
-        frames = Excerpt(self.clip, **part)
-        for (name, image), (named, mask) in zip_longest(frames, masks, fillvalue=(None, None)):
-            if name != named or mask.shape != image.shape[1:]:
-                raise ValueError(f'{self.folder}: these masks are not of the frames of {self.clip}')
-            yield image, mask
-
 def _read_mask(file):
     "A mask as it was written, (H,W) bool or uint8."
     image_size(file)                    # refuses what is no picture, or too large
@@ -668,6 +656,20 @@ def _read_mask(file):
     raise ValueError(f'{file}: not a mask of gwm_segment')
 
 # %% ../nbs/09_segment.ipynb #9627fbf1
+@patch
+def pairs(self: Result) -> Iterator[tuple[Tensor, Tensor]]: # (3,H,W) uint8, (H,W) each
+    "Frames of the given clip and their masks. Raises `ValueError` for another clip."
+    if self.clip is None: raise ValueError(f'{self.folder}: give a clip, Result(folder, clip)')
+    open_clip(self.clip)            # says so if it is not there
+    settings, masks = self.report['settings'], zip(self.names, self.masks)
+    part = {name: settings[name] for name in PART if settings.get(name) is not None}
+    try: frames = Excerpt(self.clip, **part)
+    except ValueError as e: raise ValueError(f'{self.folder}: {e}') from None
+    for (name, image), (named, mask) in zip_longest(frames, masks, fillvalue=(None, None)):
+        if name != named or mask.shape != image.shape[1:]:
+            raise ValueError(f'{self.folder}: these masks are not of the frames of {self.clip}')
+        yield image, mask
+
 @patch
 def overlay(self: Result) -> Iterator[Tensor]: # (3,H,W) in [0,1]
     "The clip with everything but the object grey and dark, frame by frame."
