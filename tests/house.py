@@ -2,11 +2,12 @@
 
     python tests/house.py [REV]
 
-prints, for each room of the working tree (or of the git revision REV): exported lines, median lines of an exported cell,
-the longest exported line, the share of exported lines over 120 characters, and prose words for each line of code.
+prints, for each room of the working tree (or of the git revision REV): exported lines, median lines
+of an exported cell, the longest exported line, the share of exported lines over 120 characters, and
+prose words for each line of code.
 
-A rule is a function that returns a list of complaints, empty if all is well. `test_structure.py` applies each of them to the
-house, and to something made up that breaks it.
+A rule is a function that returns a list of complaints, empty if all is well. `test_structure.py`
+applies each of them to the house, and to something made up that breaks it.
 """
 import ast
 import importlib.util
@@ -22,7 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "gwm_nb"
 WIDTH, MEDIAN, LONGEST = 120, 12, 60            # of an exported line; of exported cells, in lines
-KINDS = {0: "the lesson", 1: "the published system", 2: "the engine room", 3: "the back of the book"}      # by the tens digit of a notebook's number
+# by the tens digit of a notebook's number
+KINDS = dict(enumerate(("the lesson", "the published system", "the engine room",
+                        "the back of the book")))
 
 
 # ---- reading
@@ -53,7 +56,8 @@ def directives(cell):
     return [line[2:].strip() for line in source(cell).splitlines() if line.startswith("#|")]
 
 
-def is_exported(cell): return cell["cell_type"] == "code" and any(re.match(r"exports?\b", d) for d in directives(cell))
+def is_exported(cell):
+    return cell["cell_type"] == "code" and any(re.match(r"exports?\b", d) for d in directives(cell))
 
 
 def is_hidden(cell): return any(re.match(r"hide\b", d) for d in directives(cell))
@@ -61,7 +65,8 @@ def is_hidden(cell): return any(re.match(r"hide\b", d) for d in directives(cell)
 
 def code_lines(cell):
     "Lines of a code cell that say something: neither empty nor a directive."
-    return [line for line in source(cell).splitlines() if line.strip() and not line.startswith("#|")]
+    lines = source(cell).splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#|")]
 
 
 def of_kind(cells, kind): return [c for c in cells if c["cell_type"] == kind]
@@ -75,34 +80,42 @@ def read_cells(path): return json.loads(Path(path).read_text(encoding="utf-8"))[
 def figures(cells):
     "What the table says of a notebook."
     exported = [c for c in cells if is_exported(c)]
-    lines = [line for c in exported for line in code_lines(c)]
-    code = sum(len(code_lines(c)) for c in of_kind(cells, "code"))
-    words = sum(len(source(c).split()) for c in of_kind(cells, "markdown"))
-    return dict(lines=len(lines), median=statistics.median([len(code_lines(c)) for c in exported] or [0]), longest=max(map(len, lines), default=0),
-                over=sum(len(line) > WIDTH for line in lines), code=code, words=words)
+    lengths = [len(code_lines(c)) for c in exported] or [0]
+    widths = [len(line) for c in exported for line in code_lines(c)]
+    return dict(lines=len(widths), median=statistics.median(lengths),
+                longest=max(widths, default=0), over=sum(width > WIDTH for width in widths),
+                code=sum(len(code_lines(c)) for c in of_kind(cells, "code")),
+                words=sum(len(source(c).split()) for c in of_kind(cells, "markdown")))
 
 
 def row(name, f):
-    return (f"| {name} | {f['lines']} | {f['median']:g} | {f['longest']} | {100 * f['over'] / max(f['lines'], 1):.1f} % "
-            f"| {f['words'] / max(f['code'], 1):.1f} |")
+    over, prose = 100 * f["over"] / max(f["lines"], 1), f["words"] / max(f["code"], 1)
+    return (f"| {name} | {f['lines']} | {f['median']:g} | {f['longest']} | {over:.1f} % "
+            f"| {prose:.1f} |")
 
 
 def table(notebooks):
     "The figures of `{name: cells}`, a row for each room and one for all."
     rows = {name: figures(cells) for name, cells in notebooks.items()}
-    exported = [c for cells in notebooks.values() for c in cells if is_exported(c)]
-    total = {k: sum(f[k] for f in rows.values()) for k in ("lines", "over", "code", "words")}
-    total |= dict(longest=max(f["longest"] for f in rows.values()), median=statistics.median(len(code_lines(c)) for c in exported))
-    return "\n".join(["| room | exported lines | median lines a cell | longest line | over 120 | prose words a code line |", "|---|---|---|---|---|---|",
-                      *(row(n, f) for n, f in rows.items()), row("**all**", total)])
+    every = figures([c for cells in notebooks.values() for c in cells])
+    head = ("| room | exported lines | median lines a cell | longest line | over 120 "
+            "| prose words a code line |")
+    return "\n".join([head, "|---|---|---|---|---|---|", *(row(n, f) for n, f in rows.items()),
+                      row("**all**", every)])
 
 
-def from_tree(): return {Path(n).stem: read_cells(n) for n in numbered(map(str, (ROOT / "nbs").glob("*.ipynb"))) if not is_page(n)}
+def rooms(names): return [name for name in numbered(names) if not is_page(name)]
+
+
+def from_tree():
+    return {Path(n).stem: read_cells(n) for n in rooms(map(str, (ROOT / "nbs").glob("*.ipynb")))}
 
 
 def from_revision(revision, root=ROOT):
-    git = lambda *argv: subprocess.run(["git", *argv], cwd=root, check=True, capture_output=True, text=True, encoding="utf-8").stdout
-    names = [n for n in numbered(git("ls-tree", "--name-only", revision, "nbs/").split()) if not is_page(n)]
+    def git(*argv):
+        return subprocess.run(["git", *argv], cwd=root, check=True, capture_output=True, text=True,
+                              encoding="utf-8").stdout
+    names = rooms(git("ls-tree", "--name-only", revision, "nbs/").split())
     return {Path(n).stem: json.loads(git("show", f"{revision}:{n}"))["cells"] for n in names}
 
 
@@ -124,7 +137,8 @@ def used_rooms(code, package=PACKAGE):
             if node.level == 0 and path[0] != package:
                 continue
             inside = path[1:] if node.level == 0 else [p for p in path if p]
-            used |= {inside[0]} if inside else {a.name for a in node.names if not a.name.startswith("__")}
+            names = {a.name for a in node.names if not a.name.startswith("__")}
+            used |= {inside[0]} if inside else names
         elif isinstance(node, ast.Import):
             used |= {".".join(a.name.split(".")[1:2]) or "*" for a in node.names if a.name.split(".")[0] == package}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -144,7 +158,8 @@ def wrong_floors(room, code, order):
     if room not in order:
         return [f"{room} is not on the list of floors"]
     below = order[:order.index(room)]
-    return [f"{room} imports {used}, which is not below it" for used in sorted(used_rooms(code)) if used not in below]
+    return [f"{room} imports {used}, which is not below it"
+            for used in sorted(used_rooms(code)) if used not in below]
 
 
 # training learns of data sets from `videos` only, evaluation knows nothing of training
@@ -153,22 +168,27 @@ STRANGERS = {"train": {"scenes", "store", "images", "evaluate"}, "evaluate": {"t
 
 def strangers(room, code):
     "Rooms that training, or evaluation, may not know, though they are below it."
-    return [f"{room} must know nothing of {used}" for used in sorted(used_rooms(code) & STRANGERS.get(room, set()))]
+    found = used_rooms(code) & STRANGERS.get(room, set())
+    return [f"{room} must know nothing of {used}" for used in sorted(found)]
 
 
-def public(tree): return [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
+def public(tree):
+    kinds = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+    return [n for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
 
 
 def undocumented(code):
-    "Public functions and classes without a docstring, and parameters without a comment of their own."
-    tree = ast.parse(code)
-    comments = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(code).readline) if t.type == tokenize.COMMENT}
-    complaints = [f"{n.name} has no docstring" for n in public(tree) if not ast.get_docstring(n)]
-    functions = [(n.name, n) for n in public(tree) if not isinstance(n, ast.ClassDef) and not is_patch(n)]
-    functions += [(f"{n.name}.__init__", m) for n in public(tree) if isinstance(n, ast.ClassDef) for m in n.body
-                  if isinstance(m, ast.FunctionDef) and m.name == "__init__" and not is_module(n)]
+    "Public functions and classes without a docstring, parameters without a comment of their own."
+    names, tokens = public(ast.parse(code)), tokenize.generate_tokens(io.StringIO(code).readline)
+    comments = {t.start[0] for t in tokens if t.type == tokenize.COMMENT}
+    complaints = [f"{n.name} has no docstring" for n in names if not ast.get_docstring(n)]
+    classes = [n for n in names if isinstance(n, ast.ClassDef)]
+    functions = [(n.name, n) for n in names if n not in classes and not is_patch(n)]
+    functions += [(f"{n.name}.__init__", m) for n in classes if not is_module(n) for m in n.body
+                  if isinstance(m, ast.FunctionDef) and m.name == "__init__"]
     for name, node in functions:
-        complaints += [f"{name}: parameter {p} has no comment of its own" for p in bare_parameters(node, comments)]
+        bare = bare_parameters(node, comments)
+        complaints += [f"{name}: parameter {p} has no comment of its own" for p in bare]
     return complaints
 
 
@@ -186,36 +206,48 @@ def bare_parameters(node, comments):
     "Parameters of a function that have no line of their own with a comment."
     a = node.args
     plain = [*a.posonlyargs, *a.args]
-    defaults = dict(zip([p.arg for p in plain[len(plain) - len(a.defaults):]], a.defaults)) | {p.arg: d for p, d in zip(a.kwonlyargs, a.kw_defaults) if d}
+    defaults = [*zip(plain[len(plain) - len(a.defaults):], a.defaults),
+                *zip(a.kwonlyargs, a.kw_defaults)]
+    ends = {p.arg: default.end_lineno for p, default in defaults if default}
     every = [p for p in [*plain, a.vararg, *a.kwonlyargs, a.kwarg] if p and p.arg != "self"]
-    lines = [max(p.end_lineno, defaults[p.arg].end_lineno if p.arg in defaults else 0) for p in every]
+    lines = [max(p.end_lineno, ends.get(p.arg, 0)) for p in every]
     return [p.arg for p, line in zip(every, lines) if line not in comments or lines.count(line) > 1]
 
 
 def late_methods(code):
     "Assignments to attributes of a class, after the class."
     tree = ast.parse(code)
-    classes = {n.name for n in tree.body if isinstance(n, ast.ClassDef)}
-    classes |= {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names if a.name[:1].isupper()}
-    targets = [t for n in tree.body if isinstance(n, (ast.Assign, ast.AugAssign, ast.AnnAssign)) for t in (n.targets if isinstance(n, ast.Assign) else [n.target])]
+    of = lambda kind: [n for n in tree.body if isinstance(n, kind)]
+    imported = [a for n in of(ast.ImportFrom) for a in n.names if a.name[:1].isupper()]
+    classes = {n.name for n in of(ast.ClassDef)} | {a.asname or a.name for a in imported}
+    targets = [t for n in of(ast.Assign) for t in n.targets]
+    targets += [n.target for n in of((ast.AugAssign, ast.AnnAssign))]
     flat = [e for t in targets for e in (t.elts if isinstance(t, (ast.Tuple, ast.List)) else [t])]
-    found = [ast.unparse(t) for t in flat if isinstance(t, ast.Attribute) and ast.unparse(t.value) in classes]
-    called = [n.value for n in tree.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
-    found += [ast.unparse(c) for c in called if ast.unparse(c.func) == "setattr" and ast.unparse(c.args[0]) in classes]
-    return [f"{name}: write a method in its class, or below it with @patch" for name in found]
+    found = [(t, t.value) for t in flat if isinstance(t, ast.Attribute)]
+    called = [n.value for n in of(ast.Expr) if isinstance(n.value, ast.Call)]
+    found += [(c, c.args[0]) for c in called if ast.unparse(c.func) == "setattr"]
+    return [f"{ast.unparse(node)}: write a method in its class, or below it with @patch"
+            for node, owner in found if ast.unparse(owner) in classes]
 
 
 def crowded(code):
-    "Lines that hold more than one idea: text times a condition, a walrus in a comprehension, several statements."
-    tree, complaints = ast.parse(code), []
-    for node in ast.walk(tree):
+    "Lines of two ideas: text times a condition, a walrus in a comprehension, two statements."
+    def is_text(node):
+        return isinstance(getattr(node, "value", None), str) or isinstance(node, ast.JoinedStr)
+
+    def is_condition(node):
+        called = isinstance(node, ast.Call) and ast.unparse(node.func) == "bool"
+        return called or isinstance(node, (ast.Compare, ast.BoolOp))
+
+    complaints = []
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            one, two = node.left, node.right
-            text = [s for s in (one, two) if isinstance(s, ast.JoinedStr) or isinstance(s, ast.Constant) and isinstance(s.value, str)]
-            if text and any(isinstance(s, (ast.Compare, ast.BoolOp)) or isinstance(s, ast.Call) and ast.unparse(s.func) == "bool" for s in (one, two)):
+            sides = node.left, node.right
+            if any(map(is_text, sides)) and any(map(is_condition, sides)):
                 complaints.append(f"{ast.unparse(node)}: text times a condition")
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
-            complaints += [f"{ast.unparse(n)}: a walrus in a comprehension" for n in ast.walk(node) if isinstance(n, ast.NamedExpr)]
+            complaints += [f"{ast.unparse(n)}: a walrus in a comprehension"
+                           for n in ast.walk(node) if isinstance(n, ast.NamedExpr)]
         for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
             for one, two in zip(body, body[1:]) if isinstance(body, list) else ():
                 if one.end_lineno == two.lineno:
@@ -225,14 +257,24 @@ def crowded(code):
 
 def fastcore_names(code):
     "What a module takes from fastcore: {(module, name)}; a whole module is (module, '*')."
-    tree = ast.parse(code)
-    found = {(n.module, a.name) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 0 and (n.module or "").split(".")[0] == "fastcore" for a in n.names}
-    return found | {(a.name, "*") for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names if a.name.split(".")[0] == "fastcore"}
+    nodes = list(ast.walk(ast.parse(code)))
+    taken = {(n.module, a.name) for n in nodes if isinstance(n, ast.ImportFrom) and n.level == 0
+             for a in n.names}
+    taken |= {(a.name, "*") for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    return {(module, name) for module, name in taken if module.split(".")[0] == "fastcore"}
 
 
 # ---- rules of notebooks
 
-def pictures(cell): return [o for o in cell.get("outputs", []) if any(k.startswith("image/") for k in o.get("data", {}))]
+def pictures(cell):
+    return [o for o in cell.get("outputs", [])
+            if any(k.startswith("image/") for k in o.get("data", {}))]
+
+
+def begins_well(cells):
+    "Whether a title and a line in a quote come first."
+    first = cells[0]
+    return first["cell_type"] == "markdown" and re.match(r"# \S.*\n\n> \S", source(first))
 
 
 def anatomy(cells):
@@ -240,18 +282,18 @@ def anatomy(cells):
     prose, code = [source(c) for c in of_kind(cells, "markdown")], of_kind(cells, "code")
     shown = [c for c in code if not is_hidden(c)]
     lengths = [len(code_lines(c)) for c in code if is_exported(c)]
-    text = "\n".join(prose)
-    first_picture = next((i for i, c in enumerate(cells) if pictures(c)), len(cells))
+    text, longest = "\n".join(prose), max(lengths, default=0)
     complaints = {
-        "it does not begin with a title and a line in a quote": cells[0]["cell_type"] == "markdown" and re.match(r"# \S.*\n\n> \S", prose[0]),
+        "it does not begin with a title and a line in a quote": begins_well(cells),
         f"{len(shown)} shown cells and only {len(prose)} of prose": 2 * len(prose) >= len(shown),
         "no experiment: Turn the knob": re.search(r"^#+ .*Turn the knob", text, re.M),
         "no '## What we built'": re.search(r"^## What we built$", text, re.M),
         "no '## Exercises'": re.search(r"^## Exercises$", text, re.M),
         "its last words lead to no other notebook": re.search(r"\]\(\w+\.ipynb\)", prose[-1]),
-        "no picture": first_picture < len(cells),
-        f"half of its exported cells are longer than {MEDIAN} lines": statistics.median(lengths or [0]) <= MEDIAN,
-        f"an exported cell of {max(lengths, default=0)} lines, more than {LONGEST}": max(lengths, default=0) <= LONGEST}
+        "no picture": any(map(pictures, cells)),
+        f"half of its exported cells are longer than {MEDIAN} lines":
+            statistics.median(lengths or [0]) <= MEDIAN,
+        f"an exported cell of {longest} lines, more than {LONGEST}": longest <= LONGEST}
     return [words for words, good in complaints.items() if not good]
 
 
@@ -263,43 +305,51 @@ def engine_anatomy(cells):
 def page_anatomy(cells):
     "What a page at the back of the book lacks, or has too much."
     prose = [source(c) for c in of_kind(cells, "markdown")]
+    told = [d for c in of_kind(cells, "code") for d in directives(c)]
     complaints = {
-        "it does not begin with a title and a line in a quote": cells[0]["cell_type"] == "markdown" and re.match(r"# \S.*\n\n> \S", prose[0]),
+        "it does not begin with a title and a line in a quote": begins_well(cells),
         "its last words lead to no other notebook": re.search(r"\]\(\w+\.ipynb\)", prose[-1]),
         "it exports": not any(is_exported(c) for c in cells),
-        "it names a module": not any(d.startswith("default_exp") for c in of_kind(cells, "code") for d in directives(c))}
+        "it names a module": not any(d.startswith("default_exp") for d in told)}
     return [words for words, good in complaints.items() if not good]
 
 
 def without_alt(cells):
     "Cells that show a picture and do not say what is to be seen."
-    good = [i for i, c in enumerate(cells) if any(re.fullmatch(r'fig-alt: "\S.{15,}"', d) for d in directives(c))]
-    return [f"a picture without fig-alt: {source(c)[:60]!r}" for i, c in enumerate(cells) if c["cell_type"] == "code" and not is_hidden(c) and pictures(c) and i not in good]
+    def good(c): return any(re.fullmatch(r'fig-alt: "\S.{15,}"', d) for d in directives(c))
+    shown = [c for c in of_kind(cells, "code") if pictures(c) and not is_hidden(c)]
+    return [f"a picture without fig-alt: {source(c)[:60]!r}" for c in shown if not good(c)]
 
 
 def without_picture(cells):
-    "Cells whose words describe a picture that is not there; flagged ones that have never run apart."
+    "Cells whose words describe a picture that is not there, but for flagged ones that never ran."
     flagged = {"gpu", "downloads", "slow"}
-    promised = [c for c in of_kind(cells, "code") if any(d.startswith("fig-alt") for d in directives(c))]
-    return [f"fig-alt without a picture: {source(c)[:60]!r}" for c in promised if not pictures(c) and not flagged & set(directives(c))]
+    promised = [c for c in of_kind(cells, "code")
+                if any(d.startswith("fig-alt") for d in directives(c))]
+    return [f"fig-alt without a picture: {source(c)[:60]!r}"
+            for c in promised if not pictures(c) and not flagged & set(directives(c))]
 
 
 def wide_lines(cells):
     "Exported lines that are too long."
-    return [f"{len(line)} characters: {line.strip()[:60]} ..." for c in cells if is_exported(c) for line in source(c).splitlines() if len(line) > WIDTH and not line.startswith("#|")]
+    lines = [line for c in cells if is_exported(c) for line in code_lines(c)]
+    return [f"{len(line)} characters: {line.strip()[:60]} ..."
+            for line in lines if len(line) > WIDTH]
 
 
 def unprintable(cells):
-    "Warnings, errors and this machine's folders in outputs, in whatever form they are shown; and no output at all."
+    "Warnings, errors and this machine's folders in outputs, in any form; and no output at all."
     outputs = [o for c in cells for o in c.get("outputs", [])]
-    told = [{k: v for k, v in o.items() if k != "data"} | {k: v for k, v in o.get("data", {}).items() if not k.startswith("image/")} for o in outputs]
+    told = [{k: v for k, v in (o | o.get("data", {})).items()
+             if k != "data" and not k.startswith("image/")} for o in outputs]
     bad = re.compile(r"Warning|Traceback|/(?:tmp|home|root|work|opt|Users)/|[A-Z]:\\\\\w")
     found = [m[0] for t in told for m in bad.finditer(json.dumps(t))]
-    return [f"{word} in an output" for word in dict.fromkeys(found)] + ([] if outputs or not of_kind(cells, "code") else ["no outputs: run it"])
+    complaints = [f"{word} in an output" for word in dict.fromkeys(found)]
+    return complaints if outputs or not of_kind(cells, "code") else ["no outputs: run it"]
 
 
 def wrong_map(notebooks, index):
-    "Where the index's tables of notebooks differ from the notebooks there are (file names): one table for each kind, in order."
+    "Where the index's tables, one for each kind, in order, differ from the notebooks there are."
     tables, last = [], None
     for number, line in enumerate(index.splitlines()):
         found = re.match(r"\| *\[(\w+)\]\((\w+\.ipynb)\)", line)
@@ -309,9 +359,11 @@ def wrong_map(notebooks, index):
             tables.append([])
         tables[-1].append(found[2])
         last = number
-    complaints = [f"{n} is in the index's table of {KINDS.get(kind, kind)}" for kind, names in enumerate(tables) for n in names if n[0] != str(kind)]
-    if sum(tables, []) != list(notebooks):
-        complaints.append(f"the index lists {', '.join(sum(tables, []))}, and there are {', '.join(notebooks)}")
+    complaints = [f"{n} is in the index's table of {KINDS.get(kind, kind)}"
+                  for kind, names in enumerate(tables) for n in names if n[0] != str(kind)]
+    listed, there = ", ".join(sum(tables, [])), ", ".join(notebooks)
+    if listed != there:
+        complaints.append(f"the index lists {listed}, not {there}")
     return complaints
 
 

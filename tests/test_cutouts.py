@@ -382,8 +382,8 @@ def test_letters_there_and_back(counts):
     ([32], "P1"), ([1000], "Xo0"), ([5, 7, 100, 7, 90, 8], "57T30F1")])
 def test_letters_by_hand(counts, text):
     """The two first are COCO's own example, M=[0 0 1 1 1 0 1] and M=[1 1 1 1 1 1 0]. The others are
-    by hand: five bits at a time, the lowest first, 32 if more follow, plus 48; more follow until the
-    rest is all sign. 16 = 10000 would read as negative, so a zero follows; 90-100 = 10110 is one."""
+    by hand: five bits at a time, the lowest first, 32 if more follow, plus 48; more follow until
+    the rest is all sign. 16 = 10000 would read as negative, so a zero follows; 90-100 = 10110."""
     assert decompressed(text) == counts
     assert compressed(counts) == text
 

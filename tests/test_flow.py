@@ -1,4 +1,4 @@
-"Flow files that are damaged, frames that do not fit, estimators as objects: shared by threads, sent to processes, named in JSON."
+"Flow files that are damaged, frames that do not fit, estimators as objects, scenes, the loss."
 import json
 import pickle
 import socket
@@ -13,12 +13,13 @@ import torch
 from torchvision.models import get_model
 
 from gwm_nb import flow as room
-from gwm_nb.flow import (DIS, DIS_PRESETS, FLO_MAGIC, RAFT, distance_from_home, estimate_both, estimate_flow, estimator_settings,
-                         flow_estimators, get_estimator, occlusion_mask, read_flo, read_flow, read_kitti, register_estimator,
+from gwm_nb.flow import (DIS, DIS_PRESETS, FLO_MAGIC, RAFT, distance_from_home, estimate_both,
+                         estimate_flow, estimator_settings, flow_estimators, get_estimator,
+                         occlusion_mask, read_flo, read_flow, read_kitti, register_estimator,
                          resize_flow, warp, write_flo, write_kitti)
 from gwm_nb.loss import ReconstructionLoss, explanation
 from gwm_nb.motion import fit_motion, reconstruct
-from gwm_nb.scenes import Motion, MovingScenes, load_photo
+from gwm_nb.scenes import MovingScenes, load_photo
 
 frame = torch.rand(3, 60, 96, generator=torch.Generator().manual_seed(0))
 flow = torch.rand(2, 30, 50, generator=torch.Generator().manual_seed(1)) * 20 - 10
@@ -34,36 +35,30 @@ def flo(tmp_path):
 NAN = struct.pack("<f", float("nan"))
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda d: d[:-1], "truncated .flo file: 50x30 flow takes 12012 bytes, it has 12011"),
-    (lambda d: d + b"\0", "overlong .flo file"),
-    (lambda d: d[:7], "truncated .flo file: 7 bytes"),
-    (lambda d: b"", "truncated .flo file: 0 bytes"),
-    (lambda d: b"JUNK" + d[4:], "instead of 202021.25"),
-    (lambda d: struct.pack("<fii", FLO_MAGIC, -3, 4), "impossible flow size -3x4"),
-    (lambda d: d[:12 + 8 * 155] + NAN + d[16 + 8 * 155:], "1 pixels are NaN, infinite or marked unknown, the first at x=5, y=3"),
-    (lambda d: d[:12] + struct.pack("<f", 1e10) + d[16:], "the first at x=0, y=0"),
-])
-def test_damaged_flo_files_are_refused_by_name(flo, tmp_path, damage, message):
+@pytest.mark.parametrize("damage, says", [
+    (lambda d: d[:-1], ["50x30", "12012", "12011"]), (lambda d: d + b"\0", ["overlong"]),
+    (lambda d: d[:7], ["7 bytes"]), (lambda d: b"", ["0 bytes"]),
+    (lambda d: b"JUNK" + d[4:], ["202021.25"]),
+    (lambda d: struct.pack("<fii", FLO_MAGIC, -3, 4), ["-3x4"]),
+    (lambda d: d[:12 + 8 * 155] + NAN + d[16 + 8 * 155:], ["1 pixels", "x=5, y=3"]),
+    (lambda d: d[:12] + struct.pack("<f", 1e10) + d[16:], ["x=0, y=0"])])
+def test_damaged_flo_files_are_refused_by_name(flo, tmp_path, damage, says):
     (tmp_path / "bad.flo").write_bytes(damage(flo))
     with pytest.raises(ValueError, match="bad.flo") as e:
         read_flo(tmp_path / "bad.flo")
-    assert message in str(e.value)
+    assert all(word in str(e.value) for word in says)
 
 
 def test_flow_files_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such .flo file"):
-        read_flo(tmp_path / "none.flo")
-    with pytest.raises(FileNotFoundError, match="no such flow file"):
-        read_kitti(tmp_path / "none.png")
-    with pytest.raises(ValueError, match=r"must have shape \(2,h,w\)"):
-        write_flo(tmp_path / "x.flo", flow[None])
     cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(ValueError, match="this picture has 3 of 8"):
-        read_kitti(tmp_path / "photo.png")
     (tmp_path / "text.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="not a readable picture"):
-        read_kitti(tmp_path / "text.png")
+    for call, says in ((lambda: read_flo(tmp_path / "none.flo"), "none.flo"),
+                       (lambda: read_kitti(tmp_path / "none.png"), "none.png"),
+                       (lambda: write_flo(tmp_path / "x.flo", flow[None]), r"\(2,h,w\)"),
+                       (lambda: read_kitti(tmp_path / "photo.png"), "photo.png.* 3 .* 8"),
+                       (lambda: read_kitti(tmp_path / "text.png"), "text.png")):
+        with pytest.raises((ValueError, FileNotFoundError), match=says):
+            call()
 
 
 def test_kitti_keeps_what_is_unknown_and_read_flow_refuses_it(tmp_path):
@@ -80,39 +75,38 @@ def test_kitti_keeps_what_is_unknown_and_read_flow_refuses_it(tmp_path):
 
 # ---- frames, resizing, warping
 
-@pytest.mark.parametrize("change, message", [
-    (dict(image2=frame[:, 1:]), "differ in size"),
+@pytest.mark.parametrize("change, says", [
+    (dict(image2=frame[:, 1:]), "differ in size"), (dict(longest=5), "at least 16"),
     (dict(image1=frame[:, :8], image2=frame[:, :8]), "too small"),
-    (dict(image1=(frame * 255).byte()), "numbers in [0,1], not (3, 60, 96) of torch.uint8"),
-    (dict(image1=frame[:1]), "(3,h,w)"),
-    (dict(longest=5), "at least 16"),
-    (dict(method="magic"), "choose one of dis, raft"),
-    (dict(method=None), "unknown flow method None"),
-])
-def test_what_estimate_flow_refuses(change, message):
+    (dict(image1=(frame * 255).byte()), "(3, 60, 96) of torch.uint8"),
+    (dict(image1=frame[:1]), "(3,h,w)"), (dict(method="magic"), "dis, raft"),
+    (dict(method=None), "None")])
+def test_what_estimate_flow_refuses(change, says):
     with pytest.raises(ValueError) as e:
         estimate_flow(**dict(image1=frame, image2=frame) | change)
-    assert message in str(e.value)
+    assert says in str(e.value)
 
 
 def test_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match="'nearest' or 'bilinear'"):
         resize_flow(flow, (15, 25), mode="cubic")
-    with pytest.raises(ValueError, match="resize_flow first"):
+    with pytest.raises(ValueError, match="resize_flow"):
         warp(frame[None], flow[None])
 
 
 def test_there_and_back_on_exact_flow():
     right = torch.zeros(2, 40, 60)
     right[0] = 2
+    hidden = occlusion_mask(right, -right)
     assert distance_from_home(right, -right)[:, :-2].abs().max() < 1e-4
-    assert occlusion_mask(right, -right)[:, -2:].all() and not occlusion_mask(right, -right)[:, :-2].any()
+    assert hidden[:, -2:].all() and not hidden[:, :-2].any()
 
 
 def test_both_directions_take_an_estimator_and_a_size():
-    there, back, hidden = estimate_both(frame, frame.roll(2, -1), DIS("fast"), longest=48)
+    later = frame.roll(2, -1)
+    there, back, hidden = estimate_both(frame, later, DIS("fast"), longest=48)
     assert there.shape == back.shape == (2, 60, 96) and hidden.shape == (60, 96)
-    assert torch.equal(there, estimate_flow(frame, frame.roll(2, -1), DIS("fast"), 48))
+    assert torch.equal(there, estimate_flow(frame, later, DIS("fast"), 48))
 
 
 # ---- estimators
@@ -131,7 +125,7 @@ def test_dis_takes_batches_and_checks_its_preset():
     for preset in DIS_PRESETS:
         both = DIS(preset)(batch, batch.roll(1, -1))
         assert torch.equal(both[1:], DIS(preset)(batch[1:], batch[1:].roll(1, -1)))
-    with pytest.raises(ValueError, match="unknown DIS preset 'slow'; choose one of ultrafast, fast, medium"):
+    with pytest.raises(ValueError, match="'slow'.*ultrafast, fast, medium"):
         DIS("slow")
 
 
@@ -166,7 +160,8 @@ def test_an_estimator_is_a_name_an_object_or_a_function(added):
 def test_settings_tell_what_the_flow_depends_on(added, tmp_path):
     register_estimator("still")(still)
     register_estimator("constant")(Constant)
-    assert estimator_settings("dis") == estimator_settings(DIS()) == dict(name="dis", preset="medium")
+    for dis in ("dis", DIS()):
+        assert estimator_settings(dis) == dict(name="dis", preset="medium")
     assert estimator_settings(Constant(2.)) == dict(name="constant", u=2.)
     assert estimator_settings("still") == estimator_settings(still) == dict(name="still")
     (tmp_path / "a.pth").write_bytes(b"weights")
@@ -186,14 +181,12 @@ def raft():
     return RAFT("random", small=True, updates=2, device="cpu")
 
 
-def test_raft_keeps_size_and_batch_and_survives_pickling(raft):
-    torch.manual_seed(0)
-    batch1, batch2 = torch.rand(2, 3, 50, 83), torch.rand(2, 3, 50, 83)
-    together = estimate_flow(batch1, batch2, raft)
-    assert together.shape == (2, 2, 50, 83)
-    torch.testing.assert_close(estimate_flow(batch1[1], batch2[1], raft), together[1], atol=1e-3, rtol=0)
-    again = pickle.loads(pickle.dumps(raft))
-    assert again == raft and len(pickle.dumps(raft)) < 1000 and torch.equal(again(batch1, batch2), together)
+def test_raft_survives_pickling_without_its_weights(raft):
+    batch1, batch2 = torch.rand(2, 1, 3, 50, 83)
+    data = pickle.dumps(raft)
+    again = pickle.loads(data)
+    assert again == raft and len(data) < 1000
+    assert torch.equal(again(batch1, batch2), raft(batch1, batch2))
 
 
 def test_raft_reads_a_local_file_and_notices_a_new_one(raft, tmp_path):
@@ -220,14 +213,15 @@ def test_raft_refuses_weights_that_are_not_its_own(tmp_path):
 def test_raft_without_a_network_says_so_in_one_line(monkeypatch):
     def unreachable(*args, **kwargs): raise OSError("no route")
     monkeypatch.setattr(room.models, "get_model_weights", unreachable)
-    with pytest.raises(ValueError, match=r"no weights for torchvision's raft_large.*RAFT\(weights=\.\.\.\), or use DIS"):
+    with pytest.raises(ValueError, match=r"raft_large.*weights=.*DIS"):
         RAFT(device="cpu")(frame[None], frame[None])
     assert socket.getdefaulttimeout() is None
 
 
 # ---- scenes, motion, loss: what they refuse, and cases that must stay finite
 
-@pytest.mark.parametrize("change, message", [(dict(n=0), "at least 1"), (dict(similar=2), "[0,1]"), (dict(size=(8, 8)), "32x32")])
+@pytest.mark.parametrize("change, message", [(dict(n=0), "at least 1"), (dict(similar=2), "[0,1]"),
+                                             (dict(size=(8, 8)), "32x32")])
 def test_what_moving_scenes_refuse(change, message):
     with pytest.raises(ValueError) as e:
         MovingScenes(**change)
@@ -247,30 +241,26 @@ def test_scenes_are_told_apart(added):
 def test_an_object_that_rests_travels_with_the_camera():
     late = MovingScenes(6, seed=2, still=1.).scene(0).layers[1]
     assert late.begins > 0 and (late.shape.centre - late.motion.centre).norm() > .1
-    torch.testing.assert_close(late.move(late.shape.centre, 0, late.begins), late.motion.centre, atol=1e-6, rtol=0)
+    carried = late.move(late.shape.centre, 0, late.begins)
+    torch.testing.assert_close(carried, late.motion.centre, atol=1e-6, rtol=0)
 
 
 def test_scenes_stay_finite_and_their_flow_exact():
-    assert all(MovingScenes(6, seed=1000).scene(i).frame(40).isfinite().all() for i in range(6))
+    late = MovingScenes(6, seed=1000, size=(48, 80))
+    assert all(late.scene(i).frame(20).isfinite().all() for i in range(6))
     for i in range(4):
-        scene = MovingScenes(4, seed=2, objects=2).scene(i)
+        scene = MovingScenes(4, seed=2, size=(64, 96), objects=2).scene(i)
         for t in (0, 2):
             visible = ~scene.occluded(t, 2)
             pulled = warp(scene.frame(t + 2)[None], scene.flow(t, 2)[None])[0]
             assert (pulled - scene.frame(t)).abs().mean(0)[visible].mean() < .03
 
 
-def test_motion_is_undone_over_many_frames():
-    turn = Motion(torch.tensor([3., 1.]).double(), torch.tensor([[.02, -.1], [.1, .02]]).double(), torch.full((3, 2), 5e-4).double())
-    crowd = torch.rand(500, 2).double() * 60
-    torch.testing.assert_close(turn.forward(turn.backward(crowd, t=3), t=3), crowd, atol=1e-9, rtol=0)
-
-
 masks, field = torch.rand(1, 2, 24, 32), torch.rand(1, 2, 24, 32)
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: fit_motion(masks, field, "cubic"), "choose one of translation, affine, quadratic"),
+    (lambda: fit_motion(masks, field, "cubic"), "translation, affine, quadratic"),
     (lambda: fit_motion(masks[0], field), "(B,K,h,w)"),
     (lambda: fit_motion(masks[..., 1:], field), "differ in batch or size"),
     (lambda: reconstruct(masks, torch.zeros(1, 2, 3, 2)), "theta of basis 'quadratic'"),
@@ -297,12 +287,14 @@ def test_small_soft_masks_anywhere_stay_finite(size):
         m.requires_grad_()
         out = reconstruct(m, fit_motion(m, torch.randn(1, 2, *size)))
         out.square().mean().backward()
-        assert out.isfinite().all() and m.grad.isfinite().all() and out.abs().max() < 1e3, (size, i, j)
+        assert out.isfinite().all() and out.abs().max() < 1e3, (size, i, j)
+        assert m.grad.isfinite().all(), (size, i, j)
 
 
 @pytest.mark.parametrize("value", [0., 3.])
 def test_where_nothing_is_to_be_explained_the_loss_says_nothing(value):
-    still, logits = torch.full((1, 2, 24, 32), value), torch.randn(1, 3, 24, 32, requires_grad=True)
+    still = torch.full((1, 2, 24, 32), value)
+    logits = torch.randn(1, 3, 24, 32, requires_grad=True)
     out = ReconstructionLoss(normalise=True)(logits, still)
     out.backward()
     assert out < 1e-3 and logits.grad.isfinite().all() and logits.grad.abs().max() < 1e-3
@@ -311,5 +303,7 @@ def test_where_nothing_is_to_be_explained_the_loss_says_nothing(value):
 def test_explanation_takes_masks_of_another_size_and_samples_without_truth():
     sample = dict(image=torch.rand(3, 24, 32), flow=field[0])
     pictures = explanation(sample, torch.rand(3, 12, 16).softmax(0))
-    assert list(pictures) == ["frame", "flow", "masks", "explained"] and pictures["masks"].shape == (3, 24, 32)
-    assert "truth" in explanation(sample | dict(mask=torch.zeros(24, 32).long()), masks[0].softmax(0))
+    assert list(pictures) == ["frame", "flow", "masks", "explained"]
+    assert pictures["masks"].shape == (3, 24, 32)
+    annotated = sample | dict(mask=torch.zeros(24, 32).long())
+    assert "truth" in explanation(annotated, masks[0].softmax(0))
