@@ -210,7 +210,7 @@ def rumours(text, where):
     return found
 
 
-SOURCES = {"## Against the published implementation": ["tests/test_golden.py", "tests/test_paper.py"],
+SOURCES = {"## Against the published implementation": ["tests/test_golden.py", "tests/test_paper.py", "tests/test_train.py"],
            "## Speed": ["tests/bench/README.md"],
            "## Published figures, for orientation": ["16_benchmarks.ipynb"]}
 

@@ -116,15 +116,15 @@ def test_command_makes_each_data_set_with_its_gaps(data, tmp_path, call):
 @pytest.mark.parametrize("argv, says", [
     ("nowhere", "nowhere: no such"), ("DAVIS+KITTI", "'KITTI'"),
     ("DAVIS+STv2 --data DATA", "SegTrackv2 or STv2"), ("CLIP --gaps 0", "other than 0"),
-    ("CLIP --gaps 9", "gap 9 needs at least 10"), ("CLIP --gaps 1 1", "--gaps"),
+    ("CLIP --gaps 9", "gap 9 needs at least 10"), ("CLIP --gaps 1 1", "gaps must be"),
     ("CLIP --gaps one", "invalid int"), ("CLIP --method magic", "'magic'"),
     ("CLIP --preset slow", "'slow'"), ("CLIP --method raft --preset fast", "'preset'"),
     ("CLIP --method raft --weights none.pth", "none.pth"), ("CLIP --method files", "gap 1"),
     ("CLIP --size 32", "HEIGHTxWIDTH"), ("CLIP --size 8x8", "too small"),
-    ("CLIP --resample lanczos", "lanczos"), ("CLIP --workers 0", "--workers must be at least 1"),
-    ("CLIP --batch 0", "--batch must be"), ("CLIP --longest 0", "--longest must be"),
+    ("CLIP --resample lanczos", "lanczos"), ("CLIP --workers 0", "workers must be at least 1"),
+    ("CLIP --batch 0", "batch must be"), ("CLIP --longest 0", "longest must be"),
     ("CLIP --out DATA", "flow store"), ("CLIP --out /proc/gwm", "/proc"),
-    ("", "required: source"), ("CLIP --verify", "--verify")])
+    ("", "source is missing"), ("CLIP --verify", "--verify")])
 def test_wrong_input_gives_one_line_and_leaves_nothing(data, drift, tmp_path, call, argv, says):
     argv = [{"DATA": data, "CLIP": drift}.get(a, a) for a in argv.split()]
     _, end = call(gwm_flow, *argv, cwd=tmp_path)
