@@ -422,7 +422,7 @@ def test_frames_without_annotation_and_annotations_without_frame_are_told(data, 
     assert evaluate("again")["fbms"]["missing_frames"] == {"wide": ["00002"]}     # by the numbers
     assert evaluate("one", clips=["long"])["fbms"]["missing_frames"] == {}
     (data / "JPEGImages/wide/00003.png").unlink()
-    assert evaluate("last")["fbms"]["missing_frames"] == {"wide": ["00003"]}      # by its annotation
+    assert evaluate("last")["fbms"]["missing_frames"] == {"wide": ["00003"]}
 
 
 def test_of_many_sequences_the_first_are_told():

@@ -446,8 +446,9 @@ def test_bars_say_how_much_is_left(monkeypatch, whole):
     told = bars(one, LONG)
     assert told[:4] == ["flow", "motion", *looks[:2]] and told[2:] == looks[:len(told) - 2]
     assert same(windows(TINY, LONG, progress=True), whole)
-    assert bars(TINY[:6], replace(LONG, looks=0)) == [f"window {i}: {bar}" for i in (1, 2)
-                                                     for bar in ("flow", "motion", "cutting", "seeing")]
+    each = "flow", "motion", "cutting", "seeing"
+    wanted = [f"window {i}: {bar}" for i in (1, 2) for bar in each]
+    assert bars(TINY[:6], replace(LONG, looks=0)) == wanted
     monkeypatch.setattr(refine, "_like_before", lambda *boxes: False)
     monkeypatch.setattr(refine, "cut_off", lambda *look: True)
     assert bars(one, LONG) == ["flow", "motion", *looks]
