@@ -137,7 +137,7 @@ class Watch:
         if not self.installed: self.installed = not sys.addaudithook(self.hook)
         package = Path(gwm_nb.__file__).parent
         self.seen = []
-        python = sys.prefix, sys.base_prefix, "/dev/null", "/proc/self"
+        python = sys.prefix, sys.base_prefix, "/dev/null", "/proc"
         self.allowed = tuple(map(str, (*folders, package, *python)))
         try: yield
         finally: self.allowed = None
