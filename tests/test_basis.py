@@ -45,7 +45,7 @@ def remains_itself(powers, C, times=20):
     def fields(grid): return (monomials(grid, powers) @ C).flatten(1).T
     left = []
     for _ in range(times):
-        own = (grid - torch.randn(2, 1, dtype=torch.double)) / (.2 + 2 * torch.rand(1, dtype=torch.double))
+        own = (grid - torch.randn(2, 1).double()) / (.2 + 2 * torch.rand(1).double())
         A, b = fields(grid), fields(own)
         solution = torch.linalg.lstsq(A, b, driver="gelsd").solution
         left.append(((A @ solution - b).norm(dim=0) / b.norm(dim=0)).max())
@@ -103,9 +103,9 @@ def test_ties_may_be_lists():
     assert torch.equal(lists.tie_matrix(), GOOD["zoom"].tie_matrix())
 
 
-@pytest.mark.parametrize("place", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+@pytest.mark.parametrize("place", [torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)])
 def test_ties_are_checked_anywhere(place):
     _binomials.cache_clear()
-    with place():
+    with place:
         Basis(1, GOOD["zoom"].ties)
         assert "not closed" in refused(1, (TURN,))

@@ -1,4 +1,4 @@
-"The fast fit: in blocks of any size, in every precision, and compiled, it computes what the formula says."
+"The fast fit: in blocks of any size, in every precision, and compiled, it is the formula."
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +22,8 @@ def seed():
 
 
 def batch(B=3, K=4, h=24, w=40, dtype=torch.float32):
-    return torch.randn(B, K, h, w, dtype=dtype, requires_grad=True), 3 * torch.randn(B, 2, h, w, dtype=dtype)
+    logits = torch.randn(B, K, h, w, dtype=dtype, requires_grad=True)
+    return logits, 3 * torch.randn(B, 2, h, w, dtype=dtype)
 
 
 def value_and_gradient(error, logits, flow):
@@ -34,17 +35,19 @@ def by_the_formula(masks, flow):
     return (loop_and_qr(masks, flow) - flow).square().mean((1, 2, 3))
 
 
-BLOCKS = {"a row": 1, "5 rows": 40 * 4 * 5, "an image": 40 * 4 * 24, "2 images": 40 * 4 * 24 * 2, "all": 2**22}
+BLOCKS = {"a row": 1, "5 rows": 40 * 4 * 5, "an image": 40 * 4 * 24, "2 images": 40 * 4 * 24 * 2,
+          "all": 2**22}
 
 
 @pytest.mark.parametrize("size", BLOCKS.values(), ids=BLOCKS)
 def test_blocks(monkeypatch, size):
-    "1 to 24 rows, 1 to 3 images a block, the last one smaller: always the formula's value and gradient."
+    "1 to 24 rows, 1 to 3 images a block, the last one smaller: the formula's value and gradient."
     logits, flow = batch()
     expected = value_and_gradient(by_the_formula, logits.double(), flow.double())
     monkeypatch.setattr(fast_fit, "_cache_block", size)
     found = value_and_gradient(fit_error, logits, flow)
-    for a, b in zip(found, expected): torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-7)
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-7)
     masks = logits.softmax(1)
     theta = fit_motion_fast(masks, flow)
     torch.testing.assert_close(theta, fit_motion(masks, flow), rtol=1e-5, atol=1e-5)
@@ -53,7 +56,7 @@ def test_blocks(monkeypatch, size):
 @pytest.mark.parametrize("name", list(bases))
 def test_fast_fit_is_the_plain_fit(name):
     "Motions and both gradients, to what float64 can tell apart; masks of a few pixels among them."
-    masks, flow = degenerate_masks(24, 40).double(), 3 * torch.randn(8, 2, 24, 40, dtype=torch.double)
+    masks, flow = degenerate_masks(24, 40).double(), 3 * torch.randn(8, 2, 24, 40).double()
     found = []
     for fit in (fit_motion_fast, fit_motion):
         m, f = masks.clone().requires_grad_(), flow.clone().requires_grad_()
@@ -64,13 +67,14 @@ def test_fast_fit_is_the_plain_fit(name):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("K", [1, 2, 7])
+@pytest.mark.parametrize("K", [1, 7])
 @pytest.mark.parametrize("size", [(1, 9), (9, 1), (17, 5), (30, 64)])
 def test_shapes(K, size):
-    "Any number of masks, any proportions; where a line determines nothing across itself, numbers stay finite."
+    "Any number of masks, any proportions, a single row or column too."
     logits, flow = batch(2, K, *size)
     value, gradient = value_and_gradient(fit_error, logits, flow)
-    plain = (reconstruct(logits.softmax(1), fit_motion(logits.softmax(1), flow)) - flow).square().mean((1, 2, 3))
+    masks = logits.softmax(1)
+    plain = (reconstruct(masks, fit_motion(masks, flow)) - flow).square().mean((1, 2, 3))
     torch.testing.assert_close(value, plain, rtol=1e-4, atol=1e-5)
     assert gradient.isfinite().all()
 
@@ -81,25 +85,27 @@ def test_same_number_as_fit_and_reconstruct(name):
     for criterion, power in (("l2", torch.square), ("l1", torch.abs)):
         plain = lambda m, f: power(reconstruct(m, fit_motion(m, f, name), name) - f).mean((1, 2, 3))
         error = lambda m, f: fit_error(m, f, name, criterion)
-        for a, b in zip(value_and_gradient(error, logits, flow), value_and_gradient(plain, logits, flow)):
+        both = (value_and_gradient(form, logits, flow) for form in (error, plain))
+        for a, b in zip(*both):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_gradient_of_flow():
-    logits, flow = batch(1, 3, 5, 7, torch.float64)
+    logits, flow = batch(1, 2, 4, 5, torch.float64)
     flow.requires_grad_()
     assert gradcheck(lambda l, f: fit_error(l.softmax(1), f), (logits, flow), atol=1e-5)
     theta = lambda l, f: fit_motion_fast(l.softmax(1), f, "planar", ridge=0.)
     assert gradcheck(theta, (logits, flow), atol=1e-5)
 
 
-@pytest.mark.parametrize("radius", [.3, .1, .03, .01])
+@pytest.mark.parametrize("radius", [.3, .01])
 def test_small_masks_in_float32(radius):
     "Down to a disc of four pixels in a frame of 480p, values and gradients are those of float64."
     x, y = motion_grid((480, 854)).view(2, 480, 854)
     disc = torch.sigmoid((radius - ((x - .5)**2 + (y - .2)**2).sqrt()) * 200)
     masks = torch.stack([disc, 1 - disc])[None]
-    flow = 3 * torch.nn.functional.interpolate(torch.randn(1, 2, 30, 50), (480, 854), mode="bicubic")
+    coarse = torch.randn(1, 2, 30, 50)
+    flow = 3 * torch.nn.functional.interpolate(coarse, (480, 854), mode="bicubic")
     found = []
     for dtype in (torch.float32, torch.float64):
         m = masks.to(dtype).requires_grad_()
@@ -112,7 +118,7 @@ def test_small_masks_in_float32(radius):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
-    "Masks and flow of half precision are rounded inputs, nothing worse: the sums are not taken in it."
+    "Masks and flow of half precision are rounded inputs; no sum is taken in it."
     logits, flow = batch(2, 3, 60, 80)
     masks, flow = logits.softmax(1).detach().to(dtype).requires_grad_(), flow.to(dtype)
     value = fit_error(masks, flow)
@@ -120,12 +126,12 @@ def test_half_precision(dtype):
     true = fit_error(exact, flow.double())
     step = torch.finfo(dtype).eps
     assert value.dtype == dtype and ((value - true) / true).abs().max() < 2 * step
-    a, b = torch.autograd.grad(value.sum(), masks)[0].double(), torch.autograd.grad(true.sum(), exact)[0]
+    a, b = (torch.autograd.grad(v.sum(), m)[0].double() for v, m in ((value, masks), (true, exact)))
     assert (a - b).norm() < 2 * step * b.norm()
 
 
 def test_mixed_precision_is_not_for_sums():
-    "Within autocast, where a product of matrices would be taken in bfloat16, the fit is the same to the last bit."
+    "Within autocast, which takes products in bfloat16, the fit is the same to the last bit."
     logits, flow = batch()
     plain = value_and_gradient(fit_error, logits, flow)
     with torch.autocast("cpu", torch.bfloat16):
@@ -157,7 +163,7 @@ def test_wrong_criterion():
 def test_wrong_shapes(fit):
     masks, flow = torch.rand(1, 2, 24, 32), torch.rand(1, 2, 24, 32)
     for m, f in ((masks[0], flow), (masks, flow[0]), (masks[..., 1:], flow), (masks, flow[:, :1])):
-        with pytest.raises(ValueError, match=r"masks must be \(B,K,h,w\), flow \(B,2,h,w\)"): fit(m, f)
+        with pytest.raises(ValueError, match=r"masks must be \(B,K,h,w\)"): fit(m, f)
 
 
 # ---- the compiled loops
@@ -165,10 +171,11 @@ def test_wrong_shapes(fit):
 @pytest.fixture
 def fused(monkeypatch):
     "However small, masks go through the compiled loops; the names of those that ran, in order."
-    pytest.importorskip("numba", reason="numba is not there for this Python")
+    pytest.importorskip("numba", reason="the extra fast (numba) is not installed")
     ran, run = [], fast_fit._run
     monkeypatch.setattr(fast_fit, "_compile_from", 1)
-    monkeypatch.setattr(fast_fit, "_run", lambda rows, *args: (ran.append(rows.__name__), run(rows, *args)))
+    noted = lambda rows, *args: (ran.append(rows.__name__), run(rows, *args))
+    monkeypatch.setattr(fast_fit, "_run", noted)
     return ran
 
 
@@ -182,15 +189,16 @@ def eager(masks, flow, basis="quadratic", criterion="l2"):
 def assert_near(found, expected, rtol=1e-4):
     "Values one by one, gradients by their norm."
     torch.testing.assert_close(found[0].double(), expected[0].double(), rtol=rtol, atol=1e-7)
-    assert (found[1].double() - expected[1].double()).norm() <= rtol * expected[1].double().norm() + 1e-12
+    a, b = found[1].double(), expected[1].double()
+    assert (a - b).norm() <= rtol * b.norm() + 1e-12
 
 
 @pytest.mark.parametrize("criterion", ["l2", "l1"])
-@pytest.mark.parametrize("name", list(bases))
-@pytest.mark.parametrize("size", [(2, 4, 24, 40), (1, 1, 17, 61), (3, 2, 1, 33), (1, 7, 70, 16),
-                                  (2, 3, 45, 131)])
+@pytest.mark.parametrize("name, size", [
+    *((name, (2, 4, 24, 40)) for name in bases),
+    *(("quadratic", size) for size in ((1, 1, 17, 61), (3, 2, 1, 33), (1, 7, 70, 16), (2, 3, 45, 131)))])
 def test_compiled_loops(fused, size, name, criterion):
-    "Every basis and criterion, odd widths, one row, one mask: what the other form says, and what float64 says."
+    "Every basis and criterion, odd widths, one row, one mask: as the other form, and as float64."
     logits, flow = batch(*size)
     found = value_and_gradient(lambda m, f: fit_error(m, f, name, criterion), logits, flow)
     assert fused == THERE + BACK
@@ -226,18 +234,18 @@ def test_compiled_loops_and_degenerate_masks(fused):
     distance = lambda g: (g - dc).flatten(1).norm(dim=1) / dc.flatten(1).norm(dim=1)
     torch.testing.assert_close(a, c, rtol=1e-6, atol=0)
     fused_off, eager_off, diagonal = distance(da), distance(db), 3
-    assert max(fused_off[diagonal], eager_off[diagonal]) < .5         # its ridge is as small as float32's roundings
+    assert max(fused_off[diagonal], eager_off[diagonal]) < .5 # a ridge as small as roundings
     fused_off[diagonal] = eager_off[diagonal] = 0
     assert fused_off.max() < 2e-5 and fused_off.max() <= eager_off.max(), (fused_off, eager_off)
 
 
-@pytest.mark.parametrize("radius", [.3, .1, .03, .01])
+@pytest.mark.parametrize("radius", [.3, .01])
 def test_small_masks_in_compiled_loops(fused, radius):
     test_small_masks_in_float32(radius)
     assert fused == THERE + BACK
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
 @pytest.mark.parametrize("criterion", ["l2", "l1"])
 @pytest.mark.parametrize("where", ["masks", "flow"])
 def test_what_is_no_number_shows(fused, where, criterion, value):
@@ -289,17 +297,19 @@ def test_without_numba_all_is_as_it_was(monkeypatch):
     fast_fit._numba.cache_clear()
     logits, flow = batch()
     try:
-        for a, b in zip(value_and_gradient(fit_error, logits, flow), value_and_gradient(eager, logits, flow)):
-            assert torch.equal(a, b)
+        both = (value_and_gradient(form, logits, flow) for form in (fit_error, eager))
+        for a, b in zip(*both): assert torch.equal(a, b)
         assert fast_fit._numba() is None
     finally: fast_fit._numba.cache_clear()
 
 
 def test_what_the_loops_are_for(fused, monkeypatch):
     "float32 on a CPU, at most quadratic, enough values in rows that are long enough."
-    def chosen(size=(1, 2, 24, 40), masks=torch.float32, flow=torch.float32, basis=bases["planar"], device="cpu"):
+    def chosen(size=(1, 2, 24, 40), masks=torch.float32, flow=torch.float32, basis=bases["planar"],
+               device="cpu"):
         B, K, h, w = size
-        tensors = torch.empty(size, dtype=masks, device=device), torch.empty(B, 2, h, w, dtype=flow, device=device)
+        tensors = (torch.empty(size, dtype=masks, device=device),
+                   torch.empty(B, 2, h, w, dtype=flow, device=device))
         return fast_fit._error_form(*tensors, basis) is fast_fit._FusedError
     assert chosen() and not chosen(size=(1, 2, 40, 15)) and not chosen(device="meta")
     assert not chosen(masks=torch.float64) and not chosen(flow=torch.bfloat16)
@@ -310,7 +320,7 @@ def test_what_the_loops_are_for(fused, monkeypatch):
 
 def test_numba_waits_until_it_is_wanted():
     "Neither the import nor a small fit loads it; a large one does."
-    pytest.importorskip("numba", reason="numba is not there for this Python")
+    pytest.importorskip("numba", reason="the extra fast (numba) is not installed")
     code = """if True:
         import sys, torch
         from gwm_nb.fast_fit import fit_error
@@ -323,7 +333,7 @@ def test_numba_waits_until_it_is_wanted():
 
 def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch):
     "A function of no file, as one typed in: numba refuses to keep it, and it runs."
-    pytest.importorskip("numba", reason="numba is not there for this Python")
+    pytest.importorskip("numba", reason="the extra fast (numba) is not installed")
     space = {}
     exec("def double(a):\n    for i in range(len(a)): a[i] *= 2", space)
     a = torch.ones(3)

@@ -1,12 +1,15 @@
-"The readable fit: right for known motions, finite for every mask, and refused where shapes do not fit."
+"The readable fit: the formula, finite for every mask, and wrong shapes are refused."
 import pytest
 import torch
 
-from gwm_nb.motion import bases, fit_motion, get_basis, monomials, motion_fields, motion_grid, reconstruct
+from gwm_nb.motion import (bases, fit_motion, get_basis, monomials, motion_fields, motion_grid,
+                           reconstruct)
 
 SIZE = 24, 40
-MASKS = {"empty": [], "a pixel": [(3, 4)], "a row": [(5, c) for c in range(12)], "a diagonal": [(i, i) for i in range(15)],
-         "a block": [(i, j) for i in (7, 8) for j in (1, 2, 3)], "all": [(i, j) for i in range(24) for j in range(40)]}
+MASKS = {"empty": [], "a pixel": [(3, 4)], "a row": [(5, c) for c in range(12)],
+         "a diagonal": [(i, i) for i in range(15)],
+         "a block": [(i, j) for i in (7, 8) for j in (1, 2, 3)],
+         "all": [(i, j) for i in range(24) for j in range(40)]}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +39,7 @@ def test_every_mask_has_a_finite_motion_and_gradient(case, name, value):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_the_formula(dtype):
-    "Least squares over pixels in the frame's coordinates, in float64, for soft masks of any precision."
+    "Least squares over pixels in the frame's coordinates, for soft masks of any precision."
     masks, flow = torch.rand(2, 3, *SIZE).to(dtype), 3 * torch.randn(2, 2, *SIZE).to(dtype)
     theta = fit_motion(masks, flow)
     Phi = monomials(motion_grid(SIZE, dtype=torch.double), get_basis("quadratic").powers)
@@ -61,7 +64,8 @@ def test_the_longer_side_spans_two_and_a_single_pixel_is_the_origin():
 
 
 @pytest.mark.parametrize("masks, flow", [((2, 24, 40), (1, 2, 24, 40)), ((1, 2, 24, 40), (2, 24, 40)),
-                                         ((1, 2, 24, 39), (1, 2, 24, 40)), ((2, 2, 24, 40), (1, 2, 24, 40)),
+                                         ((1, 2, 24, 39), (1, 2, 24, 40)),
+                                         ((2, 2, 24, 40), (1, 2, 24, 40)),
                                          ((1, 2, 24, 40), (1, 3, 24, 40))])
 def test_wrong_shapes_are_refused(masks, flow):
     with pytest.raises(ValueError) as error: fit_motion(torch.rand(masks), torch.rand(flow))
