@@ -43,7 +43,8 @@ from .annotations import Annotations
 from .show import overlay
 from .cutouts import write_labels
 from .flow import estimate_flow
-from .motion import fit_motion, motion_fields
+from .fast_fit import fit_motion_fast
+from .motion import motion_fields
 from .store import shrink
 from .videos import data_sets, find_masks, known_data_set, lonely_masks, parse_size
 from .network import predict_masks
@@ -128,7 +129,7 @@ def motion_distance(masks: Tensor, # (N,K,h,w) soft masks
                     basis: str = 'affine' # motions to compare
                    ) -> Tensor: # (K,K): mean squared distance, 1 is the variance of the flow
     "How differently any two masks move, where they are."
-    fields = motion_fields(fit_motion(masks, flow, basis), masks.shape[-2:], basis)     # (N,K,2,h,w)
+    fields = motion_fields(fit_motion_fast(masks, flow, basis), masks.shape[-2:], basis) # (N,K,2,h,w)
     K, spread = masks.shape[1], flow.var((-2, -1)).sum(1).mean().clamp_min(1e-6)
     distance = torch.zeros(K, K)
     for i in range(K):

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from .show import show_images
-from .motion import fit_motion, motion_fields
+from .fast_fit import fit_motion_fast
+from .motion import motion_fields
 from .network import predict_masks
 from .loss import explanation
 
@@ -138,7 +139,7 @@ def own_motion(flow: Tensor, # (N,2,h,w) pixels
     "Residual of a robust fit of one motion a frame: weights 1 / (1 + r^2 / median r^2), which the fit squares."
     weight = torch.ones_like(flow[:, :1])
     for _ in range(rounds):
-        field = motion_fields(fit_motion(weight, flow, basis), flow.shape[-2:], basis)[:, 0]
+        field = motion_fields(fit_motion_fast(weight, flow, basis), flow.shape[-2:], basis)[:, 0]
         squared = (flow - field).square().sum(1, keepdim=True)
         scale = squared.flatten(1).median(1).values.clamp_min(1e-4)
         weight = 1 / (1 + squared / scale[:, None, None, None])

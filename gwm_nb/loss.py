@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .show import masks_to_rgb
 from .flow import flow_to_rgb
-from .motion import fit_error, fit_motion, get_basis, motion_fields, reconstruct
+from .fast_fit import fit_error, fit_motion_fast
+from .motion import fit_motion, get_basis, motion_fields, reconstruct
 
 # %% ../nbs/05_loss.ipynb #lossresz
 def _resized(masks, flow):
@@ -42,7 +43,7 @@ def explanation(sample: dict, # `image` (3,h,w), `flow` (2,h,w), optionally `mas
 # %% ../nbs/05_loss.ipynb #5063dd54
 def _per_mask_error(masks, flow, basis, criterion):
     "Mean over pixels and channels (B,) of the error of each mask's own motion, weighted by the mask."
-    fields = motion_fields(fit_motion(masks, flow, basis), masks.shape[-2:], basis)
+    fields = motion_fields(fit_motion_fast(masks, flow, basis), masks.shape[-2:], basis)
     power = torch.square if criterion == 'l2' else torch.abs
     return (masks * power(fields - flow[:, None]).mean(2)).sum(1).mean((1, 2))
 

@@ -39,9 +39,10 @@ from torch import Tensor
 from torch.nn.utils import fuse_conv_bn_eval
 
 from . import __version__
+from .fast_fit import fit_motion_fast
 from .files import JobProgress, begin_part, current_job, lazily, say, show_progress, whole_file
 from .flow import distance_from_home, estimate_flow, resize_flow
-from .motion import fit_motion, motion_fields
+from .motion import motion_fields
 from .network import create_network
 from .objects import match_objects, split_objects
 
@@ -73,12 +74,12 @@ def background_flow(flow: Tensor, # (B,2,h,w) pixels
     first = border_first(small.shape[-2:])
     weight = first.expand(len(flow), -1, -1)
     for _ in range(rounds):
-        field = motion_fields(fit_motion(weight[:, None].sqrt(), small), small.shape[-2:])[:, 0]
+        field = motion_fields(fit_motion_fast(weight[:, None].sqrt(), small), small.shape[-2:])[:, 0]
         error = _length(field - small)
         scale = 1.5 * error.flatten(1).median(1).values.clamp_min(.05)
         weight = first / (1 + (error / scale[:, None, None]).square()).square()
     weight = F.interpolate(weight[:, None], flow.shape[-2:], mode='bilinear', align_corners=False)
-    return motion_fields(fit_motion(weight.sqrt(), flow), flow.shape[-2:])[:, 0]
+    return motion_fields(fit_motion_fast(weight.sqrt(), flow), flow.shape[-2:])[:, 0]
 
 # %% ../nbs/08_refine.ipynb #refcd012
 def motion_evidence(flow: Tensor, # (G,2,h,w) from one frame to G others, pixels

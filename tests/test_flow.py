@@ -262,7 +262,7 @@ masks, field = torch.rand(1, 2, 24, 32), torch.rand(1, 2, 24, 32)
 @pytest.mark.parametrize("call, message", [
     (lambda: fit_motion(masks, field, "cubic"), "translation, affine, quadratic"),
     (lambda: fit_motion(masks[0], field), "(B,K,h,w)"),
-    (lambda: fit_motion(masks[..., 1:], field), "differ in batch or size"),
+    (lambda: fit_motion(masks[..., 1:], field), "(1, 2, 24, 31)"),
     (lambda: reconstruct(masks, torch.zeros(1, 2, 3, 2)), "theta of basis 'quadratic'"),
     (lambda: ReconstructionLoss("cubic"), "unknown motion basis"),
     (lambda: ReconstructionLoss(criterion="huber"), "'l2' or 'l1'"),

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from gwm_nb.motion import _FitError, bases, fit_error
+from gwm_nb.fast_fit import _FitError, fit_error
+from gwm_nb.motion import bases
 from gwm_nb.network import create_network
 
 SIZES = {"8 x 4 x 128x224": (8, 4, 128, 224), "2 x 4 x 480x854": (2, 4, 480, 854)}
