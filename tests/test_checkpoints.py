@@ -520,3 +520,19 @@ def test_a_network_with_weights_from_the_package_comes_back(tmp_path):
     save(network, tmp_path / "net.safetensors")
     with torch.no_grad():
         assert load(tmp_path / "net.safetensors")(image).equal(network(image))
+
+
+def test_a_network_of_the_user_s_own_is_built_by_its_name(tmp_path, monkeypatch):
+    from gwm_nb.network import networks
+    class Own(nn.Module):
+        def __init__(self, num_masks):
+            super().__init__()
+            self.config = dict(build="create_network", name="own", num_masks=num_masks)
+            self.head = nn.Conv2d(3, num_masks, 1)
+        def forward(self, image): return self.head(image)
+    monkeypatch.setitem(networks, "own", lambda num_masks=2, pretrained=True: Own(num_masks))
+    saved = Own(3)
+    save(saved, tmp_path / "own.safetensors")
+    assert torch.equal(load(tmp_path / "own.safetensors").head.weight, saved.head.weight)
+    monkeypatch.delitem(networks, "own")
+    with pytest.raises(ValueError, match="own.safetensors"): load(tmp_path / "own.safetensors")
