@@ -664,7 +664,7 @@ def pairs(self: Result) -> Iterator[tuple[Tensor, Tensor]]: # (3,H,W) uint8, (H,
     settings, masks = self.report['settings'], zip(self.names, self.masks)
     part = {name: settings[name] for name in PART if settings.get(name) is not None}
     try: frames = Excerpt(self.clip, **part)
-    except ValueError as e: raise ValueError(f'{self.folder}: {e}') from None
+    except (OverflowError, ValueError) as e: raise ValueError(f'{self.folder}: {e}') from None
     for (name, image), (named, mask) in zip_longest(frames, masks, fillvalue=(None, None)):
         if name != named or mask.shape != image.shape[1:]:
             raise ValueError(f'{self.folder}: these masks are not of the frames of {self.clip}')
