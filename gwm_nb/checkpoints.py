@@ -154,7 +154,7 @@ def load(path: str | Path, # a file of save
             raise ValueError(f'{path}: its network cannot be built: {why}') from None
         check_shapes(sketch, state, path)
         network = make()
-        network.config = {k: about[k] for k in about.keys() - {'notes', 'backbone', 'pretrained'}}
+        network.config = {k: about[k] for k in ('build', *_DESCRIPTIONS[about['build']]) if k in about}
     if isinstance(network, PaperNetwork) and fingerprint(network.backbone) != about.get('backbone'):
         raise ValueError(f'{path}: trained on another frozen backbone, which the file does not hold; '
                          'give it: load(path, backbone=...)')

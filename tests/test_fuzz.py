@@ -435,7 +435,7 @@ class AStore(Stranger):
             plan = description["attributes"]
             plan.pop("checksum")
             text = json.dumps(description | dict(attributes=plan | dict(checksum=_seal(plan))))
-        except (AttributeError, KeyError, RecursionError, TypeError): pass
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError): pass
         super().write(text)
 
     def read(self, out):

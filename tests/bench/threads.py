@@ -11,6 +11,8 @@ import statistics
 import subprocess
 import sys
 
+from gwm_nb.commands import WAITING
+
 STEP = """
 import sys, time, torch
 if sys.argv[2] == 'kept': from gwm_nb.commands import keep_freed_memory; keep_freed_memory()
@@ -37,13 +39,14 @@ a = torch.randn(8, 32, 128, 192)
 conv = torch.nn.Conv2d(32, 32, 3, padding=1)
 while True: conv(a)
 """
-SETTINGS = {"default": {}, "passive": dict(OMP_WAIT_POLICY="PASSIVE"), "passive, memory kept": dict(OMP_WAIT_POLICY="PASSIVE"), "one thread": dict(OMP_NUM_THREADS="1")}
+SETTINGS = {"spin (default)": {}, "sleep at once": dict(OMP_WAIT_POLICY="PASSIVE"),
+            "the commands": WAITING, "one thread": dict(OMP_NUM_THREADS="1")}
 
 
 def measure(name, steps):
     "(seconds on the clock, seconds of processor time) of a step."
-    kept = "kept" if "memory" in name else "plain"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MALLOC_", "KMP_"))} | SETTINGS[name]
+    kept = "kept" if name == "the commands" else "plain"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MALLOC_", "KMP_", "GOMP_"))} | SETTINGS[name]
     out = subprocess.run([sys.executable, "-c", STEP, str(steps), kept], env=environment, capture_output=True, text=True, check=True)
     return tuple(map(float, out.stdout.split()))
 
