@@ -129,7 +129,8 @@ def motion_distance(masks: Tensor, # (N,K,h,w) soft masks
                     basis: str = 'affine' # motions to compare
                    ) -> Tensor: # (K,K): mean squared distance, 1 is the variance of the flow
     "How differently any two masks move, where they are."
-    fields = motion_fields(fit_motion_fast(masks, flow, basis), masks.shape[-2:], basis) # (N,K,2,h,w)
+    theta = fit_motion_fast(masks, flow, basis)
+    fields = motion_fields(theta, masks.shape[-2:], basis)                              # (N,K,2,h,w)
     K, spread = masks.shape[1], flow.var((-2, -1)).sum(1).mean().clamp_min(1e-6)
     distance = torch.zeros(K, K)
     for i in range(K):

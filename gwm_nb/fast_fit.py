@@ -308,7 +308,7 @@ def _moment_rows(masks, flow, x, sums):
 
 # %% ../nbs/27_fast_fit.ipynb #ffit0031
 def _blend_rows(masks, flow, x, U, absolute, errors, error_moments, sums):
-    "errors: blend - flow or its sign; sums (B,2,h) of its size; error_moments (B,K,h,2,3): m e x^i."
+    "errors: blend - flow or its sign; sums (B,2,h) of its size; error_moments (B,K,h,2,3): m e x^i"
     B, K, h, w = masks.shape
     for b in range(B):
         for r in range(h):

@@ -196,7 +196,8 @@ def assert_near(found, expected, rtol=1e-4):
 @pytest.mark.parametrize("criterion", ["l2", "l1"])
 @pytest.mark.parametrize("name, size", [
     *((name, (2, 4, 24, 40)) for name in bases),
-    *(("quadratic", size) for size in ((1, 1, 17, 61), (3, 2, 1, 33), (1, 7, 70, 16), (2, 3, 45, 131)))])
+    *(("quadratic", size) for size in
+      ((1, 1, 17, 61), (3, 2, 1, 33), (1, 7, 70, 16), (2, 3, 45, 131)))])
 def test_compiled_loops(fused, size, name, criterion):
     "Every basis and criterion, odd widths, one row, one mask: as the other form, and as float64."
     logits, flow = batch(*size)

@@ -63,7 +63,8 @@ def test_the_longer_side_spans_two_and_a_single_pixel_is_the_origin():
     assert motion_grid((3, 5))[1].aminmax() == (-.5, .5)
 
 
-@pytest.mark.parametrize("masks, flow", [((2, 24, 40), (1, 2, 24, 40)), ((1, 2, 24, 40), (2, 24, 40)),
+@pytest.mark.parametrize("masks, flow", [((2, 24, 40), (1, 2, 24, 40)),
+                                         ((1, 2, 24, 40), (2, 24, 40)),
                                          ((1, 2, 24, 39), (1, 2, 24, 40)),
                                          ((2, 2, 24, 40), (1, 2, 24, 40)),
                                          ((1, 2, 24, 40), (1, 3, 24, 40))])
