@@ -14,7 +14,8 @@ minor = int(cfg["min_python"].split(".")[1])
 # on PyPI no files stand beside the README: pictures and links lead to the repository
 readme = Path("README.md").read_text(encoding="utf-8")
 for before, kind in ((r"(!\[[^\]]*\]\()", "raw"), (r"(\]\()", "blob")):
-    readme = re.sub(before + "(?!https?:|#)", rf"\1{cfg['git_url']}/{kind}/{cfg['branch']}/", readme)
+    place = f"{cfg['git_url']}/{kind}/{cfg['branch']}/"
+    readme = re.sub(before + "(?!https?:|#)", rf"\1{place}", readme)
 
 setup(
     name=cfg["lib_name"],

@@ -1,4 +1,4 @@
-"""What each requirement of a plain install costs, and which modules would miss it: a table in Markdown.
+"""What each requirement of a plain install costs, and which modules would miss it (Markdown).
 
     python tests/bench/requirements.py
 
