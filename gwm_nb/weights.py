@@ -113,6 +113,13 @@ def read_weights(path: str | Path # a .pth or .pt file
     if isinstance(found, Mapping): return found
     raise ValueError(f'{path}: not a file of weights: it holds a {type(found).__name__}, not a dict')
 
+# %% ../nbs/23_weights.ipynb #2aebddc9
+def _some(names, most=3):
+    "The first few names, and how many more there are."
+    names = [visible(str(name))[:100] for name in names]
+    rest = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + rest if names else 'nothing'
+
 # %% ../nbs/23_weights.ipynb #b2d90a09
 def named_weights(found: dict, # what a file holds
                   where: str | Path # the file's name, for messages
@@ -141,13 +148,6 @@ def aliases(network: nn.Module # any
     groups = defaultdict(list)
     for name, v in network.state_dict().items(): groups[v.data_ptr(), v.shape].append(name)
     return [g for g in groups.values() if len(g) > 1]
-
-# %% ../nbs/23_weights.ipynb #2aebddc9
-def _some(names, most=3):
-    "The first few names, and how many more there are."
-    names = [visible(str(name))[:100] for name in names]
-    rest = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + rest if names else 'nothing'
 
 # %% ../nbs/23_weights.ipynb #8fa6e9ef
 def _refuse(where, found):
