@@ -403,7 +403,7 @@ class CocoOutput(Output):
             self.parts = stack.pop_all()
         frames = 'frames of the clip' if self.like and self.like.path.is_dir() else 'mask files of the frames'
         info = dict(description=f'moving objects; file_name: {frames}', version=__version__)
-        head = dict(info=info, licenses=[], categories=[dict(id=1, name='object', supercategory='')])
+        head = dict(info=info, licenses=[], categories=[dict(id=1, name='object')])
         self.file.write(json.dumps(head)[:-1] + ',\n"annotations": [')
         self.count, self.seen = 0, []
         return self

@@ -348,7 +348,6 @@ def test_predictions_in_jpeg_are_shades(two, capsys):
 
 
 def test_how_predictions_are_read_can_be_said(two, capsys):
-    from gwm_nb.benchmarks import gwm_evaluate
     data, predict = two
     unclear = predict("p", lambda x: np.dstack([np.where(x == 1, 255, 0)] + [np.where(x > 0, 255, 0)] * 3).astype(np.uint8))
     assert evaluated(data, unclear, "a", protocol="label-free")["label-free"]["predictions_read_as"] == {"s": "alpha, 1 object"}

@@ -131,8 +131,8 @@ def damaged(clip, root):
             "preset": ([good, "--preset", "gmw"], "unknown preset 'gmw'; choose from default, fast, best, gwm, published, trained"),
             "option of another preset": ([good, "--steps", "60"], "steps must be left out with preset='default'; it belongs to"),
             "output": ([good, "--outputs", "masks", "mp3"], "mp3"), "objects": ([good, "--objects", "many"], "objects must be 'auto' or a number from 1 to 20, not 'many'"),
-            "moment": ([good, "--start", "soon"], "'soon' is no moment of a clip"), "empty excerpt": ([good, "--start", "50"], "none of its 6 frames is in this excerpt"),
-            "every": ([good, "--every", "0"], "every must be more than 0, not 0"), "rate of a video": ([clip / "clip.mp4", "--fps", "5"], "a video has its own frame rate"),
+            "moment": ([good, "--start", "soon"], "invalid time 'soon'"), "empty excerpt": ([good, "--start", "50"], "none of its 6 frames is in this excerpt"),
+            "every": ([good, "--every", "0"], "every must be"), "rate of a video": ([clip / "clip.mp4", "--fps", "5"], "a video has its own frame rate"),
             "polish": ([good, "--polish", "guided"], "polish must be left out with preset='default'; it belongs to"), "polish over time": ([good, "--preset", "gwm", "--polish", "flow"], "polish must be something that looks at frames one by one"),
             "features": ([good, "--features", "resnot18"], "resnot18"), "flow": ([good, "--method", "raft2"], "unknown flow method"),
             "no network": ([good, "--keep-network"], "keep"), "published": ([good, "--from", "DAVIS17"], "DAVIS17")}

@@ -426,32 +426,17 @@ def same(parts, others):
                for a, b in zip(parts, others, strict=True) for f in fields)
 
 
-def test_bars_say_how_much_is_left(monkeypatch, whole):
-    "By their names, in order; bars change nothing."
-    names, real = [], refine.tqdm
-
-    def tqdm(items, desc, *more, **options):
-        names.extend([desc] * (not options["disable"]))
-        return real(items, desc, *more, **options | {"disable": True})
-    monkeypatch.setattr(refine, "tqdm", tqdm)
-
-    def bars(frames, settings, progress=True):
-        names.clear()
-        windows(frames, settings, progress=progress)
-        return list(names)
-    one = TINY[:4]
-    assert bars(one, SMALL, progress=False) == []
-    assert bars(one, SMALL) == ["flow", "motion", "cutting"]
-    looks = [f"look {i} of up to 4: {part}" for i in (1, 2, 3, 4) for part in ("cutting", "seeing")]
-    told = bars(one, LONG)
-    assert told[:4] == ["flow", "motion", *looks[:2]] and told[2:] == looks[:len(told) - 2]
-    assert same(windows(TINY, LONG, progress=True), whole)
-    each = "flow", "motion", "cutting", "seeing"
-    wanted = [f"window {i}: {bar}" for i in (1, 2) for bar in each]
-    assert bars(TINY[:6], replace(LONG, looks=0)) == wanted
-    monkeypatch.setattr(refine, "_like_before", lambda *boxes: False)
-    monkeypatch.setattr(refine, "cut_off", lambda *look: True)
-    assert bars(one, LONG) == ["flow", "motion", *looks]
+def test_steps_of_a_job_are_those_that_were_expected():
+    "Parts and steps by their names; a window has its number if there are several."
+    from gwm_nb.files import JobProgress
+    def steps(frames, settings):
+        expected = refine.refine_steps(settings, len(frames))
+        with JobProgress(expected) as job: windows(frames, settings, progress=False)
+        return [*job.seconds, job.step], list(expected)
+    found, expected = steps(TINY[:4], SMALL)
+    assert set(expected) <= set(found) and found[0] == "look 1: flow"
+    found, expected = steps(TINY, replace(SMALL, window=4, overlap=1))
+    assert found[0] == "window 1, look 1: flow" == expected[0] and "window 2, look 1: flow" in found
 
 
 def counted(monkeypatch, stop_at=None):

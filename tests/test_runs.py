@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from gwm_nb import runs
+from gwm_nb import checkpoints, runs
 from gwm_nb.checkpoints import load, load_training
+from gwm_nb.files import whole_file
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.network import create_network
 from gwm_nb.paper import CachedBackbone, paper_network, paper_recipe
@@ -648,13 +649,14 @@ def test_random_samples_of_a_data_set_go_on_where_they_were(davis, tmp_path, mon
 
 def test_the_previous_checkpoint_survives_a_full_disk(straight, tmp_path, monkeypatch):
     "The disk is full in the middle of the fifth checkpoint."
-    real, count = Path.write_bytes, []
-    def fill(self, data):
-        if self.name.startswith(".last.") and count.append(1) is None and len(count) == 5:
-            real(self, data[:len(data) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device", str(self))
-        return real(self, data)
-    monkeypatch.setattr(Path, "write_bytes", fill)
+    real, count = checkpoints.write_whole, []
+    def fill(path, data):
+        if Path(path).name != "last.safetensors" or count.append(1) or len(count) != 5:
+            return real(path, data)
+        with whole_file(path) as part:
+            part.write_bytes(data[:len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(part))
+    monkeypatch.setattr(checkpoints, "write_whole", fill)
     with pytest.raises(OSError, match="No space left on device: .*last.safetensors"):
         begin_or_go_on(tmp_path / "run")
     assert load_training(tmp_path / "run/last.safetensors")["step"] == 4
