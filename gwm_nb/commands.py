@@ -67,7 +67,6 @@ def parse_options(func, # a function with documented parameters
 
 # %% ../nbs/29_commands.ipynb #3de19642
 WAITING = dict(OMP_WAIT_POLICY='PASSIVE', # sleep at the end of a loop, do not spin
-               GOMP_SPINCOUNT='10000',    # GNU's OpenMP: after so many rounds
                KMP_BLOCKTIME='0')         # LLVM's and Intel's: sleep after so many milliseconds
 
 def prepare_process():
