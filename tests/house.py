@@ -25,7 +25,7 @@ PACKAGE = "gwm_nb"
 WIDTH, MEDIAN, LONGEST = 120, 12, 60            # of an exported line; of exported cells, in lines
 # by the tens digit of a notebook's number
 KINDS = dict(enumerate(("the lesson", "the published system", "the engine room",
-                        "the back of the book")))
+                        "the back of the book", "inside the programs")))
 
 
 # ---- reading

@@ -146,7 +146,7 @@ def test_mend_works_on_a_folder_of_notebooks(tmp_path):
 def test_the_sidebar_lists_every_notebook_in_its_kind_of_room():
     sidebar = yaml.safe_load((root / "nbs/_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
     assert sidebar[0] == "index.ipynb" and sum((s["contents"] for s in sidebar[1:]), []) == notebooks
-    assert [{n[0] for n in s["contents"]} for s in sidebar[1:]] == [{"0"}, {"1"}, {"2"}, {"3"}]
+    assert [{n[0] for n in s["contents"]} for s in sidebar[1:]] == [{str(i)} for i in range(5)]
 
 
 def test_the_readme_is_the_index_without_the_tables_of_notebooks():
