@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .clips import read_frames
-from .files import image_size, lazily, list_images, nfc, write_whole
+from .files import image_size, lazily, list_images, nearest, nfc, write_whole
 
 # %% ../nbs/25_annotations.ipynb #26b8d890
 _spatial = lazily('scipy.spatial')
@@ -221,7 +221,7 @@ class Annotations:
         void: bool = True # whether 255 or white beside other labels is left out
     ):
         if read_as not in (None, *KINDS):
-            raise ValueError(f'unknown kind of labels {read_as!r}; choose from {", ".join(KINDS)}')
+            raise ValueError(f'unknown kind of labels {read_as!r}; {nearest(read_as, KINDS)}')
         self.source, self.read_as, self.void = source, read_as, void
         self.is_film = not isinstance(source, list) and Path(source).is_file()
         if self.is_film:

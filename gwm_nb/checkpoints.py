@@ -31,7 +31,7 @@ import torch.nn as nn
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import cache_folder, fits, locked, parse_json, whole_file, write_whole
+from .files import cache_folder, fits, locked, nearest, parse_json, whole_file, write_whole
 from .weights import adopt, check_shapes, named_weights, read_weights
 from .network import create_network, networks
 from .paper import CachedBackbone, KeyFeatures, PaperNetwork, fingerprint, paper_network
@@ -268,7 +268,7 @@ def published_checkpoint(name: str # DAVIS, STv2, FBMS, or DAVIS+FBMS+STv2 ('all
     repository. Raises `ValueError` for an unknown name, for a file that can't be had, and for one that is another."""
     known = published_name(name)
     if known is None:
-        raise ValueError(f'no published checkpoint {str(name)!r}; choose from {", ".join(published_blobs)}')
+        raise ValueError(f'unknown published checkpoint {str(name)!r}; {nearest(name, published_blobs)}')
     base = os.environ.get('GWM_RELEASE') or RELEASE
     address = f'{base.rstrip("/")}/checkpoints/{quote(known)}/checkpoints/checkpoint_best.pth'
     file = cache_folder()/'published'/f'{known}.pth'

@@ -27,7 +27,7 @@ from .files import lazily
 from .show import overlay
 from .flow import flow_to_rgb, limit_size, warp
 from .scenes import load_photo
-from .motion import bases, fit_motion, get_basis, monomials, motion_fields, motion_grid, reconstruct
+from .motion import bases, fit_motion, monomials, motion_fields, motion_grid, reconstruct
 from .network import predict_masks
 from .loss import ReconstructionLoss, explanation
 from .train import Callback, Learner, fit
@@ -177,13 +177,13 @@ def _repr_mimebundle_(self: Explorer, **which):
 # %% ../nbs/13_explore.ipynb #expl0031
 def _ties(basis):
     "For each parameter of a basis its places (monomial, channel, factor) in theta, also where all are free."
-    b = get_basis(basis)
+    b = bases[basis]
     return b.ties or tuple(((p, c, 1),) for p in range(len(b.powers)) for c in range(2))
 
 def parameter_names(basis: str # a key of `bases`
                    ) -> list[str]:
     "What each parameter of a basis adds to the flow: 'u' moves all to the right, 'u x, v y' lets it grow."
-    powers = [f'{"x" * i}{"y" * j}' for i, j in get_basis(basis).powers]
+    powers = [f'{"x" * i}{"y" * j}' for i, j in bases[basis].powers]
     size = lambda factor: {1: '', -1: '-'}.get(factor, f'{factor:g} ')
     term = lambda p, c, factor: f'{size(factor)}{"uv"[c]} {powers[p]}'.strip()
     return [', '.join(term(*place) for place in places) for places in _ties(basis)]
@@ -193,7 +193,7 @@ def theta_of(parameters: Iterable[float], # one for each name in `parameter_name
              basis: str # a key of `bases`
             ) -> Tensor: # (1,1,P,2), as `fit_motion` gives it
     "The weights of the monomials that parameters stand for."
-    ties = replace(get_basis(basis), ties=_ties(basis)).tie_matrix()
+    ties = replace(bases[basis], ties=_ties(basis)).tie_matrix()
     return einsum(torch.tensor([*parameters]).double(), ties, 'q, q p c -> p c')[None, None].float()
 
 # %% ../nbs/13_explore.ipynb #expl0036
@@ -203,7 +203,7 @@ def moved(image: Tensor, # (3,h,w) in [0,1]
           rounds: int = 16 # of coming closer
          ) -> Tensor: # (3,h,w) in [0,1]; black where nothing comes from inside the frame
     "A picture after a motion that pulls no two pixels together: what was at p is at p + d(p)."
-    size, powers = tuple(image.shape[1:]), get_basis(basis).powers
+    size, powers = tuple(image.shape[1:]), bases[basis].powers
     grid, unit = motion_grid(size), (max(size) - 1) / 2
     back = torch.zeros_like(grid)      # from each pixel to where it came from, in pixels
     for _ in range(rounds): back = -(monomials(grid + back / unit, powers) @ theta[0, 0]).T

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .basis import power_rows
-from .motion import get_basis
+from .motion import bases
 
 # %% ../nbs/27_fast_fit.ipynb #ffit0009
 _cache_block = 2**17 # values of masks whose block fits into a core's cache, with all intermediates
@@ -209,7 +209,7 @@ def fit_motion_fast(masks: Tensor, # (B,K,h,w) soft masks in [0,1]
 
     Differentiable once. Raises `ValueError` for an unknown basis or shapes that do not fit."""
     _check_shapes(masks, flow)
-    return _Fit.apply(masks, flow, get_basis(basis), ridge)
+    return _Fit.apply(masks, flow, bases[basis], ridge)
 
 # %% ../nbs/27_fast_fit.ipynb #ffit0024
 class _FitError(torch.autograd.Function):
@@ -455,5 +455,5 @@ def fit_error(masks: Tensor, # (B,K,h,w) soft masks in [0,1]
     _check_shapes(masks, flow)
     if criterion not in ('l1', 'l2'):
         raise ValueError(f"criterion must be 'l2' or 'l1', not {criterion!r}")
-    basis = get_basis(basis)
+    basis = bases[basis]
     return _error_form(masks, flow, basis).apply(masks, flow, basis, ridge, criterion)

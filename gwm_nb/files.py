@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAY_MOVE', 'LARGEST', 'GROUND', 'VIDEO_SUFFIXES', 'TRUTH_FOLDERS', 'whole_file', 'write_whole',
-           'locked', 'cache_folder', 'readable_name', 'visible', 'readable_size', 'inner_path', 'fits', 'parse_json',
-           'read_json', 'refuse_foreign', 'output_folder', 'results_folder', 'is_animated', 'by_number', 'nfc',
-           'find_below', 'list_images', 'unread_frames', 'image_size', 'flatten', 'folder_bits', 'read_image',
-           'read_pages', 'read_mask', 'write_mask', 'Clip', 'find_clips', 'ProgressBar', 'current_job', 'JobProgress',
-           'begin_part', 'say', 'show_progress', 'lazily']
+           'locked', 'cache_folder', 'readable_name', 'visible', 'readable_size', 'nearest', 'Registry', 'inner_path',
+           'fits', 'parse_json', 'read_json', 'refuse_foreign', 'output_folder', 'results_folder', 'is_animated',
+           'by_number', 'nfc', 'find_below', 'list_images', 'unread_frames', 'image_size', 'flatten', 'folder_bits',
+           'read_image', 'read_pages', 'read_mask', 'write_mask', 'Clip', 'find_clips', 'ProgressBar', 'current_job',
+           'JobProgress', 'begin_part', 'say', 'show_progress', 'lazily']
 
 # %% ../nbs/21_files.ipynb #d8826471
 import json, os, re, shutil, sys, tempfile, threading, time, unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fractions import Fraction
+from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -98,6 +100,39 @@ def readable_size(n_bytes: int # a size
                  ) -> str: # in MB or GB
     "A number of bytes for people: 1234567 is '1.2 MB'."
     return f'{n_bytes / 1e9:.2f} GB' if n_bytes > 1e9 else f'{n_bytes / 1e6:.1f} MB'
+
+# %% ../nbs/21_files.ipynb #13bf753e
+def nearest(name: str, # that is not known
+            known: Iterable[str] # all that are
+           ) -> str: # 'did you mean ...?' or 'choose from ...'
+    "The end of an error for an unknown name: the known names most like it, or else all of them."
+    known = list(known)
+    near = get_close_matches(str(name), known, n=3, cutoff=.5)
+    return f'did you mean {" or ".join(near)}?' if near else f'choose from {", ".join(known)}'
+
+class Registry(dict):
+    "Entries by name. Looking up an unknown name raises `ValueError` with the names most like it."
+    def __init__(self,
+        kind: str, # what an entry is, for the error: 'motion basis'
+        entries: dict = {} # the first ones
+    ):
+        super().__init__(entries)
+        self.kind = kind
+
+    def __missing__(self, name): raise ValueError(f'unknown {self.kind} {name!r}; {nearest(name, self)}')
+
+    def register(self, name: str) -> Callable: # a decorator
+        "Add the function or class below it under `name`."
+        def add(entry):
+            self[name] = entry
+            return entry
+        return add
+
+    def make(self, entry: str | Callable) -> Callable:
+        "An entry by name: a class is called without arguments. What is callable already is returned."
+        if callable(entry): return entry
+        found = self[entry]
+        return found() if isinstance(found, (type, partial)) else found
 
 # %% ../nbs/21_files.ipynb #1da36073
 def inner_path(folder: str | Path, # of the file that says the name

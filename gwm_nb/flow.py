@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['transform', 'models', 'utils', 'FLO_MAGIC', 'DIS_PRESETS', 'flow_estimators', 'flow_to_rgb', 'write_flo', 'read_flo',
-           'write_kitti', 'read_kitti', 'read_flow', 'resize_flow', 'warp', 'DIS', 'register_estimator',
-           'get_estimator', 'limit_size', 'estimate_flow', 'endpoint_error', 'RAFT', 'estimator_settings',
-           'distance_from_home', 'occlusion_mask', 'estimate_both']
+           'write_kitti', 'read_kitti', 'read_flow', 'resize_flow', 'warp', 'DIS', 'get_estimator', 'limit_size',
+           'estimate_flow', 'endpoint_error', 'RAFT', 'estimator_settings', 'distance_from_home', 'occlusion_mask',
+           'estimate_both']
 
 # %% ../nbs/00_flow.ipynb #d5a503cf
 import hashlib, struct
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .files import lazily, write_whole
+from .files import Registry, lazily, write_whole
 from .weights import adopt, fetched, read_weights
 
 # %% ../nbs/00_flow.ipynb #lazy0001
@@ -165,8 +165,10 @@ def warp(image: Tensor, # (B,C,h,w), the frame that flow leads to
     return transform.remap(image, x, y, mode='bilinear', align_corners=True)
 
 # %% ../nbs/00_flow.ipynb #c334bf08
-DIS_PRESETS = dict(ultrafast=cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, fast=cv2.DISOPTICAL_FLOW_PRESET_FAST,
-                   medium=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+DIS_PRESETS = Registry('DIS preset', dict(
+    ultrafast=cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    fast=cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    medium=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM))
 
 # %% ../nbs/00_flow.ipynb #47078bf7
 def _grey8(image):
@@ -180,8 +182,7 @@ class DIS:
     preset: str = 'medium' # speed against quality: 'ultrafast', 'fast' or 'medium'
 
     def __post_init__(self):
-        if self.preset not in DIS_PRESETS:
-            raise ValueError(f'unknown DIS preset {self.preset!r}; choose one of {", ".join(DIS_PRESETS)}')
+        DIS_PRESETS[self.preset]                                         # an unknown one is said at once
 
     def __call__(self, image1: Tensor, image2: Tensor) -> Tensor:
         search = cv2.DISOpticalFlow_create(DIS_PRESETS[self.preset])     # one for each call: threads must not share it
@@ -192,25 +193,13 @@ class DIS:
         return rearrange(torch.from_numpy(np.stack(flows)), 'b h w c -> b c h w').contiguous()
 
 # %% ../nbs/00_flow.ipynb #newreg1
-flow_estimators = {'dis': DIS}
-
-def register_estimator(name: str # the name to look it up by
-                      ) -> Callable: # the decorator
-    "A decorator that makes a class of estimators, or a function `f(image1, image2) -> flow`, known under `name`."
-    def add(estimator):
-        flow_estimators[name] = estimator
-        return estimator
-    return add
+flow_estimators = Registry('flow method', {'dis': DIS})
 
 # %% ../nbs/00_flow.ipynb #newreg2
 def get_estimator(method: str | Callable # a name in `flow_estimators`, or an estimator
                  ) -> Callable: # frames (B,3,h,w) in [0,1] twice -> flow (B,2,h,w) in pixels
-    "The estimator called `method`; what is one already stays as it is. Raises `ValueError` for an unknown name."
-    if callable(method): return method
-    if not isinstance(method, str) or method not in flow_estimators:
-        raise ValueError(f'unknown flow method {method!r}; choose one of {", ".join(flow_estimators)}')
-    found = flow_estimators[method]
-    return found() if isinstance(found, (type, partial)) else found
+    "An estimator by name, or as given. Raises `ValueError` for an unknown name."
+    return flow_estimators.make(method)
 
 # %% ../nbs/00_flow.ipynb #cd332ef2
 def limit_size(image: Tensor, # (B,3,h,w)

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import center_crop
 from tqdm.auto import tqdm
 
-from .files import list_images, read_image
+from .files import Registry, list_images, read_image
 from .store import shrink
 from .network import predict_masks
 from .benchmarks import get_merger
@@ -36,12 +36,12 @@ class ImageSet:
     square: bool = False # only the square in the middle is looked at
 
 # %% ../nbs/12_images.ipynb #f066e9c7
-image_sets = {
+image_sets = Registry('data set', {
     'CUB': ImageSet('CUB_200_2011/test_images', 'CUB_200_2011/test_segmentations', square=True),
     'Flowers': ImageSet('Flowers/test_images', 'Flowers/test_segmentations', square=True),
     'DUTS': ImageSet('DUTS/DUTS-TE/DUTS-TE-Image', 'DUTS/DUTS-TE/DUTS-TE-Mask'),
     'DUT-OMRON': ImageSet('DUT_OMRON/DUT-OMRON-image', 'DUT_OMRON/pixelwiseGT-new-PNG'),
-    'ECSSD': ImageSet('ECSSD/images', 'ECSSD/ground_truth_mask')}
+    'ECSSD': ImageSet('ECSSD/images', 'ECSSD/ground_truth_mask')})
 
 # %% ../nbs/12_images.ipynb #47fc8f9a
 def find_pairs(name: str, # a key of `image_sets`
@@ -49,8 +49,8 @@ def find_pairs(name: str, # a key of `image_sets`
               ) -> dict[str, tuple[Path, Path]]: # {name: (picture, its mask)}
     """Pictures and masks of a data set, by name. Raises `ValueError` for an unknown data set and for a picture or a
     mask without the other, `FileNotFoundError` for a missing folder."""
-    if name not in image_sets: raise ValueError(f'unknown data set {name!r}; choose from {", ".join(image_sets)}')
-    folders = Path(data)/image_sets[name].images, Path(data)/image_sets[name].truth
+    known = image_sets[name]
+    folders = Path(data)/known.images, Path(data)/known.truth
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(f'{folder}: no such folder for {name}; prepare it with data_scripts')

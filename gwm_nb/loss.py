@@ -15,7 +15,7 @@ from torch import Tensor
 from .show import masks_to_rgb
 from .flow import flow_to_rgb
 from .fast_fit import fit_error, fit_motion_fast
-from .motion import fit_motion, get_basis, motion_fields, reconstruct
+from .motion import bases, fit_motion, motion_fields, reconstruct
 
 # %% ../nbs/05_loss.ipynb #lossresz
 def _resized(masks, flow):
@@ -59,7 +59,7 @@ class ReconstructionLoss(nn.Module):
         normalise: bool = False # divide by the error that one motion for the whole frame leaves
     ):
         super().__init__()
-        get_basis(basis)
+        bases[basis]
         if criterion not in ('l2', 'l1'): raise ValueError(f"criterion must be 'l2' or 'l1', not {criterion!r}")
         if form not in ('blended', 'per_mask'): raise ValueError(f"form must be 'blended' or 'per_mask', not {form!r}")
         if flow_clip is not None and flow_clip <= 0: raise ValueError(f'flow_clip must be positive, not {flow_clip}')

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from .files import lazily
+from .files import Registry, lazily
 from .weights import is_model, timm_weights, unknown_model
 
 # %% ../nbs/04_network.ipynb #lazy0401
@@ -162,8 +162,8 @@ def _check_maps(name, backbone):
         raise ValueError(f'{name} gives no feature maps that can be used; choose another backbone')
 
 # %% ../nbs/04_network.ipynb #4066349b
-backbones = {'small': SmallBackbone} # name: class without arguments
-networks = {} # name: function (num_masks=..., pretrained=...) -> network; the rooms that have some add them
+backbones = Registry('backbone', {'small': SmallBackbone}) # classes, called without arguments
+networks = Registry('network') # functions (num_masks=..., pretrained=...) -> network
 
 # %% ../nbs/04_network.ipynb #9ddf2f07
 def _backbone(name, pretrained):

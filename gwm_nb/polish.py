@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .files import lazily
+from .files import Registry, lazily
 from .flow import distance_from_home, estimate_flow, limit_size, resize_flow, warp
 
 # %% ../nbs/17_polish.ipynb #lazypol1
@@ -43,7 +43,7 @@ class Polisher:
     reach: int = 0 # how many frames before and after it looks at
     parts: tuple['Polisher', ...] = () # what it is made of, in order, if it is made of others
 
-polishers = {}
+polishers = Registry('polisher')
 
 def polisher(name: str, # to look it up by
              **details # of a Polisher
@@ -69,14 +69,8 @@ def joined(parts: list[Polisher] # two or more, in the order in which they are a
 def get_polisher(name: str # a key of `polishers`, or several joined by +: 'flow+guided' is flow, then guided
                 ) -> Polisher:
     "The polisher of that name, or several in a row. Raises `ValueError` for an unknown one."
-    names = name.split('+')
-    for part in names:
-        if part in polishers: continue
-        where = f' in {name!r}' if len(names) > 1 else ''
-        raise ValueError(f'unknown polisher {part!r}{where}; '
-                         f'choose from {", ".join(polishers)}, or several joined by +')
-    if len(names) == 1: return polishers[name]
-    return joined([polishers[part] for part in names])
+    parts = [polishers[part] for part in name.split('+')]
+    return joined(parts) if len(parts) > 1 else parts[0]
 
 # %% ../nbs/17_polish.ipynb #27f0d680
 def _window(radius, images):

@@ -21,22 +21,24 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .files import Registry
 from .flow import estimate_flow, get_estimator
 
 # %% ../nbs/01_scenes.ipynb #65c19681
-PHOTOS = {'astronaut': 'astronaut.png', 'chelsea': 'chelsea.png', 'coffee': 'coffee.png', 'rocket': 'rocket.jpg',
-          'motorcycle': 'motorcycle_left.png', 'hubble': 'hubble_deep_field.jpg', 'grass': 'grass.png',
-          'gravel': 'gravel.png', 'brick': 'brick.png', 'china': 'china.jpg', 'flower': 'flower.jpg'}
+PHOTOS = Registry('photograph', {
+    'astronaut': 'astronaut.png', 'chelsea': 'chelsea.png', 'coffee': 'coffee.png', 'rocket': 'rocket.jpg',
+    'motorcycle': 'motorcycle_left.png', 'hubble': 'hubble_deep_field.jpg', 'grass': 'grass.png',
+    'gravel': 'gravel.png', 'brick': 'brick.png', 'china': 'china.jpg', 'flower': 'flower.jpg'})
 
 # %% ../nbs/01_scenes.ipynb #89bc99a2
 @lru_cache(None)
 def load_photo(name: str # a key of `PHOTOS`
               ) -> Tensor: # (3,h,w) in [0,1]
     "One of the photographs that come with scikit-image and scikit-learn. Raises `ValueError` for an unknown name."
-    if name not in PHOTOS: raise ValueError(f'unknown photograph {name!r}; choose from {", ".join(PHOTOS)}')
+    file = PHOTOS[name]
     of_sklearn = name in ('china', 'flower')
     folder = resources.files('sklearn.datasets')/'images' if of_sklearn else resources.files('skimage.data')
-    pixels = cv2.imdecode(np.frombuffer((folder/PHOTOS[name]).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    pixels = cv2.imdecode(np.frombuffer((folder/file).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     return rearrange(torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)), 'h w c -> c h w').float() / 255
 
 # %% ../nbs/01_scenes.ipynb #5da35025

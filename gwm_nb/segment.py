@@ -34,7 +34,7 @@ from .files import (JobProgress, begin_part, cache_folder, find_below, find_clip
 from .annotations import Annotations
 from .show import overlay
 from .flow import estimate_flow, estimator_settings, get_estimator, resize_flow
-from .motion import get_basis
+from .motion import bases
 from .store import FlowSettings, check_room, shrink, working_size
 from .videos import VideoFrames, find_masks, lonely_masks
 from .weights import is_model, unknown_model
@@ -135,7 +135,7 @@ def check_options(pretrained: str | Path, # a key of PRETRAINED, or a file
     if not 2 <= num_masks <= 64:
         raise ValueError(f'num_masks must be at least 2 (object and background) and at most 64, not {num_masks}')
     if steps < 1: raise ValueError(f'steps must be at least 1, not {steps}')
-    get_basis(basis)
+    bases[basis]
     get_estimator(method)
 
 # %% ../nbs/09_segment.ipynb #80fa0cc3

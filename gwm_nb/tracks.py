@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['plt', 'trackers', 'Tracks', 'scene_tracks', 'point_grid', 'show_tracks', 'sample_at', 'track_points',
-           'register_tracker', 'ChainedTracker', 'CoTracker', 'get_tracker', 'track', 'track_matrix', 'beyond_rank',
-           'smooth_tracks', 'TrackLoss', 'at_start', 'temporal_difference', 'FollowTracks']
+           'ChainedTracker', 'CoTracker', 'get_tracker', 'track', 'track_matrix', 'beyond_rank', 'smooth_tracks',
+           'TrackLoss', 'at_start', 'temporal_difference', 'FollowTracks']
 
 # %% ../nbs/14_tracks.ipynb #trkcd002
 import math
@@ -20,7 +20,7 @@ from einops import einsum, rearrange
 from fastcore.basics import patch
 from torch import Tensor
 
-from .files import lazily
+from .files import Registry, lazily
 from .flow import estimate_flow
 from .weights import fetched
 from .scenes import Scene
@@ -128,18 +128,10 @@ def track_points(flows: Tensor, # (T-1,2,h,w) from each frame to the next
     return Tracks(torch.stack(paths), torch.stack(alive), start)
 
 # %% ../nbs/14_tracks.ipynb #trkcd021
-trackers = {} # name: class, called without arguments, or function
-
-def register_tracker(name: str # the name to look it up by
-                    ) -> Callable: # the decorator
-    "A decorator that makes a class of trackers, or a function `f(frames, points, start) -> Tracks`, known by `name`."
-    def add(tracker):
-        trackers[name] = tracker
-        return tracker
-    return add
+trackers = Registry('tracker') # classes, called without arguments, or functions (frames, points, start) -> Tracks
 
 # %% ../nbs/14_tracks.ipynb #trkcd022
-@register_tracker('chained')
+@trackers.register('chained')
 @dataclass(frozen=True)
 class ChainedTracker:
     "Chains the flow of neighbouring frames."
@@ -152,7 +144,7 @@ class ChainedTracker:
         return track_points(there, back, points, start, self.mode)
 
 # %% ../nbs/14_tracks.ipynb #trkcd023
-@register_tracker('cotracker')
+@trackers.register('cotracker')
 @dataclass(frozen=True)
 class CoTracker:
     "CoTracker (Karaev et al., ECCV 2024), fetched from `facebookresearch/co-tracker`; runs that repository's code."
@@ -170,12 +162,8 @@ class CoTracker:
 # %% ../nbs/14_tracks.ipynb #trkcd024
 def get_tracker(method: str | Callable # a name in `trackers`, or a tracker
                ) -> Callable: # frames (T,3,h,w) in [0,1], points (N,2), start -> Tracks
-    "The tracker called `method`; what is one already stays as it is. Raises `ValueError` for an unknown name."
-    if callable(method): return method
-    if method not in trackers:
-        raise ValueError(f'unknown tracker {method!r}; choose one of {", ".join(trackers)}')
-    found = trackers[method]
-    return found() if isinstance(found, type) else found
+    "A tracker by name, or as given. Raises `ValueError` for an unknown name."
+    return trackers.make(method)
 
 def track(frames: Tensor, # (T,3,h,w) in [0,1]
           points: Tensor, # (N,2) in frame `start`, as (x, y) in pixels

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from .files import find_below, find_clips, nfc
+from .files import Registry, find_below, find_clips, nfc
 from .annotations import Annotations
 from .flow import DIS, RAFT, get_estimator
 from .store import FlowSettings, FlowStore, is_store, kept_store
@@ -135,7 +135,7 @@ class DataSet:
     every_frame: bool = True # each frame is annotated
 
 # %% ../nbs/02_videos.ipynb #63ff3b5c
-data_sets = {
+data_sets = Registry('data set', {
     'DAVIS': DataSet(('DAVIS2016', 'DAVIS'), validation=tuple(
         'blackswan bmx-trees breakdance camel car-roundabout car-shadow cows dance-twirl dog drift-chicane '
         'drift-straight goat horsejump-high kite-surf libby motocross-jump paragliding-launch parkour '
@@ -145,7 +145,7 @@ data_sets = {
         'horses02 horses04 horses05 lion01 marple12 marple2 marple4 marple6 marple7 marple9 people03 people1 '
         'people2 rabbits02 rabbits03 rabbits04 tennis'.split())),
     'STv2': DataSet(('SegTrackv2', 'STv2')),
-    'MoCA': DataSet(('MoCA', 'MoCA_filtered'))}
+    'MoCA': DataSet(('MoCA', 'MoCA_filtered'))})
 
 # %% ../nbs/02_videos.ipynb #c8ab3bb4
 def known_data_set(path: str | Path # its folder, or a link to it
@@ -160,11 +160,8 @@ def find_data_sets(names: str, # names in data_sets joined by +, e.g. 'DAVIS+FBM
                   ) -> dict[str, Path]: # {name: folder}
     "Folders of published data sets. Raises `ValueError` for an unknown name, `FileNotFoundError` for a missing folder."
     found = {}
-    for name in names.split('+'):
-        if name not in data_sets:
-            raise ValueError(f'unknown data set {name!r}; choose from {", ".join(data_sets)}, joined by +')
-    for name in names.split('+'):
-        places = [Path(data)/f for f in data_sets[name].folders]
+    for name, known in [(name, data_sets[name]) for name in names.split('+')]:
+        places = [Path(data)/f for f in known.folders]
         there = [p for p in places if p.is_dir()]
         if not there:
             wanted = ' or '.join(p.name for p in places)

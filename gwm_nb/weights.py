@@ -29,7 +29,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from .files import lazily, visible
+from .files import lazily, nearest, visible
 
 # %% ../nbs/23_weights.ipynb #lazy2301
 timm = lazily('timm')
@@ -233,10 +233,9 @@ def unknown_model(name: str, # not known
                   others: tuple[str, ...] = () # names that may be meant beside those of timm
                  ) -> ValueError: # to raise
     "The error for a model's name that is not known, with the names that are nearest to it."
-    near = get_close_matches(name, [*others, *timm.list_models()], n=3, cutoff=.5)
-    if near: return ValueError(f'unknown backbone {name!r}; did you mean {", ".join(near)}?')
-    choices = ', '.join([*map(repr, others), 'timm.list_models()'])
-    return ValueError(f'unknown backbone {name!r}; choose one of {choices}')
+    near = get_close_matches(name, [*others, *timm.list_models()], cutoff=.5)
+    hint = nearest(name, near or (*others, 'timm.list_models()'))
+    return ValueError(f'unknown backbone {name!r}; {hint}')
 
 # %% ../nbs/23_weights.ipynb #1082af2f
 def is_model(name: str # perhaps a model, or a model and its weights: 'vit_base_patch8_224.dino'

@@ -495,7 +495,7 @@ def test_a_wrong_file_put_there_by_hand_is_named_and_stays(mirror, tmp_path):
     with pytest.raises(ValueError, match="published checkpoint STv2: this is not the published file"):
         published_checkpoint("stv2")
     assert file.read_bytes() == b"mine" and not Mirror.asked
-    with pytest.raises(ValueError, match="no published checkpoint 'KITTI'; choose from DAVIS, STv2, FBMS, DAVIS"):
+    with pytest.raises(ValueError, match="unknown published checkpoint 'KITTI'; choose from DAVIS, STv2, FBMS, DAVIS"):
         published_checkpoint("KITTI")
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 from gwm_nb import cutouts
 from gwm_nb.clips import open_clip
+from gwm_nb.files import Registry
 from gwm_nb.cutouts import (GREEN, CutFrame, Output, Outputs, ProResWriter, annotation, arranged,
-                            check_outputs, compressed, decompressed, from_run_lengths, get_output,
-                            object_colours, opacity, output, output_files, outputs, run_lengths,
+                            check_outputs, compressed, decompressed, from_run_lengths,
+                            object_colours, opacity, output_files, outputs, run_lengths,
                             spaced, voc_palette)
 from inputs import write_image
 
@@ -78,8 +79,8 @@ def test_outputs_by_name():
     for given in (" masks, mov,masks ", ["masks", "mov"]):
         assert check_outputs(given) == ["masks", "mov"]
     assert check_outputs(outputs) == list(outputs)
-    assert all(issubclass(get_output(n), Output) for n in outputs)
-    for call in (lambda: get_output("gif"), lambda: check_outputs("masks,gif"),
+    assert all(issubclass(outputs[n], Output) for n in outputs)
+    for call in (lambda: outputs["gif"], lambda: check_outputs("masks,gif"),
                  lambda: output_files(["gif"], NAMES), lambda: Outputs("gif", ".", NAMES)):
         with pytest.raises(ValueError, match="'gif'.*masks, .*sheet$"):
             call()
@@ -91,7 +92,7 @@ def test_outputs_by_name():
 @pytest.mark.parametrize("name", FILMS)
 def test_a_missing_encoder_is_named_before_the_work(name, monkeypatch):
     assert check_outputs(name) == [name]
-    monkeypatch.setattr(get_output(name), "encoder", "no_such_encoder")
+    monkeypatch.setattr(outputs[name], "encoder", "no_such_encoder")
     with pytest.raises(ValueError, match=f"'{name}'.*no_such_encoder.*PyAV"):
         check_outputs(["masks", name])
 
@@ -112,8 +113,9 @@ def test_two_outputs_do_not_share_a_file(names, wanted, says):
 
 
 def test_an_output_of_ones_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(cutouts, "outputs", outputs | {})
-    @output("count")
+    monkeypatch.setattr(cutouts, "outputs", registry := Registry("output", outputs))
+
+    @registry.register("count")
     class Count(Output):
         @classmethod
         def files(cls, names): return ["count.txt"]

@@ -15,7 +15,7 @@ from torchvision.models import get_model
 from gwm_nb import flow as room
 from gwm_nb.flow import (DIS, DIS_PRESETS, FLO_MAGIC, RAFT, distance_from_home, estimate_both,
                          estimate_flow, estimator_settings, flow_estimators, get_estimator,
-                         occlusion_mask, read_flo, read_flow, read_kitti, register_estimator,
+                         occlusion_mask, read_flo, read_flow, read_kitti,
                          resize_flow, warp, write_flo, write_kitti)
 from gwm_nb.loss import ReconstructionLoss, explanation
 from gwm_nb.motion import fit_motion, reconstruct
@@ -149,8 +149,8 @@ class Constant:
 
 def test_an_estimator_is_a_name_an_object_or_a_function(added):
     assert get_estimator("dis") == DIS() and get_estimator("raft_small") == RAFT(small=True)
-    register_estimator("still")(still)
-    register_estimator("constant")(Constant)
+    flow_estimators.register("still")(still)
+    flow_estimators.register("constant")(Constant)
     assert get_estimator("still") is still and get_estimator("constant") == Constant()
     assert estimate_flow(frame, frame, "still").abs().max() == 0
     assert estimate_flow(frame, frame, Constant(3.)).unique().tolist() == [3.]
@@ -158,8 +158,8 @@ def test_an_estimator_is_a_name_an_object_or_a_function(added):
 
 
 def test_settings_tell_what_the_flow_depends_on(added, tmp_path):
-    register_estimator("still")(still)
-    register_estimator("constant")(Constant)
+    flow_estimators.register("still")(still)
+    flow_estimators.register("constant")(Constant)
     for dis in ("dis", DIS()):
         assert estimator_settings(dis) == dict(name="dis", preset="medium")
     assert estimator_settings(Constant(2.)) == dict(name="constant", u=2.)
@@ -233,7 +233,7 @@ def test_scenes_are_told_apart(added):
         MovingScenes(8)[8]
     with pytest.raises(ValueError, match="choose from astronaut"):
         load_photo("lena")
-    register_estimator("still")(still)
+    flow_estimators.register("still")(still)
     for method in ("still", still, Constant(0.)):
         assert MovingScenes(1, flow_method=method)[0]["flow"].abs().max() == 0
 

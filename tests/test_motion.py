@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from gwm_nb.motion import (bases, fit_motion, get_basis, monomials, motion_fields, motion_grid,
+from gwm_nb.motion import (bases, fit_motion, monomials, motion_fields, motion_grid,
                            reconstruct)
 
 SIZE = 24, 40
@@ -42,7 +42,7 @@ def test_the_formula(dtype):
     "Least squares over pixels in the frame's coordinates, for soft masks of any precision."
     masks, flow = torch.rand(2, 3, *SIZE).to(dtype), 3 * torch.randn(2, 2, *SIZE).to(dtype)
     theta = fit_motion(masks, flow)
-    Phi = monomials(motion_grid(SIZE, dtype=torch.double), get_basis("quadratic").powers)
+    Phi = monomials(motion_grid(SIZE, dtype=torch.double), bases["quadratic"].powers)
     m = masks.double().flatten(2)[..., None]
     F = flow.double().flatten(2).mT[:, None]
     expected = torch.linalg.lstsq(m * Phi, m * F).solution

@@ -104,12 +104,13 @@ def test_a_new_name():
     assert "flow+wax" not in polishers
 
 
-@pytest.mark.parametrize("name, wrong", [("crff", "'crff'"), ("wax+flow", "'wax' in 'wax+flow'"),
-                                         ("flow+", "'' in 'flow+'"), ("", "''")])
+@pytest.mark.parametrize("name, wrong", [
+    ("crff", "'crff'; did you mean crf?"), ("wax+flow", "'wax'; choose from guided, bilateral, crf, flow"),
+    ("flow+", "''; choose from guided"), ("", "''")])
 def test_unknown_parts_are_named(name, wrong):
     with pytest.raises(ValueError) as e:
         get_polisher(name)
-    assert wrong in str(e.value) and "guided, bilateral, crf, flow" in str(e.value)
+    assert wrong in str(e.value)
 
 
 # ---- joined
@@ -390,7 +391,7 @@ def test_clips_are_named_on_the_command_line(evaluate):
 
 @pytest.mark.parametrize("argv, says", [
     (["network.safetensors", "--polish", "wax"], ["'wax'", "guided, bilateral, crf, flow"]),
-    (["network.safetensors", "--polish", "flow+wax"], ["'wax' in 'flow+wax'", "guided, "]),
+    (["network.safetensors", "--polish", "flow+wax"], ["'wax'", "guided, "]),
     (["--predictions", "clips/Annotations", "--polish", "guided"], ["--predictions", "--polish"])])
 def test_a_wrong_polish_is_one_line(argv, says, evaluate):
     _, end = evaluate(*argv)

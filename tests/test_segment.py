@@ -12,7 +12,7 @@ from PIL import Image
 from gwm_nb import benchmarks, refine, segment as segment_module
 from gwm_nb.clips import open_clip
 from gwm_nb.commands import gwm_segment
-from gwm_nb.cutouts import Outputs, get_output, output_files, write_labels
+from gwm_nb.cutouts import Outputs, output_files, outputs, write_labels
 from gwm_nb.evaluate import choose_object, jaccard
 from gwm_nb.files import read_mask
 from gwm_nb.network import create_network
@@ -210,7 +210,7 @@ def fails(*args, **kwargs): raise OSError(28, "No space left on device")
 @pytest.mark.parametrize("stage", ["__enter__", "write", "__exit__"])
 @pytest.mark.parametrize("kind", EXTRA)
 def test_an_output_that_fails_costs_no_mask(tmp_path, monkeypatch, kind, stage):
-    monkeypatch.setattr(get_output(kind), stage, fails)
+    monkeypatch.setattr(outputs[kind], stage, fails)
     names, image = ["a", "b", "c"], torch.full((3, 32, 48), 128, dtype=torch.uint8)
     other = "sheet" if kind != "sheet" else "rle"
     with Outputs(["masks", kind, other], tmp_path, names) as outputs:
@@ -222,7 +222,7 @@ def test_an_output_that_fails_costs_no_mask(tmp_path, monkeypatch, kind, stage):
 
 
 def test_a_failed_output_is_reported_and_has_its_exit_code(clip, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(get_output("overlay"), "write", fails)
+    monkeypatch.setattr(outputs["overlay"], "write", fails)
     code = segment_module.segment_all(clip, tmp_path / "out", preset="fast", end="4", outputs=("masks", "overlay"))
     report = json.loads((tmp_path / "out/result.json").read_text())
     assert code == 3 and len(written(tmp_path / "out")) == 4 and "overlay.mp4" not in report["files"]
@@ -231,11 +231,11 @@ def test_a_failed_output_is_reported_and_has_its_exit_code(clip, tmp_path, monke
 
 def test_masks_are_there_as_they_come(clip, tmp_path, monkeypatch):
     "A full disk after two masks: these two stay, and a later run replaces them."
-    write, calls = get_output("masks").write, []
+    write, calls = outputs["masks"].write, []
     def full(self, cut):
         calls.append(cut)
         return fails() if len(calls) == 3 else write(self, cut)
-    monkeypatch.setattr(get_output("masks"), "write", full)
+    monkeypatch.setattr(outputs["masks"], "write", full)
     options = dict(preset="fast", outputs=["masks"], part=dict(end=4))
     with pytest.raises(OSError, match="No space"): segment_clip(clip, tmp_path / "out", **options)
     assert sorted(f.name for f in (tmp_path / "out").glob("[!.]*")) == ["00000.png", "00001.png", "result.json"]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from gwm_nb import store as room
 from gwm_nb.files import find_clips, read_image
-from gwm_nb.flow import DIS, RAFT, estimate_flow, flow_estimators, register_estimator, resize_flow, write_flo
+from gwm_nb.flow import DIS, RAFT, estimate_flow, flow_estimators, resize_flow, write_flo
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.store import DamagedStore, FlowSettings, FlowStore, fill_store, kept_store, make_store, plan_store, shrink, working_size
 from gwm_nb.videos import GapSamples
@@ -487,7 +487,7 @@ def test_an_estimator_is_tried_before_anything_is_written(clips, tmp_path):
 
 
 def test_a_batched_estimator_gives_what_it_gives_alone(clips, tmp_path):
-    @register_estimator("difference")
+    @flow_estimators.register("difference")
     def difference(image1, image2): return (image2 - image1)[:, :2] * 50
 
     try:

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn as nn
 
+from gwm_nb.files import Registry
 from gwm_nb.network import create_network
 from gwm_nb.scenes import Layer, Motion, MovingScenes, Scene, Shape, Texture
 from gwm_nb.tracks import (ChainedTracker, CoTracker, FollowTracks, TrackLoss, Tracks, at_start,
-                           beyond_rank, point_grid, register_tracker, sample_at, scene_tracks,
+                           beyond_rank, point_grid, sample_at, scene_tracks,
                            smooth_tracks, temporal_difference, track, track_matrix, track_points,
                            trackers)
 from gwm_nb.train import Flips, fit
@@ -176,15 +177,16 @@ def test_trackers_by_name():
 
 
 def test_a_tracker_of_ones_own(monkeypatch):
-    monkeypatch.setattr("gwm_nb.tracks.trackers", dict(trackers))
+    registry = Registry("tracker", trackers)
+    monkeypatch.setattr("gwm_nb.tracks.trackers", registry)
 
-    @register_tracker("lazy")
+    @registry.register("lazy")
     class Lazy:
         def __call__(self, frames, points, start=0):
             visible = torch.ones(len(frames), len(points), dtype=torch.bool)
             return Tracks(points.expand(len(frames), -1, -1), visible, start)
 
-    register_tracker("plain")(lambda frames, points, start: Lazy()(frames[:-1], points, start))
+    registry.register("plain")(lambda frames, points, start: Lazy()(frames[:-1], points, start))
     for name, frames in (("lazy", 4), ("plain", 3)):
         found = track(torch.zeros(4, 3, 20, 20), torch.zeros(5, 2), 2, name)
         assert found.points.shape == (frames, 5, 2)

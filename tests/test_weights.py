@@ -122,7 +122,7 @@ def test_adopt_is_all_or_nothing():
 
 def test_names():
     assert is_model("resnet18") and is_model("vit_base_patch8_224.dino") and not is_model("resnet18.nonsense") and not is_model("effnet_lite0")
-    assert "efficientnet_lite0" in str(unknown_model("effnet_lite0")) and "choose one of 'mine', timm.list_models()" in str(unknown_model("!?", ("mine",)))
+    assert "efficientnet_lite0" in str(unknown_model("effnet_lite0")) and "choose from mine, timm.list_models()" in str(unknown_model("!?", ("mine",)))
 
 
 @pytest.mark.parametrize("given, says", [("", "must be True, False"), ("ofline", "not 'ofline'"), ("none.pth", "none.pth: no such file"), (3, "not 3"), ("offline", "efficientnet_lite0 only")])
