@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from .show import show_images
+from .flow import resize
 from .fast_fit import fit_motion_fast
 from .motion import motion_fields
 from .network import predict_masks
@@ -116,12 +117,6 @@ def choose_by_border(masks: Tensor # (N,K,h,w) soft masks of the frames of one s
     "Decide without labels which masks are object and which background, by how much they favour the frame's border."
     return _two_kinds(masks, 1 - border_ratio(masks))
 
-# %% ../nbs/07_evaluate.ipynb #5b0b44c7
-def _resized(masks, size):
-    "Masks (N,C,h,w) at another size, bilinearly, while they are still soft."
-    if tuple(size) == masks.shape[-2:]: return masks
-    return F.interpolate(masks, tuple(size), mode='bilinear', align_corners=False)
-
 # %% ../nbs/07_evaluate.ipynb #faa372db
 def object_mask(masks: Tensor, # (N,K,h,w) soft masks
                 chosen: Tensor, # (K,) bool from `choose_object`
@@ -129,7 +124,7 @@ def object_mask(masks: Tensor, # (N,K,h,w) soft masks
                ) -> Tensor: # (N,h,w) bool
     "The chosen masks added up, resized bilinearly, thresholded at 0.5."
     soft = masks[:, chosen].sum(1, keepdim=True)
-    return _resized(soft, masks.shape[-2:] if size is None else size)[:, 0] > .5
+    return resize(soft, masks.shape[-2:] if size is None else size)[:, 0] > .5
 
 # %% ../nbs/07_evaluate.ipynb #motioncue2
 def own_motion(flow: Tensor, # (N,2,h,w) pixels
@@ -160,7 +155,7 @@ def choose_object(masks: Tensor, # (N,K,h,w) soft masks of the frames of one seq
                  ) -> Tensor: # (K,) bool: which masks are object
     "Decide without labels which masks are object and which background, from the frame's border and from motion."
     if flow is None: return choose_by_border(masks)
-    residual = _resized(own_motion(flow)[:, None], masks.shape[-2:])[:, 0]
+    residual = resize(own_motion(flow)[:, None], masks.shape[-2:])[:, 0]
     if residual.mean() < .05: return choose_by_border(masks)
     moves, borders = motion_ratio(masks, residual), border_ratio(masks)
     score = 1.5 * moves.clamp_min(.1).log() - borders.clamp_min(.1).log()
@@ -186,7 +181,7 @@ def _scores(masks, truth, void, chosen):
     "J label-free, best of two, best single mask, F label-free of a frame (4,). `masks` (K,h,w), `truth`, `void` (H,W)."
     mask = object_mask(masks[None], chosen, truth.shape)[0]
     J = jaccard(mask, truth, void)
-    each = jaccard(_resized(masks[None], truth.shape)[0] > .5, truth, void)
+    each = jaccard(resize(masks[None], truth.shape)[0] > .5, truth, void)
     return torch.stack([J, torch.maximum(J, jaccard(~mask, truth, void)), each.max(), boundary_f(mask, truth, void)])
 
 # %% ../nbs/07_evaluate.ipynb #e5978746

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['transform', 'models', 'utils', 'FLO_MAGIC', 'DIS_PRESETS', 'flow_estimators', 'flow_to_rgb', 'write_flo', 'read_flo',
-           'write_kitti', 'read_kitti', 'read_flow', 'resize_flow', 'warp', 'DIS', 'get_estimator', 'limit_size',
-           'estimate_flow', 'endpoint_error', 'RAFT', 'estimator_settings', 'distance_from_home', 'occlusion_mask',
-           'estimate_both']
+           'write_kitti', 'read_kitti', 'read_flow', 'resize', 'resize_flow', 'warp', 'DIS', 'get_estimator',
+           'limit_size', 'estimate_flow', 'endpoint_error', 'RAFT', 'estimator_settings', 'distance_from_home',
+           'occlusion_mask', 'estimate_both']
 
 # %% ../nbs/00_flow.ipynb #d5a503cf
 import hashlib, struct
@@ -140,6 +140,15 @@ def read_flow(path: str | Path # a .flo file or a KITTI .png
     return flow
 
 # %% ../nbs/00_flow.ipynb #e7b19968
+def resize(x: Tensor, # (C,h,w) or (B,C,h,w): an image, masks, maps
+           size: tuple[int, int], # (height, width) of the result
+           antialias: bool = False # average when shrinking; for images
+          ) -> Tensor: # (C,H,W) or (B,C,H,W)
+    "Resize bilinearly. What has that size already is returned."
+    if x.shape[-2:] == tuple(size): return x
+    how = dict(mode='bilinear', align_corners=False, antialias=antialias)
+    return F.interpolate(x, tuple(size), **how) if x.ndim == 4 else F.interpolate(x[None], tuple(size), **how)[0]
+
 def resize_flow(flow: Tensor, # (2,h,w) or (B,2,h,w) displacement in pixels
                 size: tuple[int, int], # (height, width) of the result
                 mode: str = 'nearest' # 'nearest' keeps motion edges sharp; 'bilinear' blends them
@@ -208,8 +217,7 @@ def limit_size(image: Tensor, # (B,3,h,w)
     "Shrink (B,3,h,w) so that its longer side has at most `longest` pixels."
     scale = min(1, (longest or max(image.shape[-2:])) / max(image.shape[-2:]))
     if scale == 1: return image
-    size = [max(16, round(n * scale)) for n in image.shape[-2:]]
-    return F.interpolate(image, size=size, mode='bilinear', antialias=True, align_corners=False)
+    return resize(image, [max(16, round(n * scale)) for n in image.shape[-2:]], antialias=True)
 
 # %% ../nbs/00_flow.ipynb #0c26aed4
 def _check_frames(image1, image2, longest):

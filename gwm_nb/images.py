@@ -16,13 +16,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import center_crop
 from tqdm.auto import tqdm
 
 from .files import Registry, list_images, read_image
+from .flow import resize
 from .store import shrink
 from .network import predict_masks
 from .benchmarks import get_merger
@@ -273,8 +273,7 @@ def evaluate_images(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,
         sample = samples[i]
         masks = predict_masks(network, sample['image'])
         if merger is not None: masks = merger(masks[None], sample['image'][None])[0]
-        large = F.interpolate(masks[None], sample['mask'].shape, mode='bilinear', align_corners=False)[0]
-        scores.add(border_object(large), sample['mask'])
+        scores.add(border_object(resize(masks, sample['mask'].shape)), sample['mask'])
     if callable(merge): merge = getattr(merge, '__name__', type(merge).__name__)
     done = dict(data=name, object='border contact, no labels', size=size, normalise=normalise, merge=merge)
     return done | scores.result()

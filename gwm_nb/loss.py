@@ -13,15 +13,9 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .show import masks_to_rgb
-from .flow import flow_to_rgb
+from .flow import flow_to_rgb, resize
 from .fast_fit import fit_error, fit_motion_fast
 from .motion import bases, fit_motion, motion_fields, reconstruct
-
-# %% ../nbs/05_loss.ipynb #lossresz
-def _resized(masks, flow):
-    "Masks (B,K,h',w') on the grid of flow (B,2,h,w)."
-    if masks.shape[-2:] == flow.shape[-2:]: return masks
-    return F.interpolate(masks, flow.shape[-2:], mode='bilinear', align_corners=False)
 
 # %% ../nbs/05_loss.ipynb #0d3843a5
 def explanation(sample: dict, # `image` (3,h,w), `flow` (2,h,w), optionally `mask` (h,w) labels
@@ -30,7 +24,7 @@ def explanation(sample: dict, # `image` (3,h,w), `flow` (2,h,w), optionally `mas
                ) -> dict[str, Tensor]: # {title: picture}, for `show_images`
     "What masks explain of a sample: frame, flow, masks, their reconstruction, and the true labels if there are any."
     flow, masks = sample['flow'].cpu()[None], masks.detach().cpu()[None]
-    masks = _resized(masks, flow)
+    masks = resize(masks, flow.shape[-2:])
     explained = reconstruct(masks, fit_motion(masks, flow, basis), basis)
     longest = torch.hypot(*flow.unbind(1)).max().item() + 1e-6
     pictures = {'frame': sample['image'], 'flow': flow_to_rgb(flow[0], longest), 'masks': masks_to_rgb(masks[0]),
@@ -68,7 +62,7 @@ class ReconstructionLoss(nn.Module):
 
     def forward(self, logits: Tensor, flow: Tensor) -> Tensor: # (B,K,h',w'), (B,2,h,w) -> scalar
         if self.flow_clip is not None: flow = flow.clamp(-self.flow_clip, self.flow_clip)
-        masks = _resized(logits.softmax(1), flow)
+        masks = resize(logits.softmax(1), flow.shape[-2:])
         error = self._mean_error(masks, flow)
         if self.normalise: error = error / self._unexplained(flow)
         return self.weight * error.mean()

@@ -29,7 +29,7 @@ from tqdm.auto import trange
 
 from .files import lazily, write_whole
 from .weights import timm_weights
-from .network import networks
+from .network import Normalise, networks
 from .loss import ReconstructionLoss
 
 # %% ../nbs/10_paper.ipynb #lazy1001
@@ -374,8 +374,7 @@ class PaperNetwork(nn.Module):
         self.sem_seg_head = Head(backbone.channels, num_masks, grow)
         self.criterion, self.backbone = Criterion(), backbone
         self.multiple = backbone.patch if 32 % backbone.patch else 32
-        self.register_buffer('mean', torch.tensor(backbone.mean)[:, None, None], persistent=False)
-        self.register_buffer('std', torch.tensor(backbone.std)[:, None, None], persistent=False)
+        self.normalise = Normalise(backbone)
         self.register_state_dict_post_hook(_without_backbone)
         self.register_load_state_dict_post_hook(_backbone_may_miss)
 
@@ -383,7 +382,7 @@ class PaperNetwork(nn.Module):
         "Maps of the frozen backbone, which may be kept: they depend on the image only."
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(f'image must be (B,3,H,W), not {tuple(image.shape)}')
-        return self.backbone(self.padded((image - self.mean) / self.std))
+        return self.backbone(self.padded(self.normalise(image)))
 
     def padded(self, x: Tensor) -> Tensor:
         "Zeros at the bottom and right, up to a multiple of 32."
@@ -525,8 +524,8 @@ def cache_features(network: nn.Module, # with a frozen backbone
     pad = network.padded if hasattr(network, 'padded') else lambda x: x
     for start in trange(0, len(data or ()), batch_size, desc='features', unit=' batches', disable=not data):
         indices = range(start, min(start + batch_size, len(data)))
-        image = torch.stack([data[i]['image'] for i in indices]).to(network.mean)
-        for view in (image, image.flip(-1))[:1 + flips]: network.backbone(pad((view - network.mean) / network.std))
+        image = torch.stack([data[i]['image'] for i in indices]).to(network.normalise.mean)
+        for view in (image, image.flip(-1))[:1 + flips]: network.backbone(pad(network.normalise(view)))
     return network
 
 # %% ../nbs/10_paper.ipynb #a4141f0b

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .files import Registry, lazily
-from .flow import distance_from_home, estimate_flow, limit_size, resize_flow, warp
+from .flow import distance_from_home, estimate_flow, limit_size, resize, resize_flow, warp
 
 # %% ../nbs/17_polish.ipynb #lazypol1
 filters = lazily('kornia.filters') # large; imported at its first use
@@ -31,8 +31,7 @@ def enlarged(masks: Tensor, # (B,K,h,w) soft masks
         raise ValueError('masks must be (B,K,h,w) and their images (B,3,H,W), '
                          f'not {tuple(masks.shape)} and {tuple(images.shape)}')
     if not images.is_floating_point(): raise ValueError(f'images must be numbers in [0,1], not {images.dtype}')
-    if masks.shape[-2:] == images.shape[-2:]: return masks.float()
-    return F.interpolate(masks.float(), images.shape[-2:], mode='bilinear', align_corners=False)
+    return resize(masks.float(), images.shape[-2:])
 
 # %% ../nbs/17_polish.ipynb #6bbe9bcd
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def test_registries(monkeypatch):
 
 def test_normalisation_is_the_backbones_own():
     network = create_network("vit_tiny_patch16_224", pretrained=False)
-    assert network.mean.flatten().tolist() == [.5, .5, .5] and TimmBackbone("resnet18").mean == (.485, .456, .406)
+    assert network.normalise.mean.flatten().tolist() == [.5, .5, .5] and TimmBackbone("resnet18").mean == (.485, .456, .406)
 
 
 @pytest.mark.parametrize("name", ["small", "convnext_atto"])
