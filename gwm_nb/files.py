@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAY_MOVE', 'LARGEST', 'GROUND', 'VIDEO_SUFFIXES', 'TRUTH_FOLDERS', 'whole_file', 'write_whole',
            'locked', 'cache_folder', 'readable_name', 'visible', 'readable_size', 'nearest', 'Registry', 'inner_path',
-           'fits', 'parse_json', 'read_json', 'refuse_foreign', 'output_folder', 'results_folder', 'is_animated',
+           'fits', 'parse_json', 'read_json', 'check_foreign_files', 'output_folder', 'results_folder', 'is_animated',
            'by_number', 'nfc', 'find_below', 'list_images', 'unread_frames', 'image_size', 'flatten', 'folder_bits',
            'read_image', 'read_pages', 'read_mask', 'write_mask', 'Clip', 'find_clips', 'ProgressBar', 'current_job',
            'JobProgress', 'begin_part', 'say', 'show_progress', 'lazily']
@@ -186,7 +186,7 @@ def _earlier_results(path):
             with suppress(ValueError): found.append(inner_path(path, name))
     return [file for file in found if not file.is_dir()]
 
-def refuse_foreign(path: str | Path, # a folder of results, perhaps
+def check_foreign_files(path: str | Path, # a folder of results, perhaps
                    names: Iterable[str] # files that shall be written there
                   ):
     "Raises `ValueError` if a file of that name is there that no earlier run has written, or that was changed since."
@@ -202,7 +202,7 @@ def refuse_foreign(path: str | Path, # a folder of results, perhaps
 # %% ../nbs/21_files.ipynb #14674991
 def _move_in(hidden, path):
     "Files of `hidden` replace those of an earlier run in `path`, and no others."
-    refuse_foreign(path, [file.name for file in hidden.iterdir()])
+    check_foreign_files(path, [file.name for file in hidden.iterdir()])
     for file in _earlier_results(path): file.unlink(missing_ok=True)
     for file in hidden.iterdir(): file.replace(path/file.name)
     hidden.rmdir()
@@ -215,7 +215,7 @@ def output_folder(path: str | Path, # the folder that results shall be in
     """On success all files move to `path`, on failure nothing is left. Raises `ValueError` if `path` is taken: at once
     if foreign files have one of the `names`, else at the end."""
     if Path(path).exists() and not Path(path).is_dir(): raise ValueError(f'{path} exists and is not a folder')
-    refuse_foreign(path, names)
+    check_foreign_files(path, names)
     path = Path(path).absolute()
     new = [p for p in (path, *path.parents) if not p.exists()]
     try:
@@ -241,7 +241,7 @@ def results_folder(path: str | Path, # the folder that results shall be in
     earlier run. Raises `ValueError` at once if foreign files are in the way, or another program is at work there."""
     path, names = Path(path).absolute(), list(names)
     if path.exists() and not path.is_dir(): raise ValueError(f'{path} exists and is not a folder')
-    refuse_foreign(path, names)
+    check_foreign_files(path, names)
     new = [p for p in (path, *path.parents) if not p.exists()]
     def start():
         for old in _earlier_results(path): old.unlink(missing_ok=True)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['transform', 'models', 'utils', 'FLO_MAGIC', 'DIS_PRESETS', 'flow_estimators', 'flow_to_rgb', 'write_flo', 'read_flo',
            'write_kitti', 'read_kitti', 'read_flow', 'resize', 'resize_flow', 'warp', 'DIS', 'get_estimator',
-           'limit_size', 'estimate_flow', 'endpoint_error', 'RAFT', 'estimator_settings', 'distance_from_home',
-           'occlusion_mask', 'estimate_both']
+           'limit_size', 'estimate_flow', 'endpoint_error', 'RAFT', 'estimator_settings', 'forward_backward_error',
+           'occlusion_mask', 'forward_backward_flow']
 
 # %% ../nbs/00_flow.ipynb #d5a503cf
 import hashlib, struct
@@ -330,11 +330,11 @@ def _estimator_name(estimator):
     raise ValueError(f'nothing tells what the flow of {estimator} depends on; make it a named function or a dataclass')
 
 # %% ../nbs/00_flow.ipynb #4c7ed5c4
-def distance_from_home(flow: Tensor, # (2,h,w) or (B,2,h,w) from frame 1 to frame 2
+def forward_backward_error(flow: Tensor, # (2,h,w) or (B,2,h,w) from frame 1 to frame 2
                        back: Tensor # the flow from frame 2 to frame 1
                       ) -> Tensor: # (h,w) or (B,h,w) in pixels
     "Forward-backward error: where one ends, seen from home, after following `flow` and then `back`."
-    if flow.ndim == 3: return distance_from_home(flow[None], back[None])[0]
+    if flow.ndim == 3: return forward_backward_error(flow[None], back[None])[0]
     return torch.hypot(*(flow + warp(back, flow)).unbind(1))
 
 # %% ../nbs/00_flow.ipynb #2c948fe0
@@ -350,7 +350,7 @@ def occlusion_mask(flow: Tensor, # (2,h,w) or (B,2,h,w) from frame 1 to frame 2
     return outside | ((flow + pulled).square().sum(1) > alpha * (flow.square() + pulled.square()).sum(1) + beta)
 
 # %% ../nbs/00_flow.ipynb #0bbb995e
-def estimate_both(image1: Tensor, # (3,h,w) or (B,3,h,w) frames in [0,1]
+def forward_backward_flow(image1: Tensor, # (3,h,w) or (B,3,h,w) frames in [0,1]
                   image2: Tensor, # the frames they move to
                   method: str | Callable = 'dis', # a name in `flow_estimators`, or an estimator
                   longest: int | None = None # as for `estimate_flow`

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .files import Registry, lazily
-from .flow import distance_from_home, estimate_flow, limit_size, resize, resize_flow, warp
+from .flow import forward_backward_error, estimate_flow, limit_size, resize, resize_flow, warp
 
 # %% ../nbs/17_polish.ipynb #lazypol1
 filters = lazily('kornia.filters') # large; imported at its first use
@@ -140,7 +140,7 @@ def trust(flow: Tensor, # (N,2,h,w) pixels, from here to another frame
           tolerance: float = 1. # error in pixels at which a weight has fallen to 1/e
          ) -> Tensor: # (N,1,h,w) in [0,1]
     "How far to trust the other frame, by the forward-backward error."
-    return torch.exp(-(distance_from_home(flow, back) / tolerance).square())[:, None]
+    return torch.exp(-(forward_backward_error(flow, back) / tolerance).square())[:, None]
 
 # %% ../nbs/17_polish.ipynb #e0176dde
 def along_flow(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames

@@ -41,7 +41,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from . import __version__
 from .fast_fit import fit_motion_fast
 from .files import JobProgress, begin_part, current_job, lazily, say, show_progress, whole_file
-from .flow import distance_from_home, estimate_flow, resize_flow
+from .flow import forward_backward_error, estimate_flow, resize_flow
 from .motion import motion_fields
 from .network import create_network
 from .objects import match_objects, split_objects
@@ -89,7 +89,7 @@ def motion_evidence(flow: Tensor, # (G,2,h,w) from one frame to G others, pixels
     "How fast each pixel leaves the background; a flow counts the more, the better it finds its way back."
     gaps = gaps.abs()[:, None, None]
     residual = _length(flow - background_flow(flow)) / gaps
-    error = distance_from_home(flow, back)
+    error = forward_backward_error(flow, back)
     weight = 1 / (.1 + error / gaps)
     return (weight * residual).sum(0) / weight.sum(0), error
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from .clips import Excerpt, Frames, open_clip
 from .cutouts import Outputs, check_outputs, output_files
 from .files import (JobProgress, begin_part, cache_folder, find_below, find_clips, image_size, inner_path,
-                          lazily, nfc, output_folder, read_json, refuse_foreign, results_folder, say,
+                          lazily, nfc, output_folder, read_json, check_foreign_files, results_folder, say,
                           show_progress, visible, write_whole)
 from .annotations import Annotations
 from .show import overlay
@@ -272,7 +272,7 @@ def check_inputs(job: Job, # with clip, out and what shall be written
     "All that can be known before the work. Raises `ValueError` or `OSError` for whatever can't be used."
     _look_through(job)
     if len(job.names) < least: raise ValueError(f'{job.clip} has {len(job.names)} frame; motion takes at least {least}')
-    refuse_foreign(job.out, [*job.files(), *more])
+    check_foreign_files(job.out, [*job.files(), *more])
     if masks: job.truths = _truths(masks, job.names, job.size, job.notes)
     h, w = working_size(job.size)
     check_room(job.out, len(job.names) * (h * w * numbers * 2 + job.size[0] * job.size[1] // 20), 'the result')

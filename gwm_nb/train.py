@@ -140,7 +140,7 @@ class Learner:
         self.accelerator = make_accelerator(device, precision, accumulate, unused)
         self.data, self.steps, self.batch_size, self.seed = data, steps, batch_size, seed
         self.clip, self.accumulate, self.workers = clip, accumulate, workers
-        self.refuse_what_cannot_be_trained()
+        self.check_trainable()
         self.loss_func = ReconstructionLoss(normalise=True) if loss is None else loss
         self.device = self.accelerator.device
         self.network = network.to(self.device, memory_format=torch.channels_last)
@@ -156,7 +156,7 @@ class Learner:
 
 # %% ../nbs/06_train.ipynb #fd158f96
 @patch
-def refuse_what_cannot_be_trained(self: Learner):
+def check_trainable(self: Learner):
     "One helpful line for what would fail later, or train on nothing."
     n, parts = self.batch_size, self.accumulate * self.accelerator.num_processes
     if len(self.data) == 0: raise ValueError('there is nothing to train on: the data set is empty')

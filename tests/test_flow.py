@@ -13,7 +13,7 @@ import torch
 from torchvision.models import get_model
 
 from gwm_nb import flow as room
-from gwm_nb.flow import (DIS, DIS_PRESETS, FLO_MAGIC, RAFT, distance_from_home, estimate_both,
+from gwm_nb.flow import (DIS, DIS_PRESETS, FLO_MAGIC, RAFT, forward_backward_error, forward_backward_flow,
                          estimate_flow, estimator_settings, flow_estimators, get_estimator,
                          occlusion_mask, read_flo, read_flow, read_kitti,
                          resize_flow, warp, write_flo, write_kitti)
@@ -98,13 +98,13 @@ def test_there_and_back_on_exact_flow():
     right = torch.zeros(2, 40, 60)
     right[0] = 2
     hidden = occlusion_mask(right, -right)
-    assert distance_from_home(right, -right)[:, :-2].abs().max() < 1e-4
+    assert forward_backward_error(right, -right)[:, :-2].abs().max() < 1e-4
     assert hidden[:, -2:].all() and not hidden[:, :-2].any()
 
 
 def test_both_directions_take_an_estimator_and_a_size():
     later = frame.roll(2, -1)
-    there, back, hidden = estimate_both(frame, later, DIS("fast"), longest=48)
+    there, back, hidden = forward_backward_flow(frame, later, DIS("fast"), longest=48)
     assert there.shape == back.shape == (2, 60, 96) and hidden.shape == (60, 96)
     assert torch.equal(there, estimate_flow(frame, later, DIS("fast"), 48))
 
