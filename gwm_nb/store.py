@@ -28,7 +28,8 @@ from torch import Tensor
 from .clips import frame_names, frame_size, read_frames
 from .files import (Clip, ProgressBar, cache_folder, current_job, find_clips, fits, lazily, list_images,
                           locked, read_json, readable_size)
-from .flow import estimate_flow, estimator_settings, get_estimator, limit_size, read_flow, resize_flow
+from .flow import estimate_flow, estimator_settings, get_estimator, limit_size, resize_flow
+from .flow_files import read_flow
 
 # %% ../nbs/22_store.ipynb #lazy2201
 zarr = lazily('zarr')

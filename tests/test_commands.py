@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gwm_nb.show import VideoWriter
-from gwm_nb.flow import write_flo
+from gwm_nb.flow_files import write_flo
 from gwm_nb.scenes import MovingScenes
 
 
@@ -193,7 +193,7 @@ def test_real_clip(shared, segment, tmp_path):
 
 
 def test_nan_flow_is_named(tmp_path):
-    from gwm_nb.flow import read_flo
+    from gwm_nb.flow_files import read_flo
     flow = torch.zeros(2, 5, 6)
     flow[0, 2, 3] = float("nan")
     with pytest.raises(ValueError, match="x=3, y=2"):

@@ -13,10 +13,10 @@ import torch
 from torchvision.models import get_model
 
 from gwm_nb import flow as room
-from gwm_nb.flow import (DIS, DIS_PRESETS, FLO_MAGIC, RAFT, forward_backward_error, forward_backward_flow,
-                         estimate_flow, estimator_settings, flow_estimators, get_estimator,
-                         occlusion_mask, read_flo, read_flow, read_kitti,
-                         resize_flow, warp, write_flo, write_kitti)
+from gwm_nb.flow import (DIS, DIS_PRESETS, RAFT, estimate_flow, estimator_settings,
+                         flow_estimators, forward_backward_error, forward_backward_flow,
+                         get_estimator, occlusion_mask, resize_flow, warp)
+from gwm_nb.flow_files import FLO_MAGIC, read_flo, read_flow, read_kitti, write_flo, write_kitti
 from gwm_nb.loss import ReconstructionLoss, explanation
 from gwm_nb.motion import fit_motion, reconstruct
 from gwm_nb.scenes import MovingScenes, load_photo

@@ -30,7 +30,7 @@ from gwm_nb.benchmarks import as_csv, compare_results, read_results
 from gwm_nb.checkpoints import load, load_published, load_training, save
 from gwm_nb.commands import command
 from gwm_nb.files import output_folder, readable_name, visible
-from gwm_nb.flow import read_flo, read_kitti, write_flo, write_kitti
+from gwm_nb.flow_files import read_flo, read_kitti, write_flo, write_kitti
 from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network
 from gwm_nb.runs import KEYS, Config, Log, make_config, to_toml

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gwm_nb.flow import flow_to_rgb, read_flo, resize_flow, write_flo
+from gwm_nb.flow import flow_to_rgb, resize_flow
+from gwm_nb.flow_files import read_flo, write_flo
 from gwm_nb.motion import fit_motion, reconstruct
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.evaluate import jaccard

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from gwm_nb import videos
 from gwm_nb.files import find_clips, read_image, read_mask
-from gwm_nb.flow import DIS, estimate_flow, read_flow
+from gwm_nb.flow import DIS, estimate_flow
+from gwm_nb.flow_files import read_flow
 from gwm_nb.store import FlowSettings, FlowStore, make_store, shrink
 from gwm_nb.commands import gwm_flow
 from gwm_nb.videos import GapSamples, VideoFrames, evaluation_samples

@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from gwm_nb.files import read_image
-from gwm_nb.flow import read_flow, resize_flow, write_flo
+from gwm_nb.flow import resize_flow
+from gwm_nb.flow_files import read_flow, write_flo
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.store import FlowSettings, FlowStore, make_store, shrink
 from gwm_nb.videos import GapSamples
