@@ -77,31 +77,46 @@ def read_cells(path): return json.loads(Path(path).read_text(encoding="utf-8"))[
 
 # ---- figures
 
+def functions(cells):
+    "Functions and methods of exported cells; those of Python (`__init__`) aside."
+    code = "\n".join(source(c) for c in cells if is_exported(c))
+    found = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.FunctionDef)]
+    return [n for n in found if not n.name.startswith("__")]
+
+
+def parameters(function):
+    "Names of a function's parameters, without `self`."
+    args = function.args
+    return [a.arg for a in args.posonlyargs + args.args + args.kwonlyargs if a.arg != "self"]
+
+
 def figures(cells):
-    "What the table says of a notebook."
+    "What the table says of a notebook; `minutes` is the time to read it."
     exported = [c for c in cells if is_exported(c)]
-    lengths = [len(code_lines(c)) for c in exported] or [0]
-    widths = [len(line) for c in exported for line in code_lines(c)]
-    return dict(lines=len(widths), median=statistics.median(lengths),
-                longest=max(widths, default=0), over=sum(width > WIDTH for width in widths),
-                code=sum(len(code_lines(c)) for c in of_kind(cells, "code")),
-                words=sum(len(source(c).split()) for c in of_kind(cells, "markdown")))
+    lines = [line for c in exported for line in code_lines(c)]
+    code = sum(len(code_lines(c)) for c in of_kind(cells, "code"))
+    words = sum(len(source(c).split()) for c in of_kind(cells, "markdown"))
+    found = functions(cells)
+    private = sum(f.name.startswith("_") for f in found)
+    counts = [len(parameters(f)) for f in found] or [0]
+    return dict(lines=len(lines), functions=len(found), private=100 * private / max(len(found), 1),
+                mean=statistics.mean(counts), most=max(counts),
+                median=statistics.median([len(code_lines(c)) for c in exported] or [0]),
+                wide=sum(len(line) > 100 for line in lines), minutes=words / 180 + code / 8)
 
 
-def row(name, f):
-    over, prose = 100 * f["over"] / max(f["lines"], 1), f["words"] / max(f["code"], 1)
-    return (f"| {name} | {f['lines']} | {f['median']:g} | {f['longest']} | {over:.1f} % "
-            f"| {prose:.1f} |")
+COLUMNS = {"exported lines": "{lines}", "functions": "{functions}", "private": "{private:.0f} %",
+           "parameters": "{mean:.1f}", "most": "{most}", "median cell": "{median:g}",
+           "over 100": "{wide}", "minutes": "{minutes:.0f}"}
 
 
 def table(notebooks):
-    "The figures of `{name: cells}`, a row for each room and one for all."
-    rows = {name: figures(cells) for name, cells in notebooks.items()}
-    every = figures([c for cells in notebooks.values() for c in cells])
-    head = ("| room | exported lines | median lines a cell | longest line | over 120 "
-            "| prose words a code line |")
-    return "\n".join([head, "|---|---|---|---|---|---|", *(row(n, f) for n, f in rows.items()),
-                      row("**all**", every)])
+    "The figures of `{name: cells}`, a row for each notebook and one for all."
+    every = {"**all**": [c for cells in notebooks.values() for c in cells]}
+    rows = [[name, *(form.format(**figures(cells)) for form in COLUMNS.values())]
+            for name, cells in (notebooks | every).items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [
+        ["room", *COLUMNS], ["---"] * (len(COLUMNS) + 1), *rows])
 
 
 def rooms(names): return [name for name in numbered(names) if not is_page(name)]

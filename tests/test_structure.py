@@ -386,14 +386,15 @@ def test_citation_and_versions_agree():
 # ---- the figures
 
 def test_the_table_of_figures(tmp_path):
+    code = "def f(a, b): pass", "def _g(self, *, a): " + "1" * 90, "def __eq__(a): pass"
     cells = [markdown("six words of prose, no more"),
-             shown("#| exports", "", "x = " + "1" * 117, "y"), shown("#| hide", "z")]
-    other = [markdown("a b c"), shown("#|export", "a"), shown("b", "c")]
-    wanted = dict(lines=2, median=2, longest=121, over=1, code=3, words=6)
-    assert house.figures(cells) == wanted
+             shown("#| exports", "", *code), shown("#| hide", "z")]
+    wanted = dict(lines=3, functions=2, private=50, mean=1.5, most=2, median=3, wide=1)
+    assert house.figures(cells) == wanted | dict(minutes=6 / 180 + 4 / 8)
+    other = [markdown("word " * 360), shown("b", "c")]
     assert house.table({"00_a": cells, "10_b": other}).splitlines()[2:] == [
-        "| 00_a | 2 | 2 | 121 | 50.0 % | 2.0 |", "| 10_b | 1 | 1 | 1 | 0.0 % | 1.0 |",
-        "| **all** | 3 | 1.5 | 121 | 33.3 % | 1.5 |"]
+        "| 00_a | 3 | 2 | 50 % | 1.5 | 2 | 3 | 1 | 1 |", "| 10_b | 0 | 0 | 0 % | 0.0 | 0 | 0 | 0 | 2 |",
+        "| **all** | 3 | 2 | 50 % | 1.5 | 2 | 3 | 1 | 3 |"]
     run = functools.partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True,
                             check=True)
     printed = run([sys.executable, ROOT / "tests/house.py"]).stdout
