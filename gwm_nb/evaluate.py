@@ -38,7 +38,7 @@ def jaccard(mask: Tensor | np.ndarray, # (...,h,w) bool
             truth: Tensor | np.ndarray, # (...,h,w) bool
             void: Tensor | np.ndarray | None = None # (...,h,w) bool: pixels that do not count
            ) -> Tensor | np.ndarray: # (...) float64 in [0,1]; 1 where both are empty
-    "Jaccard index |mask and truth| / |mask or truth| of each picture (Perazzi et al., CVPR 2016)."
+    "Jaccard index |mask and truth| / |mask or truth| of each image (Perazzi et al., CVPR 2016)."
     m, t, v = _arrays(mask, truth, void)
     both, either = m & t, m | t
     if v is not None: both, either = both & ~v, either & ~v
@@ -48,7 +48,7 @@ def jaccard(mask: Tensor | np.ndarray, # (...,h,w) bool
 # %% ../nbs/07_evaluate.ipynb #618bc59a
 def boundary(mask: Tensor | np.ndarray # (...,h,w) bool
             ) -> Tensor | np.ndarray: # (...,h,w) bool
-    "Pixels that differ from their right, lower or lower right neighbour in the picture (DAVIS's definition)."
+    "Pixels that differ from their right, lower or lower right neighbour, as in DAVIS."
     m, = _arrays(mask)
     around = np.pad(m, [(0, 0)] * (m.ndim - 2) + [(0, 1), (0, 1)], mode='edge')
     right, below, diagonal = around[..., :-1, 1:], around[..., 1:, :-1], around[..., 1:, 1:]
@@ -70,10 +70,10 @@ def _boundary_f(edge, truth, disk):
 # %% ../nbs/07_evaluate.ipynb #3b0b0a04
 def boundary_f(mask: Tensor | np.ndarray, # (...,h,w) bool
                truth: Tensor | np.ndarray, # (...,h,w) bool
-               void: Tensor | np.ndarray | None = None, # (...,h,w) bool: both are taken to be background there
-               tolerance: float = .008 # how far a boundary may be off, as part of the frame's diagonal
-              ) -> Tensor | np.ndarray: # (...) float64 in [0,1]; 1 where neither has a boundary, 0 where only one has
-    "Boundary measure F of each picture, as the DAVIS benchmark defines it (Perazzi et al., CVPR 2016)."
+               void: Tensor | np.ndarray | None = None, # (...,h,w) bool: counts as background
+               tolerance: float = .008 # distance allowed, as a part of the frame's diagonal
+              ) -> Tensor | np.ndarray: # (...) float64; 1 where neither has a boundary, 0 where one has none
+    "Boundary measure F of each image, as in DAVIS (Perazzi et al., CVPR 2016)."
     m, t, v = _arrays(mask, truth, void)
     if v is not None: m, t = m & ~v, t & ~v
     m, t = np.broadcast_arrays(m, t)
@@ -84,14 +84,15 @@ def boundary_f(mask: Tensor | np.ndarray, # (...,h,w) bool
     return _as_given(np.array(scores).reshape(m.shape[:-2]), mask)
 
 # %% ../nbs/07_evaluate.ipynb #6392ef17
-def over_time(values: Tensor | np.ndarray | list[float] # J or F of the frames of one sequence, in order
-             ) -> dict[str, float]: # mean, recall (share above 0.5), decay (first quarter minus last)
-    "The three figures of a sequence, as the DAVIS benchmark defines them. Raises `ValueError` if there is no value."
+def over_time(values: Tensor | np.ndarray | list[float] # J or F of a sequence's frames, in order
+             ) -> dict[str, float]: # mean, recall (share above 0.5), decay (first less last quarter)
+    "The three figures of a sequence, as in DAVIS. Raises `ValueError` for no values."
     v = np.asarray(values, np.float64)
     if not v.size: raise ValueError('a sequence of no frames has no mean')
     bounds = np.round(np.linspace(1, len(v), 5) + 1e-10).astype(int) - 1
     first, last = v[:bounds[1] + 1], v[bounds[3]:]
-    return dict(mean=v.mean().item(), recall=(v > .5).mean().item(), decay=(first.mean() - last.mean()).item())
+    return dict(mean=v.mean().item(), recall=(v > .5).mean().item(),
+                decay=(first.mean() - last.mean()).item())
 
 # %% ../nbs/07_evaluate.ipynb #5b789927
 def border_ratio(masks: Tensor # (N,K,h,w) soft masks of N frames
@@ -103,9 +104,9 @@ def border_ratio(masks: Tensor # (N,K,h,w) soft masks of N frames
 
 # %% ../nbs/07_evaluate.ipynb #26e502e3
 def _two_kinds(masks, score):
-    "Which masks are object, by a score (K,) that is above 0 for objects; of those that are used, one is of each kind."
-    used = masks.mean((0, -2, -1)) > .005            # a mask that is hardly used decides nothing
-    if used.sum() < 2: return ~used                  # one mask for all: background, and what little is left is object
+    "Masks with a score (K,) above 0 are object; of the used ones at least one is of each kind."
+    used = masks.mean((0, -2, -1)) > .005
+    if used.sum() < 2: return ~used                  # a single mask in use is background
     chosen = (score > 0) & used
     order = used.nonzero()[:, 0][score[used].argsort(stable=True)]
     chosen[order[-1]] = True
@@ -113,14 +114,14 @@ def _two_kinds(masks, score):
     return chosen
 
 def choose_by_border(masks: Tensor # (N,K,h,w) soft masks of the frames of one sequence
-             ) -> Tensor: # (K,) bool: which masks are object
-    "Decide without labels which masks are object and which background, by how much they favour the frame's border."
+                    ) -> Tensor: # (K,) bool: which masks are object
+    "Which masks are object, decided without labels by `border_ratio`."
     return _two_kinds(masks, 1 - border_ratio(masks))
 
 # %% ../nbs/07_evaluate.ipynb #faa372db
 def object_mask(masks: Tensor, # (N,K,h,w) soft masks
                 chosen: Tensor, # (K,) bool from `choose_object`
-                size: tuple[int, int] | None = None # (height, width) of the result; None: that of the masks
+                size: tuple[int, int] | None = None # (height, width); None: that of the masks
                ) -> Tensor: # (N,h,w) bool
     "The chosen masks added up, resized bilinearly, thresholded at 0.5."
     soft = masks[:, chosen].sum(1, keepdim=True)
@@ -131,7 +132,7 @@ def own_motion(flow: Tensor, # (N,2,h,w) pixels
                basis: str = 'affine', # of the background's motion, a key of `gwm_nb.motion.bases`
                rounds: int = 5 # of fitting again
               ) -> Tensor: # (N,h,w) pixels: what the background's motion does not explain
-    "Residual of a robust fit of one motion a frame: weights 1 / (1 + r^2 / median r^2), which the fit squares."
+    "Residual of a robust fit of one motion a frame, with weights 1 / (1 + r^2 / median r^2)."
     weight = torch.ones_like(flow[:, :1])
     for _ in range(rounds):
         field = motion_fields(fit_motion_fast(weight, flow, basis), flow.shape[-2:], basis)[:, 0]
@@ -151,9 +152,9 @@ def motion_ratio(masks: Tensor, # (N,K,h,w) soft masks
 
 # %% ../nbs/07_evaluate.ipynb #motioncue6
 def choose_object(masks: Tensor, # (N,K,h,w) soft masks of the frames of one sequence
-                  flow: Tensor | None = None # (M,2,H,W) flow of the first M frames; None: ask the border alone
+                  flow: Tensor | None = None # (M,2,H,W) of the first M frames; None: border only
                  ) -> Tensor: # (K,) bool: which masks are object
-    "Decide without labels which masks are object and which background, from the frame's border and from motion."
+    "Which masks are object, decided without labels by the frame's border and by motion."
     if flow is None: return choose_by_border(masks)
     residual = resize(own_motion(flow)[:, None], masks.shape[-2:])[:, 0]
     if residual.mean() < .05: return choose_by_border(masks)
@@ -164,29 +165,30 @@ def choose_object(masks: Tensor, # (N,K,h,w) soft masks of the frames of one seq
 
 # %% ../nbs/07_evaluate.ipynb #3ea72216
 def _name(data, i):
-    "The name of sample `i`; the sample itself is loaded only where nothing else knows it."
+    "The name of sample `i`; the sample is loaded only if nothing else has its name."
     if hasattr(data, 'names'): return data.names[i]
     if isinstance(data, Subset): return _name(data.dataset, data.indices[i])
     return data[i]['name']
 
 # %% ../nbs/07_evaluate.ipynb #df740320
 def _by_sequence(data):
-    "{sequence: numbers of its samples}; the sequence is what stands before the last / of a name."
+    "{sequence: numbers of its samples}; the sequence is a name up to its last /."
     rows = defaultdict(list)
     for i in range(len(data)): rows[_name(data, i).rpartition('/')[0]].append(i)
     return rows
 
 # %% ../nbs/07_evaluate.ipynb #3c163850
 def _scores(masks, truth, void, chosen):
-    "J label-free, best of two, best single mask, F label-free of a frame (4,). `masks` (K,h,w), `truth`, `void` (H,W)."
+    "Of a frame: J label-free, best of two, best single mask, and F label-free (4,)."
     mask = object_mask(masks[None], chosen, truth.shape)[0]
     J = jaccard(mask, truth, void)
     each = jaccard(resize(masks[None], truth.shape)[0] > .5, truth, void)
-    return torch.stack([J, torch.maximum(J, jaccard(~mask, truth, void)), each.max(), boundary_f(mask, truth, void)])
+    two = torch.maximum(J, jaccard(~mask, truth, void))
+    return torch.stack([J, two, each.max(), boundary_f(mask, truth, void)])
 
 # %% ../nbs/07_evaluate.ipynb #e5978746
 def _measure_sequence(network, data, rows):
-    "{frame: (number of the sample, its scores)} of the annotated frames of one sequence. Each sample is loaded once."
+    "{frame: (sample's number, its scores)} of the annotated frames of one sequence."
     truths, flows = {}, []
 
     def images():
@@ -194,22 +196,24 @@ def _measure_sequence(network, data, rows):
             sample = data[i]
             if 'flow' in sample: flows.append(sample['flow'])
             if 'mask' in sample:
-                truths[place] = sample['name'].rpartition('/')[2], sample['mask'] > 0, sample.get('void')
+                frame = sample['name'].rpartition('/')[2]
+                truths[place] = frame, sample['mask'] > 0, sample.get('void')
             yield sample['image']
 
     masks = predict_masks(network, images())
     chosen = choose_object(masks, torch.stack(flows) if len(flows) == len(rows) else None)
-    return {frame: (rows[place], _scores(masks[place], *truth, chosen)) for place, (frame, *truth) in truths.items()}
+    return {frame: (rows[place], _scores(masks[place], *truth, chosen))
+            for place, (frame, *truth) in truths.items()}
 
 # %% ../nbs/07_evaluate.ipynb #baffc01c
 def evaluate(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
-             data: Dataset | list # samples with `image`, `name`, perhaps `flow`, `void`; where annotated, `mask` (H,W)
-            ) -> dict: # J and its relatives, see below
-    """Measure a network, sequence by sequence. Returns means over sequences of the means over frames:
+             data: Dataset | list # samples with image, name, and optionally flow, mask (H,W), void
+            ) -> dict: # J_..., F, frames, sequences
+    """Measure a network, sequence by sequence: means over sequences of means over frames.
 
-    - `J`: the object is chosen without labels (`choose_object`, once a sequence: by motion and border, or by the
-      border alone where a sample has no flow);
-    - `J_best_of_two`: the better of object and background in each frame (the published protocol; looks at labels);
+    - `J`: the object is chosen without labels, once a sequence (`choose_object`; by the border
+      alone where a sample has no flow);
+    - `J_best_of_two`: the better of object and background in each frame, as published (labels);
     - `J_best_mask`: the best single mask of each frame (looks at labels);
     - `F`: the outline's measure, for the same masks as `J`;
     - `frames`, and `sequences`: {name: {frame: J}}.
@@ -222,20 +226,22 @@ def evaluate(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
         scores = torch.stack([score for _, score in frames.values()])
         means.append(scores.mean(0))
         sequences[name] = dict(zip(frames, scores[:, 0].tolist()))
-    if not means: raise ValueError('there is nothing to measure: no sample has a mask')
-    totals = dict(zip(('J', 'J_best_of_two', 'J_best_mask', 'F'), torch.stack(means).mean(0).tolist()))
+    if not means: raise ValueError('nothing to measure: no sample has a mask')
+    names = 'J', 'J_best_of_two', 'J_best_mask', 'F'
+    totals = dict(zip(names, torch.stack(means).mean(0).tolist()))
     return totals | dict(frames=sum(map(len, sequences.values())), sequences=sequences)
 
 # %% ../nbs/07_evaluate.ipynb #ef5dd1fb
 def show_ranked(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
-                data: Dataset | list, # samples with `image`, `flow`, `name` and, where annotated, `mask` (H,W)
+                data: Dataset | list, # samples with image, flow, name, and optionally mask (H,W)
                 ranks=(0., .5, 1.), # which frames: 0 the worst, 0.5 the median, 1 the best
                 basis: str = 'quadratic' # motions for the reconstruction
                ): # the matplotlib figure
-    "Frame, flow, masks, explained flow and truth of frames picked by their J. Raises `ValueError` as `evaluate` does."
+    "Frame, flow, masks, explained flow and truth of frames picked by their J."
     measured = []
-    for rows in _by_sequence(data).values(): measured += _measure_sequence(network, data, rows).values()
-    if not measured: raise ValueError('there is nothing to rank: no sample has a mask')
+    for rows in _by_sequence(data).values():
+        measured += _measure_sequence(network, data, rows).values()
+    if not measured: raise ValueError('nothing to rank: no sample has a mask')
     ranked = sorted((score[0].item(), row) for row, score in measured)
     pictures, titles = [], []
     for rank in ranks:
