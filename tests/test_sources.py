@@ -9,7 +9,7 @@ from gwm_nb import videos
 from gwm_nb.commands import gwm_train
 from gwm_nb.configuration import make_config
 from gwm_nb.runs import describe, run
-from gwm_nb.sources import SeededSamples, make_source
+from gwm_nb.sources import SeededSamples, make_source, process_rank
 from gwm_nb.store import FlowSettings, make_store
 from inputs import ON_CLIPS, ON_DAVIS, TINY, davis_config, write_davis, write_scene
 
@@ -70,7 +70,7 @@ def test_the_data_sets_that_exist(davis, capsys):
     there = lambda preset, path: make_source(make_config(preset, changes=[f"data.path={path}"]))
     for path in (davis, davis / "DAVIS2016"):
         source = there("all", path)
-        assert {name: folder.name for name, folder in source.folders.items()} == {"DAVIS": "DAVIS2016"}
+        assert source.folders == {"DAVIS": davis / "DAVIS2016"}
         source.check()
         missing = capsys.readouterr().out.splitlines()
         assert len(missing) == 2 and "FBMS" in missing[0] and "STv2" in missing[1]
@@ -175,3 +175,13 @@ def test_dry_run_of_a_data_set(davis, tmp_path, capsys, monkeypatch):
                   "features: of 24 frames"):
         assert words in printed, printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rank_alone_means_nothing(monkeypatch):
+    "Some schedulers set RANK for their own purposes; only launchers set LOCAL_RANK as well."
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert process_rank() == (0, 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert process_rank() == (1, 2)
