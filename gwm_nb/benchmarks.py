@@ -49,13 +49,13 @@ from .store import shrink
 from .videos import data_sets, find_masks, known_data_set, lonely_masks, parse_size
 from .network import predict_masks
 from .paper import KeyFeatures
-from .checkpoints import load_published, published_name, published_network
+from .checkpoints import load, load_published, published_name, published_network
 from .evaluate import (boundary, boundary_f, choose_by_border, choose_object, jaccard, object_mask,
                              over_time)
 from .polish import Polished, get_polisher
 from .configuration import make_config
 from .sources import DataSetSource, make_source
-from .runs import best_file, load_run
+from .runs import best_file
 
 # %% ../nbs/16_benchmarks.ipynb #lazy1601
 plt = lazily('matplotlib.pyplot')
@@ -829,7 +829,7 @@ def load_any(path: str | Path # a run's folder, a file of `save`, a published ch
     name = None if Path(path).exists() else published_name(path)
     if name: return published_network(name)
     file = best_file(path)
-    if file.suffix == '.safetensors': return load_run(file, pretrained=True)
+    if file.suffix == '.safetensors': return load(file, pretrained=True)
     return load_published(file).eval()
 
 # %% ../nbs/16_benchmarks.ipynb #f1691b93

@@ -207,13 +207,13 @@ def gwm_flow(source: str, # a clip, a folder of clips, a data set, or several as
         print(f'{folder}: complete, every row verified')
 
 # %% ../nbs/29_commands.ipynb #ac9b1ed1
-def _finish(learn, out):
+def _finish(learn):
     "Print what came out of a run; several processes end here."
     from gwm_nb.benchmarks import heldout_table
     from gwm_nb.runs import exit_worker_process, training_summary
     if learn.accelerator.is_main_process:
-        print(training_summary(learn, out), flush=True)
-        print(heldout_table(out), flush=True)
+        print(training_summary(learn), flush=True)
+        print(heldout_table(learn.folder), flush=True)
     exit_worker_process(learn)
 
 @command(set=dict(nargs='+', metavar='KEY=VALUE'))
@@ -237,12 +237,12 @@ def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_
     changes = [f'{key}={value}' for key, value in shorthand.items() if value]
     settings = make_config(preset, config or None, [*changes, *(set or [])])
     keep_freed_memory()
-    from gwm_nb.runs import describe, resume_run, run, run_folder
+    from gwm_nb.runs import describe, resume_run, run
     from gwm_nb.sources import say_once
-    if resume: return _finish(resume_run(resume), run_folder(resume))
+    if resume: return _finish(resume_run(resume))
     if dry_run: return say_once(describe(settings))
     out = out or f'runs/{preset or Path(config or "run").stem}'
-    _finish(run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:])), out)
+    _finish(run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:])))
 
 # %% ../nbs/29_commands.ipynb #e3218eba
 @command(run=dict(nargs='?'), clips=dict(nargs='+', type=str), compare=dict(nargs=2, type=str))

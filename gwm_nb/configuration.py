@@ -143,11 +143,9 @@ def fits(value, # from JSON or TOML
 def nearest(word: str, # unknown
             known # the words that exist
            ) -> str: # what to add to an error
-    "The known word that was probably meant, or a few of them."
-    close, some = difflib.get_close_matches(word, known, 1), list(known)[:12]
-    if len(known) == 1: close = some
-    if close: return f'did you mean {close[0]!r}?'
-    return f'choose from {", ".join(some)}' + (', ...' if len(known) > len(some) else '')
+    "The known word that was probably meant, or all of them."
+    close = difflib.get_close_matches(word, known, 1, cutoff=.4)
+    return f'did you mean {close[0]!r}?' if close else f'choose from {", ".join(known)}'
 
 # %% ../nbs/40_configuration.ipynb #e9332ddc
 KINDS = {str: 'a text', int: 'a whole number', float: 'a number', bool: 'true or false',

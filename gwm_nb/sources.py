@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 from torch.utils.data import Dataset, Subset
 
 from .configuration import Config, Data
@@ -192,43 +193,49 @@ class ClipSource(Source):
 
     def frames(self): return self.resized(StoredFrames(self.stores))
 
-    def validation_frames(self):
-        masks = True if self.labels else None
-        frames = VideoFrames(self.data.path, self.settings, masks, self.validation_clips())
-        return frames.annotated() if self.labels else frames
+# %% ../nbs/41_sources.ipynb #src00024
+@patch
+def validation_frames(self: ClipSource):
+    masks = True if self.labels else None
+    frames = VideoFrames(self.data.path, self.settings, masks, self.validation_clips())
+    return frames.annotated() if self.labels else frames
 
-    def validation_samples(self):
-        "`data.validation` frames, spread evenly; with labels, of those that have an annotation."
-        frames = self.validation_frames()
-        n = min(self.data.validation or len(frames), len(frames))
-        return Subset(self.resized(frames), [i * len(frames) // n for i in range(n)])
+@patch
+def validation_samples(self: ClipSource):
+    "`data.validation` frames, spread evenly; with labels, of those that have an annotation."
+    frames = self.validation_frames()
+    n = min(self.data.validation or len(frames), len(frames))
+    return Subset(self.resized(frames), [i * len(frames) // n for i in range(n)])
 
-    def describe(self):
-        total, lines = 0, []
-        for name, folder in self.folders.items():
-            if is_store(folder):
-                store = FlowStore(folder)
-                n, clips = len(store), len(store.clips)
-                what = f'a flow store of {clips} clips and {n:,} frames'
-            else:
-                plan = plan_store(find_clips(folder), self.flow_settings(name))
-                n = sum(len(clip['frames']) for clip in plan['clips']
-                        if clip['name'] not in self.data.held_out)
-                what = plan_summary(plan)
-            total += n
-            lines.append(f'{name}: {folder}: {what}')
-        return total, [*lines, f'samples: {total:,} frames']
+# %% ../nbs/41_sources.ipynb #src00026
+@patch
+def describe(self: ClipSource):
+    total, lines = 0, []
+    for name, folder in self.folders.items():
+        if is_store(folder):
+            store = FlowStore(folder)
+            n, clips = len(store), len(store.clips)
+            what = f'a flow store of {clips} clips and {n:,} frames'
+        else:
+            plan = plan_store(find_clips(folder), self.flow_settings(name))
+            n = sum(len(clip['frames']) for clip in plan['clips']
+                    if clip['name'] not in self.data.held_out)
+            what = plan_summary(plan)
+        total += n
+        lines.append(f'{name}: {folder}: {what}')
+    return total, [*lines, f'samples: {total:,} frames']
 
-    def describe_validation(self):
-        data, clips = self.data, self.validation_clips()
-        share = f'at most {data.validation:,} frames' if data.validation else 'all frames'
-        if self.labels: share += ' with annotations'
-        if clips is None:
-            return f'{share} of the training clips (none is held out; data.held_out=CLIP)'
-        whose = f'validation clips of {self.first()[0]}, which are also trained on'
-        if data.held_out: whose = 'clips held out'
-        some = ', '.join(clips[:5]) + (f' ... ({len(clips)} clips)' if len(clips) > 5 else '')
-        return f'{share} of the {whose}: {some}'
+@patch
+def describe_validation(self: ClipSource):
+    data, clips = self.data, self.validation_clips()
+    share = f'at most {data.validation:,} frames' if data.validation else 'all frames'
+    if self.labels: share += ' with annotations'
+    if clips is None:
+        return f'{share} of the training clips (none is held out; data.held_out=CLIP)'
+    whose = f'validation clips of {self.first()[0]}, which are also trained on'
+    if data.held_out: whose = 'clips held out'
+    some = ', '.join(clips[:5]) + (f' ... ({len(clips)} clips)' if len(clips) > 5 else '')
+    return f'{share} of the {whose}: {some}'
 
 # %% ../nbs/41_sources.ipynb #9e50eff3
 @dataclass

@@ -15,7 +15,7 @@ from gwm_nb.runs import make_recipe
 @pytest.mark.parametrize("changes, says", [
     ("optim.lrr=1", ["'optim.lrr'", "'optim.lr'"]), ("lr=1", ["'lr'", "'optim.lr'"]),
     ("optm.lr=1", ["'optm.lr'", "'optim.lr'"]), ("optim.lr.x=1", ["'optim.lr.x'", "'optim.lr'"]),
-    ("data.xyz=1", ["'data.xyz'", "data.source"]),
+    ("data.xyz=1", ["'data.xyz'", "data."]),
     ("optim.lr", ["'optim.lr'", "KEY=VALUE"]), ("data.batch=4.5", ["data.batch", "4.5"]),
     ("data.batch=true", ["data.batch", "True"]), ("data.batch=", ["data.batch", "''"]),
     ("optim.lr=fast", ["optim.lr", "'fast'"]), ("optim.name=adam", ["'adam'", "adamw, paper"]),

@@ -22,7 +22,7 @@ from gwm_nb.commands import gwm_train
 from gwm_nb.configuration import make_config
 from gwm_nb.network import create_network
 from gwm_nb.paper import CachedBackbone, paper_network
-from gwm_nb.runs import adapt, best_file, load_run, recompute, resume_run, run, take_weights
+from gwm_nb.runs import adapt, best_file, recompute, resume_run, run, take_weights
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.train import Checkpoint, Flips, fit
 from inputs import ON_CLIPS, ON_DAVIS, TINY, davis_config
@@ -327,7 +327,7 @@ def test_weights_alone(straight, tmp_path):
         assert same(network.state_dict(), weights(best_file(source)))
     still = [f"network.init_from={straight}", "train.steps=1", "optim.lr=0", "optim.weight_decay=0"]
     learn = run(make_config(changes=[*TINY, *still]), tmp_path / "b")
-    assert same(learn.network.state_dict(), load_run(straight).state_dict())
+    assert same(learn.network.state_dict(), weights(best_file(straight)))
     with pytest.raises(ValueError):
         take_weights(create_network("small", 5), straight)
 
