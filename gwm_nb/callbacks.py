@@ -87,22 +87,20 @@ class Log(Callback):
     def load_state(self, state): self.seconds = state
 
 # %% ../nbs/42_callbacks.ipynb #f4efc8cb
-def plot_loss(source: Learner | str | Path # a fitted Learner, or the path of a log
+def plot_loss(path: str | Path # of a log
              ): # the matplotlib figure
     "Loss, its running mean, measured losses and the learning rate over the steps."
-    from_file = isinstance(source, (str, Path))
-    lines = read_log(source) if from_file else source.history
-    if not lines: raise ValueError(f'{source if from_file else "the history"}: nothing to plot yet')
+    lines = read_log(path)
+    if not lines: raise ValueError(f'{path}: nothing to plot yet')
     step, loss, lr = ([line[k] for line in lines] for k in ('step', 'loss', 'lr'))
     window = len(loss) // 20 * 2 + 1
     mean = F.avg_pool1d(torch.tensor([loss]), window, 1, window // 2, count_include_pad=False)[0]
     fig, ax = plt.subplots(figsize=(6, 3))
     ax.plot(step, loss, alpha=.3)
     ax.plot(step, mean, color='C0', label='loss')
-    found = lines if from_file else measurements(source)
-    names = sorted({name for line in found for name in line if name.endswith(' loss')})
+    names = sorted({name for line in lines for name in line if name.endswith(' loss')})
     for i, name in enumerate(names, 2):
-        points = [(line['step'], line[name]) for line in found if name in line]
+        points = [(line['step'], line[name]) for line in lines if name in line]
         ax.plot(*zip(*points), 'o-', ms=3, color=f'C{i}', label=name)
     right = ax.twinx()
     right.plot(step, lr, color='C1', lw=1)

@@ -177,14 +177,11 @@ def run(config: Config, # from make_config
     config.check()
     folder, is_main = Path(folder), process_rank()[0] == 0
     if is_main:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f'{folder}: this is a file; choose a folder for the run')
-        inside = {f.name for f in folder.iterdir()} if folder.exists() else set()
-        if 'config.toml' in inside: raise ValueError(f'{folder} already contains a run; '
-                                                     f'use --resume {folder}, or another folder')
-        inside = [name for name in inside if not name.startswith('.')]
-        if inside: raise ValueError(f'{folder}: not empty ({inside[0]}); choose another folder')
+        if (folder/'config.toml').exists():
+            raise ValueError(f'{folder} already contains a run; use --resume {folder}')
         folder.mkdir(parents=True, exist_ok=True)
+        inside = [f.name for f in folder.iterdir() if not f.name.startswith('.')]
+        if inside: raise ValueError(f'{folder}: not empty ({inside[0]}); choose another folder')
         text = f'# {command}\n# {_versions()}\n\n{config.to_toml()}'
         write_whole(folder/'config.toml', text.encode('utf-8', 'surrogateescape'))
     try: return _train(make_learner(config, folder))

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch.utils.data import Dataset, Subset
 
 from .configuration import Config, Data
-from .files import TRUTH_FOLDERS, find_clips, list_images, read_image
+from .files import TRUTH_FOLDERS, find_clips
 from .scenes import MovingScenes
 from .store import FlowSettings, FlowStore, is_store, plan_store, plan_summary, shrink
 from .clips import frame_names
@@ -69,17 +69,12 @@ class StoredFrames(Dataset):
 # %% ../nbs/41_sources.ipynb #04bc6ba1
 def refuse_labels(path: str | Path # where frames should be
                  ):
-    "Raises `ValueError` for a folder of labels: by its name, or for images of few colours."
+    "Raises `ValueError` for a folder that has the name of a folder of labels, or is in one."
     path = Path(path).absolute()
-    named = [p.name for p in (path, *path.parents)[:3] if p.name.lower() in TRUTH_FOLDERS]
-    if named: raise ValueError(f'{path}: these are labels ({named[0]}), which training does not '
-                               'read; give the frames, or the folder above both')
-    for clip in find_clips(path)[:1] if path.exists() and not is_store(path) else []:
-        files = list_images(clip.path) if clip.path.is_dir() else []
-        images = [read_image(files[i * len(files) // 5]) for i in range(min(5, len(files)))]
-        if images and max(len(image.flatten(1).unique(dim=1).T) for image in images) <= 16:
-            raise ValueError(f'{clip.path}: these images have at most 16 colours, like labels; '
-                             'give the frames')
+    for folder in (path, *path.parents)[:3]:
+        if folder.name.lower() in TRUTH_FOLDERS:
+            raise ValueError(f'{path}: these are labels ({folder.name}), which training does not '
+                             'read; give the frames, or the folder above both')
 
 # %% ../nbs/41_sources.ipynb #311534db
 def process_rank() -> tuple[int, int]: # (rank of this process, number of processes)
@@ -103,11 +98,10 @@ class Source:
 
     def check_count(self, n):
         "Raises `ValueError` for fewer frames than a batch has samples."
-        data = self.data
-        where = 'data.scenes' if data.source == 'scenes' else data.path
-        if n < data.batch:
-            raise ValueError(f'{where}: {n} samples are fewer than a batch of {data.batch}; '
-                             f'give more, or --set data.batch={max(1, n)}')
+        if n >= self.data.batch: return
+        where = 'data.scenes' if self.data.source == 'scenes' else self.data.path
+        raise ValueError(f'{where}: {n} samples are fewer than a batch of {self.data.batch}; '
+                         f'give more, or --set data.batch={max(1, n)}')
 
     def resized(self, samples):
         "Samples with frames of `data.size`, if their flow has another."

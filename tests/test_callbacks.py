@@ -44,9 +44,7 @@ def test_the_log_holds_every_nth_step_the_last_and_what_was_measured(scenes, tmp
     for line in lines:
         step = learn.history[line["step"] - 1]
         assert (line["loss"], line["lr"]) == (step["loss"], step["lr"])
-    labels = [[line.get_label() for line in plot_loss(source).axes[0].lines][1:]
-              for source in (file, learn)]
-    assert labels == 2 * [["loss", "x loss"]]
+    assert [line.get_label() for line in plot_loss(file).axes[0].lines][1:] == ["loss", "x loss"]
     with pytest.raises(ValueError, match="no.jsonl"):
         plot_loss(tmp_path / "no.jsonl")
 
@@ -115,20 +113,7 @@ def test_stop_without_improvement(scenes):
     assert learn.step == 8 and learn.outcome == "finished"
 
 
-def test_unfreezing_moves_only_what_it_says(scenes):
-    network = create_network("efficientnet_lite0", pretrained=False, freeze=False)
-    before, moved = {k: v.clone() for k, v in network.state_dict().items()}, []
-
-    class Look(Callback):
-        def after_step(self, learn):
-            state = learn.network.state_dict().items()
-            moved.append({k for k, v in state if not v.equal(before[k])})
-    stages = Unfreeze({2: "backbone.model.blocks.4.*", 4: "backbone.*"})
-    teach(scenes, 5, stages, Look(), network=network)
-    for step, names in enumerate(moved, 1):
-        backbone = {k for k in names if k.startswith("backbone")}
-        late = {k for k in backbone if "blocks.4." in k}
-        assert (bool(late), bool(backbone - late)) == (step > 2, step > 4) and names - backbone
+def test_unfreezing_what_does_not_exist(scenes):
     with pytest.raises(ValueError, match="'bakbone"):
         teach(scenes, 1, Unfreeze({1: "bakbone.*"}))
 
