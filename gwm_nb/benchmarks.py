@@ -49,11 +49,13 @@ from .store import shrink
 from .videos import data_sets, find_masks, known_data_set, lonely_masks, parse_size
 from .network import predict_masks
 from .paper import KeyFeatures
-from .checkpoints import load_published, published_name, published_network
+from .checkpoints import load, load_published, published_name, published_network
 from .evaluate import (boundary, boundary_f, choose_by_border, choose_object, jaccard, object_mask,
                              over_time)
 from .polish import Polished, get_polisher
-from .runs import Config, best_file, load_run, sets_there, validation_clips
+from .configuration import make_config
+from .sources import DataSetSource, make_source
+from .runs import best_file
 
 # %% ../nbs/16_benchmarks.ipynb #lazy1601
 plt = lazily('matplotlib.pyplot')
@@ -827,7 +829,7 @@ def load_any(path: str | Path # a run's folder, a file of `save`, a published ch
     name = None if Path(path).exists() else published_name(path)
     if name: return published_network(name)
     file = best_file(path)
-    if file.suffix == '.safetensors': return load_run(file, pretrained=True)
+    if file.suffix == '.safetensors': return load(file, pretrained=True)
     return load_published(file).eval()
 
 # %% ../nbs/16_benchmarks.ipynb #f1691b93
@@ -843,15 +845,14 @@ def run_table(run: str | Path, # a run's folder, a file of `save`, or a publishe
     return table(measure_files(found, look, suitable(data), convention_of(data, None), merge))
 
 # %% ../nbs/16_benchmarks.ipynb #17aa1d16
-def heldout_table(config: Config, # of a run
-                  folder: str | Path # of the run
-                 ) -> str: # `run_table`; '' if the run names no data set, or may not look at labels
+def heldout_table(folder: str | Path # of a run
+                 ) -> str: # `run_table`; '' if the run has no data set, or measures no labels
     "J and F of the clips that a run is measured on, by every protocol, for its best network."
-    data = config.data
-    if data.source in ('scenes', 'clip') or not config.log.labels: return ''
-    name, path = next(iter(sets_there(data).items()))
-    clips = validation_clips(name, path, data)
-    return f'{name}, {", ".join(clips)}:\n{run_table(best_file(folder), path, clips, tuple(data.size) or (128, 224))}'
+    source = make_source(make_config(file=Path(folder)/'config.toml'))
+    if not (isinstance(source, DataSetSource) and source.labels): return ''
+    name, path = next(iter(source.folders.items()))
+    clips, size = source.validation_clips(), tuple(source.data.size) or (128, 224)
+    return f'{name}, {", ".join(clips)}:\n{run_table(best_file(folder), path, clips, size)}'
 
 # %% ../nbs/16_benchmarks.ipynb #5eaadd7c
 def chosen_protocols(text: str, # names joined by commas, or all

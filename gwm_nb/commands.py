@@ -207,41 +207,42 @@ def gwm_flow(source: str, # a clip, a folder of clips, a data set, or several as
         print(f'{folder}: complete, every row verified')
 
 # %% ../nbs/29_commands.ipynb #ac9b1ed1
-def _finish(learn, out):
+def _finish(learn):
     "Print what came out of a run; several processes end here."
     from gwm_nb.benchmarks import heldout_table
-    from gwm_nb.runs import leave, make_config, say_once, summary
-    say_once(summary(learn, out))
+    from gwm_nb.runs import exit_worker_process, training_summary
     if learn.accelerator.is_main_process:
-        config = make_config(file=Path(out)/'config.toml')
-        print(heldout_table(config, out), flush=True)
-    leave(learn)
+        print(training_summary(learn), flush=True)
+        print(heldout_table(learn.folder), flush=True)
+    exit_worker_process(learn)
 
 @command(set=dict(nargs='+', metavar='KEY=VALUE'))
 def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_nb/presets
               data: str = '', # the clip, or the folder that the data sets lie in
               out: str = '', # a new folder for the run; default: runs/PRESET
-              config: str = '', # a TOML file of settings that changes the preset
-              set: str = None, # settings that change both, as in optim.lr=1e-4 data.batch=4
+              config: str = '', # a TOML file of options that changes the preset
+              set: str = None, # options that change both, as in optim.lr=1e-4 data.batch=4
               init_from: str = '', # initial weights: a run, a file of ours, or a published checkpoint
               resume: str = '', # continue the run in this folder
-              dry_run: bool = False # say what would be done, and stop
+              dry_run: bool = False # print what would be done, and stop
              ):
     "Train on moving scenes, a clip, or published data sets, without labels."
     if sys.argv.count('--set') > 1:
-        raise ValueError('--set is given twice; give it once, followed by all changes')
+        raise ValueError('--set is given twice; give it once, followed by all options')
     if resume and any((preset, data, out, config, set, init_from)):
-        raise ValueError('--resume takes a run as it is; other settings need a new one, with --init-from')
-    if config: _check_exists(config, 'file of settings')
-    keep_freed_memory()
-    from gwm_nb.runs import describe, make_config, resume_run, run, run_folder, say_once
-    if resume: return _finish(resume_run(resume), run_folder(resume))
+        raise ValueError('--resume takes no other options; for other options start a run with --init-from')
+    if config: _check_exists(config, 'configuration file')
+    from gwm_nb.configuration import make_config
     shorthand = {'data.path': data, 'network.init_from': init_from}
     changes = [f'{key}={value}' for key, value in shorthand.items() if value]
     settings = make_config(preset, config or None, [*changes, *(set or [])])
+    keep_freed_memory()
+    from gwm_nb.runs import describe, resume_run, run
+    from gwm_nb.sources import say_once
+    if resume: return _finish(resume_run(resume))
     if dry_run: return say_once(describe(settings))
     out = out or f'runs/{preset or Path(config or "run").stem}'
-    _finish(run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:])), out)
+    _finish(run(settings, out, 'gwm_train ' + shlex.join(sys.argv[1:])))
 
 # %% ../nbs/29_commands.ipynb #e3218eba
 @command(run=dict(nargs='?'), clips=dict(nargs='+', type=str), compare=dict(nargs=2, type=str))
@@ -315,7 +316,7 @@ def _cut_example(out, preset):
 def _train_and_measure(out, title, seed, steps, objects=1):
     "Train on 256 scenes, measure on 64 others; the line of the table, the network, and the 64 scenes."
     from gwm_nb.evaluate import evaluate
-    from gwm_nb.runs import Measure
+    from gwm_nb.callbacks import Measure
     from gwm_nb.scenes import MovingScenes
     from gwm_nb.show import show_images
     from gwm_nb.network import predict_masks

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAY_MOVE', 'LARGEST', 'GROUND', 'VIDEO_SUFFIXES', 'TRUTH_FOLDERS', 'whole_file', 'write_whole',
            'locked', 'cache_folder', 'readable_name', 'visible', 'readable_size', 'nearest', 'Registry', 'inner_path',
-           'fits', 'parse_json', 'read_json', 'check_foreign_files', 'output_folder', 'results_folder', 'is_animated',
+           'parse_json', 'read_json', 'check_foreign_files', 'output_folder', 'results_folder', 'is_animated',
            'by_number', 'nfc', 'find_below', 'list_images', 'unread_frames', 'image_size', 'flatten', 'folder_bits',
            'read_image', 'read_pages', 'read_mask', 'write_mask', 'Clip', 'find_clips', 'ProgressBar', 'current_job',
            'JobProgress', 'begin_part', 'say', 'show_progress', 'lazily']
@@ -22,7 +22,6 @@ from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Literal, get_args, get_origin
 
 import cv2
 import numpy as np
@@ -34,6 +33,8 @@ from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from .configuration import fits
 
 # %% ../nbs/21_files.ipynb #ac2d8284
 _numbers = count()
@@ -145,21 +146,6 @@ def inner_path(folder: str | Path, # of the file that says the name
     raise ValueError(f'{folder}: {name!r} is not the name of a file in this folder')
 
 # %% ../nbs/21_files.ipynb #34f87862
-def fits(value, # from JSON or TOML
-         kind # int, list[str], dict[str, float], Literal['a'], {key: kind}, (kind, None), ...
-        ) -> bool:
-    "Whether a value is of a kind. Integers have 64 bits; an integer is a float, True is no number."
-    origin, inner = get_origin(kind), get_args(kind)
-    if isinstance(kind, tuple): return any(fits(value, k) for k in kind)
-    if isinstance(kind, dict):
-        return type(value) is dict and all(fits(value.get(k), v) for k, v in kind.items())
-    if origin is Literal: return type(value) is str and value in inner
-    if origin is list: return type(value) is list and all(fits(v, inner[0]) for v in value)
-    if origin is dict: return type(value) is dict and all(fits(v, inner[1]) for v in value.values())
-    if kind is None: return value is None
-    if kind in (int, float) and type(value) is int: return abs(value) < 2**63
-    return type(value) is kind
-
 def parse_json(text: str | bytes, # of a file
                kind, # that its content must have, for `fits`
                where: str | Path # the file, for the error

@@ -103,6 +103,13 @@ class VideoFrames(Dataset):
         if sample['name'] in self.masks: sample |= _truth(*self.masks[sample['name']])
         return sample
 
+    def annotated(self):
+        "The frames that have an annotation."
+        rows = [i for i, name in enumerate(self.names) if name in self.masks]
+        found = Subset(self, rows)
+        found.names = [self.names[i] for i in rows]
+        return found
+
 # %% ../nbs/02_videos.ipynb #e57e1250
 def _own_store(clips, settings):
     "The store in the cache, with flow of both directions, and the gaps to read from it."
@@ -224,31 +231,35 @@ def _between(rows, gaps):
     return rows[max(0, -min(gaps)):max(0, len(rows) - max(0, *gaps))]
 
 # %% ../nbs/02_videos.ipynb #c19c6d5f
-def training_samples(names: str, # data sets joined by +, e.g. 'DAVIS+FBMS+STv2'
-                     data: str | Path = 'data', # the folder they lie in
-                     settings: FlowSettings = FlowSettings(size=(128, 224)), # the gaps are those of each data set
+def training_samples(names: str | dict, # data sets joined by +, or {name: folder}
+                     data: str | Path = 'data', # the folder that holds them
+                     settings: FlowSettings = FlowSettings(size=(128, 224)), # but each set's own gaps
                      both: bool = False, # give both flows of a pair
-                     stores: str | Path | None = None # where gwm_flow put FOLDER-flow of each; None: in the cache
+                     held_out=() # names of clips that are left out
                     ) -> ConcatDataset: # of GapSamples
     "Random samples from all clips of published data sets, with each one's own gaps. Labels are not read."
     found = []
-    for name, folder in find_data_sets(names, data).items():
-        if stores is not None: store = FlowStore(Path(stores)/f'{folder.name}-flow')
-        else: store = kept_store(find_clips(folder), replace(settings, gaps=data_sets[name].gaps))
+    folders = names if isinstance(names, dict) else find_data_sets(names, data)
+    for name, folder in folders.items():
+        store = kept_store(find_clips(folder), replace(settings, gaps=data_sets[name].gaps))
+        store.clips = {clip: rows for clip, rows in store.clips.items() if clip not in held_out}
         found.append(GapSamples(store, both=both))
     return ConcatDataset(found)
 
 # %% ../nbs/02_videos.ipynb #a3923667
-def evaluation_samples(name: str, # a data set; of several joined by +, the first is taken, as published
-                       data: str | Path = 'data', # the folder it lies in
-                       settings: FlowSettings = FlowSettings(size=(128, 224)), # the gap is 1
-                       clips: list[str] | None = None # clips to measure on; None: the published validation clips
-                      ) -> Subset: # of VideoFrames: frames that have an annotation
-    "Samples `{image, flow, mask, name}` of a data set's validation clips, gap 1; `mask` has the annotation's own size."
+def evaluation_samples(name: str, # a data set; of several joined by +, the first, as published
+                       data: str | Path = 'data', # the folder that holds it
+                       settings: FlowSettings = FlowSettings(size=(128, 224)), # but the set's first gap
+                       clips: list[str] | None = None, # to measure on; None: as published
+                       labels: bool = True # frames with an annotation only; False: all, without mask
+                      ) -> Dataset:
+    """Samples `{image, flow, mask, name}` of a data set's validation clips; `mask` has the
+    annotation's own size."""
     name, folder = next(iter(find_data_sets(name, data).items()))
     clips = clips or data_sets[name].validation
-    frames = VideoFrames(folder, replace(settings, gaps=(1,)), masks=True, clips=clips)
-    return Subset(frames, [i for i, n in enumerate(frames.names) if n in frames.masks])
+    settings = replace(settings, gaps=data_sets[name].gaps[:1])
+    frames = VideoFrames(folder, settings, masks=True if labels else None, clips=clips)
+    return frames.annotated() if labels else frames
 
 # %% ../nbs/02_videos.ipynb #8c642b49
 def parse_size(text: str # as in '128x224'

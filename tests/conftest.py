@@ -46,3 +46,10 @@ def call(capsys, monkeypatch):
             assert not end or end.startswith(f"{command.__name__}: "), end
         return capsys.readouterr().out, end
     return run
+
+
+@pytest.fixture(scope="session")
+def davis(tmp_path_factory):
+    "A miniature of DAVIS, which no test may change."
+    from inputs import write_davis
+    return write_davis(tmp_path_factory.mktemp("davis"))

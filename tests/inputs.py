@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import torch
 
+from gwm_nb.configuration import make_config
 from gwm_nb.scenes import MovingScenes
 
 
@@ -72,3 +73,19 @@ def fill_network(network):
         published = name.replace("backbone.model.", "backbone.extractor.model.")
         p.copy_(recorded_value(published, tuple(p.shape)))
     return network
+
+
+# ---- small trainings
+
+TINY = ["data.scenes=8", "data.size=[32, 48]", "data.validation=4", "data.batch=4",
+        "train.steps=6", "log.measure=2", "log.checkpoint=1", "log.progress=false",
+        "train.device=cpu"]
+ON_DAVIS = ["data.method=dis", "data.flow_size=[64, 96]", "data.size=[32, 48]",
+            "network.name=small", "network.pretrained=random", "data.batch=2", "train.steps=2",
+            "log.progress=false", "log.images=0", "train.device=cpu"]
+ON_CLIPS = ["data.size=[48, 64]", "data.batch=2", "train.steps=2", "train.device=cpu",
+            "log.progress=false"]
+
+
+def davis_config(davis, *changes):
+    return make_config("davis", changes=[*ON_DAVIS, f"data.path={davis}", *changes])

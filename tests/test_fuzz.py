@@ -33,7 +33,8 @@ from gwm_nb.files import output_folder, readable_name, visible
 from gwm_nb.flow_files import read_flo, read_kitti, write_flo, write_kitti
 from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network
-from gwm_nb.runs import KEYS, Config, Log, make_config, to_toml
+from gwm_nb.callbacks import Log
+from gwm_nb.configuration import KEYS, Config, make_config
 from gwm_nb.segment import Result
 from gwm_nb.store import FlowSettings, FlowStore, _seal, make_store
 from gwm_nb.train import Flips, History, Learner
@@ -62,7 +63,7 @@ def originals(tmp_path_factory):
         "flo": [write_flo(root / "a.flo", flow).read_bytes()], "kitti": [write_kitti(root / "a.png", flow).read_bytes()],
         "mask.png": [image_bytes("PNG", x) for x in (labels * 127, palette, labels > 0, labels.astype(np.uint16) * 300, rgba)], "mask.jpg": [image_bytes("JPEG", labels * 127)],
         "mask.tif": [image_bytes("TIFF", labels.astype(np.float32) / 2), image_bytes("TIFF", labels)], "mask.bmp": [image_bytes("BMP", labels)], "mask.pgm": [image_bytes("PPM", labels)],
-        "mask.webp": [image_bytes("WEBP", rgba)], "config": [to_toml(Config()).encode()],
+        "mask.webp": [image_bytes("WEBP", rgba)], "config": [Config().to_toml().encode()],
         "checkpoint": [(root / "network.safetensors").read_bytes()], "weights": [(root / "weights.pth").read_bytes()]}
 
 
@@ -177,7 +178,7 @@ def try_configs(folder, n):
 def read_twice(path):
     "What is written of it says the same; NaN never gets so far."
     config = make_config(file=path)
-    path.write_text(to_toml(config), encoding="utf-8")
+    path.write_text(config.to_toml(), encoding="utf-8")
     assert make_config(file=path) == config
 
 

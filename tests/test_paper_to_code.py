@@ -13,7 +13,7 @@ import house
 from gwm_nb.benchmarks import protocols
 from gwm_nb.motion import bases
 from gwm_nb.network import backbones
-from gwm_nb.runs import KEYS, presets
+from gwm_nb.configuration import KEYS, presets
 from gwm_nb.videos import data_sets
 from house import ROOT
 

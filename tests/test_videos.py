@@ -89,8 +89,7 @@ def test_stores_of_the_command_are_used_for_training(data, tmp_path, call):
     call(gwm_flow, "DAVIS+FBMS", "--data", data, cwd=tmp_path)
     stores = [FlowStore(tmp_path / f"{n}-flow") for n in ("DAVIS2016", "FBMS")]
     assert stores[0].size == stores[1].size
-    samples = videos.training_samples("DAVIS+FBMS", data, stores=tmp_path)
-    assert len(samples) == 23 and samples.datasets[1].store.folder == tmp_path / "FBMS-flow"
+    assert [len(GapSamples(store)) for store in stores] == [14, 9]
     with pytest.raises(ValueError, match="gap 5"):
         GapSamples(stores[0], gaps=(1, 5))
 
@@ -155,6 +154,17 @@ def test_training_never_sees_a_label(data):
     samples = videos.training_samples("DAVIS+FBMS", data, SIZE, both=True)
     keys = {"image", "flow", "flow2", "name"}
     assert len(samples) == 23 and all(set(s) == keys for s in samples)
+
+
+def test_clips_held_out_are_not_drawn(data):
+    samples = videos.training_samples("DAVIS", data, SIZE, held_out=["dog"])
+    assert {samples[i % 14]["name"].split("/")[0] for i in range(30)} == {"cows"}
+
+
+def test_evaluation_without_labels_has_all_frames_with_the_first_gap(data):
+    samples = evaluation_samples("FBMS", data, SIZE, clips=["tennis"], labels=False)
+    assert len(samples) == 9 and not any("mask" in sample for sample in samples)
+    assert samples.gaps == (3,)
 
 
 def test_evaluation_item_is_the_published_one(golden, tmp_path):

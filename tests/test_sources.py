@@ -1,0 +1,185 @@
+"What a run is trained on and measured on, and what is refused before any flow is made."
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gwm_nb import videos
+from gwm_nb.commands import gwm_train
+from gwm_nb.configuration import make_config
+from gwm_nb.runs import describe, run
+from gwm_nb.sources import SeededSamples, make_source, process_rank
+from gwm_nb.store import FlowSettings, make_store
+from inputs import ON_CLIPS, ON_DAVIS, TINY, davis_config, write_davis, write_scene
+
+
+def clips_of(samples): return {sample["name"].split("/")[0] for sample in samples}
+
+
+def write_clips(root):
+    "Two clips of one's own without annotations."
+    for seed, clip in enumerate(("early", "late")):
+        write_scene(root / clip, n=5, seed=seed)
+    return root
+
+
+def refused(preset, data, out, *changes):
+    "The one line of a run, which must be that of a dry run, too."
+    said = set()
+    for dry in (True, False):
+        with pytest.raises((ValueError, OSError)) as e:
+            gwm_train(preset, str(data), str(out), set=[*changes], dry_run=dry)
+        said.add(str(e.value))
+    assert len(said) == 1 and "\n" not in str(said) and not Path(out).exists(), said
+    return said.pop()
+
+
+@pytest.fixture
+def no_flow(monkeypatch):
+    "Flow must not be made."
+    def fail(*args): raise AssertionError("flow is made although the options are wrong")
+    monkeypatch.setattr(videos, "kept_store", fail)
+
+
+def test_samples_belong_to_their_number():
+    class Roll(torch.utils.data.Dataset):
+        def __len__(self): return 5
+        def __getitem__(self, i): return i, torch.rand(()).item()
+    samples, before = SeededSamples(Roll()), torch.get_rng_state()
+    found = [samples[i] for i in (0, 1, 2**31, 0)]
+    assert found[0] == found[3] and len({*found}) == 3 and torch.get_rng_state().equal(before)
+
+
+def test_training_and_validation_of_a_data_set(davis):
+    source = make_source(davis_config(davis, "data.held_out=cows", "data.both=true"))
+    data, validation = source.training_samples(), source.validation_samples()
+    assert clips_of(data[i] for i in range(20)) == {"dog"} and len(source.frames()) == 6
+    assert clips_of(validation) == {"cows"} and "flow2" in data[0]
+    for sample in (data[0], validation[0]):
+        assert sample["image"].shape == (3, 32, 48) and sample["flow"].shape == (2, 64, 96)
+    assert source.frames()[0]["image"].shape == (3, 32, 48)
+    assert "mask" not in data[0] and validation[0]["mask"].shape == (64, 96)
+    source = make_source(davis_config(davis, "log.labels=false", "data.validation=3"))
+    validation = source.validation_samples()
+    assert [s["name"] for s in validation] == ["cows/00000", "cows/00004", "dog/00002"]
+    assert all("mask" not in sample for sample in validation)
+
+
+def test_the_data_sets_that_exist(davis, capsys):
+    there = lambda preset, path: make_source(make_config(preset, changes=[f"data.path={path}"]))
+    for path in (davis, davis / "DAVIS2016"):
+        source = there("all", path)
+        assert source.folders == {"DAVIS": davis / "DAVIS2016"}
+        source.check()
+        missing = capsys.readouterr().out.splitlines()
+        assert len(missing) == 2 and "FBMS" in missing[0] and "STv2" in missing[1]
+    with pytest.raises(FileNotFoundError, match="DAVIS, FBMS, STv2"):
+        there("all", davis / "DAVIS2016/JPEGImages")
+    with pytest.raises(FileNotFoundError, match="FBMS"):
+        there("fbms", davis)
+
+
+def test_a_training_takes_a_flow_store(tmp_path):
+    for clip in ("one", "two"):
+        write_scene(tmp_path / "clips" / clip, n=4, seed=0)
+    make_store(tmp_path / "store", tmp_path / "clips", FlowSettings(size=(32, 48), gaps=(1, -1)))
+    shutil.rmtree(tmp_path / "clips")                                     # the store is enough
+    changes = [*TINY, "data.source=clip", f"data.path={tmp_path / 'store'}", "data.validation=2"]
+    config = make_config(changes=changes)
+    assert len(make_source(config).training_samples()) == 8
+    assert "2 clips and 8 frames" in describe(config)
+    assert (len(run(config, tmp_path / "run").history), config.data.validation) == (6, 2)
+    assert "held out" in refused("", "", tmp_path / "x", *changes, "data.held_out=one")
+    assert "log.labels=false" in refused("", "", tmp_path / "x", *changes, "log.labels=true")
+
+
+def test_folders_of_labels(davis, tmp_path):
+    labels = davis / "DAVIS2016/Annotations"
+    for folder in (labels, labels / "480p/dog"):
+        assert "(Annotations)" in refused("clip", folder, tmp_path / "x")
+
+
+def test_too_few_samples(tmp_path, davis):
+    line = refused("demo", "", tmp_path / "x", *TINY, "data.batch=9")
+    assert "8 samples" in line and "batch of 9" in line
+    line = refused("clip", davis / "DAVIS2016/JPEGImages/480p/dog", tmp_path / "x")
+    assert "6 samples" in line and "--set data.batch=6" in line
+    (tmp_path / "empty").mkdir()
+    assert "no images" in refused("clip", tmp_path / "empty", tmp_path / "x")
+
+
+@pytest.mark.parametrize("changes, says", [
+    (["log.labels=true"], ["early", "--set data.held_out=CLIP", "--set log.labels=false"]),
+    (["log.labels=true", "data.held_out=late"], ["late", "--set log.labels=false"]),
+    (["data.held_out=latte"], ["'latte'", "early, late"]),
+    (["data.held_out=early,late"], ["held out"]),
+    (["data.held_out=latte", "log.measure=0"], ["'latte'"])])
+def test_wrong_names_and_missing_annotations_are_refused(tmp_path, no_flow, changes, says):
+    clips = write_clips(tmp_path / "clips")
+    line = refused("clip", clips, tmp_path / "x", *ON_CLIPS, *changes)
+    assert all(word in line for word in says), line
+
+
+def test_a_data_set_is_checked_before_any_flow(tmp_path, no_flow):
+    root = write_davis(tmp_path)
+    labels = root / "DAVIS2016/Annotations"
+    line = lambda *changes: refused("davis", root, tmp_path / "x", *ON_DAVIS, *changes)
+    assert "'cow'" in line("data.held_out=cow")
+    assert "held out" in line("data.held_out=cows,dog")
+    (labels / "480p/cows/00003.png").unlink()
+    assert "frame 00003" in line()
+    shutil.rmtree(labels)
+    line = line("log.measure=0")
+    assert "cows" in line and "--set log.labels=false" in line
+    gwm_train("davis", str(root), dry_run=True, set=[*ON_DAVIS, "log.labels=false"])
+
+
+def test_a_clip_held_out_needs_annotations_the_others_do_not(davis, tmp_path):
+    shutil.copytree(davis / "DAVIS2016", tmp_path / "clips")
+    shutil.rmtree(tmp_path / "clips/Annotations/480p/dog")
+    changes = [*ON_CLIPS, f"data.path={tmp_path / 'clips'}", "log.labels=true"]
+    said = describe(make_config("clip", changes=[*changes, "data.held_out=cows"]))
+    assert "J (looks at labels) once" in said and "clips held out: cows; best by" in said
+
+
+@pytest.mark.parametrize("preset, changes, says", [
+    ("clip", [], "every 50 steps, on at most 32 frames of the training clips"),
+    ("clip", ["data.held_out=late", "data.validation=0", "train.steps=120"],
+     "every 50 steps and at the last, on all frames of the clips held out: late; best"),
+    ("clip", ["train.steps=50"], "once, after the last step"),
+    ("clip", ["log.measure=0"], "measured: nothing"),
+    ("demo", [], "J (looks at labels) every 50 steps, on 32 other scenes;"),
+    ("davis", [*ON_DAVIS, "log.labels=false"],
+     "on all frames of the validation clips of DAVIS, which are also trained on: cows, dog; best")])
+def test_a_dry_run_says_when_and_on_what_is_measured(tmp_path, davis, preset, changes, says):
+    if preset != "davis":
+        changes = [*ON_CLIPS, "train.steps=300", *changes]
+    if preset != "demo":
+        path = davis if preset == "davis" else write_clips(tmp_path)
+        changes = [*changes, f"data.path={path}"]
+    assert says in describe(make_config(preset, changes=changes)).splitlines()[-1]
+
+
+def test_dry_run_of_a_data_set(davis, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gwm_train("all", str(davis), dry_run=True)
+    gwm_train("davis", str(davis), dry_run=True,
+              set=["network.name=resnet18", "network.features=true", "data.photometric=0",
+                   "data.flips=0.5"])
+    printed = capsys.readouterr().out
+    for words in ("no folder FBMS", "samples: 12 frames", "15,901,662 of them trained",
+                  "2 clips, 12 frames, 36 flows of gaps 1 2 -1 -2 by raft at 480x854",
+                  "features: of 24 frames"):
+        assert words in printed, printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rank_alone_means_nothing(monkeypatch):
+    "Some schedulers set RANK for their own purposes; only launchers set LOCAL_RANK as well."
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert process_rank() == (0, 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert process_rank() == (1, 2)
