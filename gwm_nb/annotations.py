@@ -22,7 +22,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .clips import read_frames
-from .files import image_size, lazily, list_images, nearest, nfc, write_whole
+from .configuration import nearest
+from .files import image_size, lazily, list_images, nfc, write_whole
 
 # %% ../nbs/25_annotations.ipynb #26b8d890
 _spatial = lazily('scipy.spatial')

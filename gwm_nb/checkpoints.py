@@ -31,7 +31,8 @@ import torch.nn as nn
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import cache_folder, fits, locked, nearest, parse_json, whole_file, write_whole
+from .configuration import nearest
+from .files import cache_folder, fits, locked, parse_json, whole_file, write_whole
 from .weights import adopt, check_shapes, named_weights, read_weights
 from .network import create_network, networks
 from .paper import CachedBackbone, KeyFeatures, PaperNetwork, fingerprint, paper_network

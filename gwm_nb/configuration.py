@@ -144,7 +144,8 @@ def nearest(word: str, # unknown
             known # the words that exist
            ) -> str: # what to add to an error
     "The known word that was probably meant, or all of them."
-    close = difflib.get_close_matches(word, known, 1, cutoff=.4)
+    known = list(known)
+    close = known if len(known) == 1 else difflib.get_close_matches(str(word), known, 1, cutoff=.5)
     return f'did you mean {close[0]!r}?' if close else f'choose from {", ".join(known)}'
 
 # %% ../nbs/40_configuration.ipynb #e9332ddc

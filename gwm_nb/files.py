@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAY_MOVE', 'LARGEST', 'GROUND', 'VIDEO_SUFFIXES', 'TRUTH_FOLDERS', 'whole_file', 'write_whole',
-           'locked', 'cache_folder', 'readable_name', 'visible', 'readable_size', 'nearest', 'Registry', 'inner_path',
+           'locked', 'cache_folder', 'readable_name', 'visible', 'readable_size', 'Registry', 'inner_path',
            'parse_json', 'read_json', 'check_foreign_files', 'output_folder', 'results_folder', 'is_animated',
            'by_number', 'nfc', 'find_below', 'list_images', 'unread_frames', 'image_size', 'flatten', 'folder_bits',
            'read_image', 'read_pages', 'read_mask', 'write_mask', 'Clip', 'find_clips', 'ProgressBar', 'current_job',
@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from fractions import Fraction
 from functools import partial
 from importlib import import_module
@@ -34,7 +33,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .configuration import fits
+from .configuration import fits, nearest
 
 # %% ../nbs/21_files.ipynb #ac2d8284
 _numbers = count()
@@ -103,14 +102,6 @@ def readable_size(n_bytes: int # a size
     return f'{n_bytes / 1e9:.2f} GB' if n_bytes > 1e9 else f'{n_bytes / 1e6:.1f} MB'
 
 # %% ../nbs/21_files.ipynb #13bf753e
-def nearest(name: str, # that is not known
-            known: Iterable[str] # all that are
-           ) -> str: # 'did you mean ...?' or 'choose from ...'
-    "The end of an error for an unknown name: the known names most like it, or else all of them."
-    known = list(known)
-    near = get_close_matches(str(name), known, n=3, cutoff=.5)
-    return f'did you mean {" or ".join(near)}?' if near else f'choose from {", ".join(known)}'
-
 class Registry(dict):
     "Entries by name. Looking up an unknown name raises `ValueError` with the names most like it."
     def __init__(self,

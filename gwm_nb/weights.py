@@ -29,7 +29,8 @@ import torch.nn as nn
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from .files import lazily, nearest, visible
+from .configuration import nearest
+from .files import lazily, visible
 
 # %% ../nbs/23_weights.ipynb #lazy2301
 timm = lazily('timm')
