@@ -32,7 +32,7 @@ from .network import predict_masks
 from .loss import ReconstructionLoss, explanation
 from .train import Callback, Learner, fit
 from .evaluate import choose_by_border, choose_object, jaccard, object_mask
-from .benchmarks import merged, motion_distance, two_groups
+from .merging import merge_masks, motion_distance, two_groups
 from .segment import Result
 
 # %% ../nbs/13_explore.ipynb #expl0005
@@ -392,7 +392,7 @@ def _alike(masks, sample):
     "Two groups of masks that move alike; the one that keeps off the border is object."
     distance = motion_distance(masks, sample['flow'][None])
     second = two_groups(1 / (1 + distance / distance.median().clamp_min(1e-6)))
-    return second == choose_by_border(merged(masks, second))[1]
+    return second == choose_by_border(merge_masks(masks, second))[1]
 
 def _by_labels(masks, sample):
     "Of all ways to choose the one with the best J."

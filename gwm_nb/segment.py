@@ -46,7 +46,8 @@ from .evaluate import choose_object, jaccard, object_mask
 from .polish import get_polisher
 from .refine import doubts, get_refine_settings, refine_steps, refine_windows
 from .runs import adapt as adapt_network
-from .benchmarks import get_merger, load_any
+from .benchmarks import load_any
+from .merging import get_merger
 
 # %% ../nbs/09_segment.ipynb #c28c5dc9
 zarr = lazily('zarr')
