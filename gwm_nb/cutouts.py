@@ -389,11 +389,10 @@ def write(self: CocoOutput, cut: CutFrame): # the next frame
         self.file.write(between + json.dumps(place | annotation(mask) | sure))
 
 # %% ../nbs/26_cutouts.ipynb #c10207ed
-def spaced(count: int, # of frames
-           most: int = 12 # to be chosen
+def spaced(count: int # of frames
           ) -> list[int]: # numbers of frames, the first and the last among them
-    "Evenly spaced numbers of frames."
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    "At most twelve numbers of frames, evenly spaced."
+    return np.unique(np.linspace(0, count - 1, min(count, 12)).round().astype(int)).tolist()
 
 def arranged(pictures: list[Tensor], # (3,h,w) of one size
              gap: int = 4 # white pixels between them

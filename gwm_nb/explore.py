@@ -9,7 +9,6 @@ __all__ = ['mergings', 'tiles', 'png', 'film', 'Explorer', 'parameter_names', 't
 
 # %% ../nbs/13_explore.ipynb #expl0004
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
 from itertools import product
@@ -81,15 +80,14 @@ def png(image: Image.Image # a picture
 
 # %% ../nbs/13_explore.ipynb #expl0015
 def film(pictures: Iterable[Image.Image], # of one size
-         rate: float = 4., # pictures a second
-         colours: int = 256 # in the palette of all of them
+         rate: float = 4. # pictures a second
         ) -> display.Image: # an animated GIF, which a notebook shows with or without a kernel
     "A film of pictures that begins anew at its end."
     pictures = list(pictures)
     half = pictures[0].width // 2, pictures[0].height // 2
     all_of_them = Image.new('RGB', (half[0], half[1] * len(pictures)))
     for i, picture in enumerate(pictures): all_of_them.paste(picture.resize(half), (0, i * half[1]))
-    palette = all_of_them.quantize(colours, Image.Quantize.FASTOCTREE)
+    palette = all_of_them.quantize(256, Image.Quantize.FASTOCTREE)
     first, *others = (p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures)
     file = BytesIO()
     first.save(file, 'GIF', save_all=True, append_images=others, duration=round(1000 / rate), loop=0, optimize=True)
@@ -175,38 +173,33 @@ def _repr_mimebundle_(self: Explorer, **which):
     return widget | seen | {'text/plain': repr(self)}
 
 # %% ../nbs/13_explore.ipynb #expl0031
-def _ties(basis):
-    "For each parameter of a basis its places (monomial, channel, factor) in theta, also where all are free."
-    b = get_basis(basis)
-    return b.ties or tuple(((p, c, 1),) for p in range(len(b.powers)) for c in range(2))
-
 def parameter_names(basis: str # a key of `bases`
                    ) -> list[str]:
     "What each parameter of a basis adds to the flow: 'u' moves all to the right, 'u x, v y' lets it grow."
     powers = [f'{"x" * i}{"y" * j}' for i, j in get_basis(basis).powers]
     size = lambda factor: {1: '', -1: '-'}.get(factor, f'{factor:g} ')
-    term = lambda p, c, factor: f'{size(factor)}{"uv"[c]} {powers[p]}'.strip()
-    return [', '.join(term(*place) for place in places) for places in _ties(basis)]
+    term = lambda tie, p, c: f'{size(tie[p, c].item())}{"uv"[c]} {powers[p]}'.strip()
+    ties = get_basis(basis).tie_matrix() # (Q,P,2)
+    return [', '.join(term(tie, *place) for place in tie.nonzero().tolist()) for tie in ties]
 
 # %% ../nbs/13_explore.ipynb #expl0031b
 def theta_of(parameters: Iterable[float], # one for each name in `parameter_names`, in pixels at the coordinate 1
              basis: str # a key of `bases`
             ) -> Tensor: # (1,1,P,2), as `fit_motion` gives it
     "The weights of the monomials that parameters stand for."
-    ties = replace(get_basis(basis), ties=_ties(basis)).tie_matrix()
+    ties = get_basis(basis).tie_matrix()
     return einsum(torch.tensor([*parameters]).double(), ties, 'q, q p c -> p c')[None, None].float()
 
 # %% ../nbs/13_explore.ipynb #expl0036
 def moved(image: Tensor, # (3,h,w) in [0,1]
           theta: Tensor, # (1,1,P,2), as `theta_of` and `fit_motion` give it
-          basis: str, # of theta
-          rounds: int = 16 # of coming closer
+          basis: str # of theta
          ) -> Tensor: # (3,h,w) in [0,1]; black where nothing comes from inside the frame
     "A picture after a motion that pulls no two pixels together: what was at p is at p + d(p)."
     size, powers = tuple(image.shape[1:]), get_basis(basis).powers
     grid, unit = motion_grid(size), (max(size) - 1) / 2
     back = torch.zeros_like(grid)      # from each pixel to where it came from, in pixels
-    for _ in range(rounds): back = -(monomials(grid + back / unit, powers) @ theta[0, 0]).T
+    for _ in range(16): back = -(monomials(grid + back / unit, powers) @ theta[0, 0]).T
     return warp(image[None], rearrange(back, 'c (h w) -> 1 c h w', h=size[0]))[0]
 
 # %% ../nbs/13_explore.ipynb #expl0039
@@ -379,12 +372,11 @@ def _judged(masks, sample, chosen):
 # %% ../nbs/13_explore.ipynb #expl0060
 def overfitted(sample: dict, # `image` (3,h,w) in [0,1], `flow` (2,h,w) in pixels
                num_masks: int, # K
-               basis: str, # a key of `bases`
-               steps: int = 60 # of training
+               basis: str # a key of `bases`
               ) -> Tensor: # (K,h,w) soft masks
     "Masks by a small network that knows only this frame."
     loss = ReconstructionLoss(basis, normalise=True)
-    options = dict(steps=steps, num_masks=num_masks, batch_size=1, loss=loss, augment=[], progress=False)
+    options = dict(steps=60, num_masks=num_masks, batch_size=1, loss=loss, augment=[], progress=False)
     return fit([sample], device='cpu', **options).predict(sample['image'])
 
 # %% ../nbs/13_explore.ipynb #expl0062

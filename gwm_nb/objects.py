@@ -53,8 +53,7 @@ class Pieces:
 def chain_pieces(graph: sparse.csr_matrix, # (count,count) links of superpixels, all of them inside
                  piece: np.ndarray, # (count,) piece of each
                  frame: np.ndarray, # (count,) frame of each
-                 area: np.ndarray, # (count,) pixels of each
-                 sure: float = .9 # share of the links that leads from one piece to the other, and back
+                 area: np.ndarray # (count,) pixels of each
                 ) -> Pieces:
     "Chain pieces of neighbouring frames that are all but entirely each other's."
     of, when = _one_hot(piece), np.zeros(piece.max() + 1, int)
@@ -63,7 +62,7 @@ def chain_pieces(graph: sparse.csr_matrix, # (count,count) links of superpixels,
     ahead = when[links.col] == when[links.row] + 1
     row, col, weight = links.row[ahead], links.col[ahead], links.data[ahead]
     leaves, arrives = np.bincount(row, weight, len(when)), np.bincount(col, weight, len(when))
-    mutual = np.minimum(weight / leaves[row], weight / arrives[col]) > sure
+    mutual = np.minimum(weight / leaves[row], weight / arrives[col]) > .9
     chained = sparse.csr_matrix((mutual[mutual], (row[mutual], col[mutual])), links.shape)
     return Pieces(piece, when, np.bincount(piece, area), connected_components(chained, directed=False)[1])
 

@@ -514,8 +514,7 @@ def cache_features(network: nn.Module, # with a frozen backbone
                    folder: str | Path, # where features are kept
                    data=None, # samples with image, to compute now; None: as they come
                    flips: bool = True, # their mirror images, too
-                   dtype: torch.dtype = torch.float16, # of the kept features
-                   batch_size: int = 8 # pictures at once
+                   dtype: torch.dtype = torch.float16 # of the kept features
                   ) -> nn.Module: # the same network
     "Let `network` keep the features of its frozen backbone in `folder`. Training and prediction are used as before."
     kept = network.backbone
@@ -523,8 +522,8 @@ def cache_features(network: nn.Module, # with a frozen backbone
     elif (kept.folder, kept.dtype) != (Path(folder), dtype):
         raise ValueError(f'this network keeps its features in {kept.folder} as {kept.dtype} already')
     pad = network.padded if hasattr(network, 'padded') else lambda x: x
-    for start in trange(0, len(data or ()), batch_size, desc='features', unit=' batches', disable=not data):
-        indices = range(start, min(start + batch_size, len(data)))
+    for start in trange(0, len(data or ()), 8, desc='features', unit=' batches', disable=not data):
+        indices = range(start, min(start + 8, len(data)))
         image = torch.stack([data[i]['image'] for i in indices]).to(network.mean)
         for view in (image, image.flip(-1))[:1 + flips]: network.backbone(pad((view - network.mean) / network.std))
     return network

@@ -169,16 +169,14 @@ def along_flow(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
 # %% ../nbs/17_polish.ipynb #038ac375
 @polisher('flow', about='mean with the frames beside, along the flow', reach=1)
 def with_neighbours(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
-                    images: Tensor, # (N,3,H,W) in [0,1]
-                    method: str | Callable = 'dis', # a flow estimator, or its name
-                    longest: int = 640 # estimate flow on frames whose longer side has at most so many pixels
+                    images: Tensor # (N,3,H,W) in [0,1]
                    ) -> Tensor: # (N,K,h,w) soft masks
-    "`along_flow`, with flow estimated from the images. A single frame stays as it is."
+    "`along_flow`, with DIS flow at up to 640 pixels. A single frame stays as it is."
     enlarged(masks[:1], images[:1])
     if len(masks) == 1: return masks
-    small = limit_size(images, longest)
+    small = limit_size(images, 640)
     pairs = (small[:-1], small[1:]), (small[1:], small[:-1])
-    there, back = (resize_flow(estimate_flow(*p, method), masks.shape[-2:], 'bilinear') for p in pairs)
+    there, back = (resize_flow(estimate_flow(*p), masks.shape[-2:], 'bilinear') for p in pairs)
     return along_flow(masks, there.to(masks.device), back.to(masks.device))
 
 # %% ../nbs/17_polish.ipynb #a8c3c07a
