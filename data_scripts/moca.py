@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from _prepare import Job, command, decode, encode_mask, find, prepare
-from gwm_nb.benchmarks import load_predictions, measure_files, sequences_there
+from gwm_nb.benchmarks import annotated_sequences, load_predictions, measure_files
 
 SEQUENCES = ('arabian_horn_viper arctic_fox arctic_fox_1 arctic_wolf_0 arctic_wolf_1 bear black_cat_0 black_cat_1 crab crab_1 cuttlefish_0 cuttlefish_1 '
              'cuttlefish_4 cuttlefish_5 dead_leaf_butterfly_1 desert_fox devil_scorpionfish devil_scorpionfish_1 devil_scorpionfish_2 egyptian_nightjar '
@@ -130,7 +130,7 @@ def score(masks: str, # MASKS/SEQ/00000.png: masks/ of gwm_evaluate --save, or g
     """Print MoCA's figures of masks: J over sequences, and the share of frames whose box overlaps by more than 0.5 ... 0.9.
     The same by gwm_evaluate --predictions MASKS --data DATA, where all sequences are there."""
     if not Path(masks).is_dir(): raise FileNotFoundError(f'{masks}: no such folder of masks')
-    clips, _ = sequences_there(data)
+    clips, _ = annotated_sequences(data)
     missing = [c.name for c in clips if not (Path(masks)/c.name).is_dir()]
     told = f'{len(missing)} of {len(clips)} sequences are missing, {missing[0]} first' if missing else ''
     if len(missing) == len(clips) or missing and not partial: raise ValueError(f'{masks}: {told}; or score what is there with --partial')

@@ -356,8 +356,7 @@ def _checked(network, path):
 # %% ../nbs/11_checkpoints.ipynb #cadd5d85
 def export_onnx(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
                 path: str | Path, # the .onnx to write
-                size: tuple[int, int] = (128, 224), # (height, width) to record with
-                tolerance: float = 1e-4 # largest difference from the network, relative to the largest logit
+                size: tuple[int, int] = (128, 224) # (height, width) to record with
                ) -> float: # the difference that was found
     "Write a network as ONNX after checking it with onnxruntime. Raises `ValueError` if it computes anything else."
     try: import onnxruntime, onnxscript
@@ -369,13 +368,12 @@ def export_onnx(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,
                           output_names=['logits'], verbose=False, external_data=False)
         session = onnxruntime.InferenceSession(str(part), providers=['CPUExecutionProvider'])
         run = lambda p: torch.from_numpy(session.run(None, {'image': p.cpu().numpy()})[0])
-        return _agree(run, network, checks, tolerance)
+        return _agree(run, network, checks, 1e-4)
 
 # %% ../nbs/11_checkpoints.ipynb #3748bac0
 def export_program(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
                    path: str | Path, # the .pt2 to write
-                   size: tuple[int, int] = (128, 224), # (height, width), which is fixed
-                   tolerance: float = 1e-5 # largest difference from the network, relative to the largest logit
+                   size: tuple[int, int] = (128, 224) # (height, width), which is fixed
                   ) -> float: # the difference that was found
     "Write a network with torch.export, for any batch of one size, after checking it; `torch.export.load` reads it."
     with _checked(network, path) as (network, part):
@@ -384,4 +382,4 @@ def export_program(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K
         program = torch.export.export(network, (example,), dynamic_shapes=(free,))
         with open(part, 'wb') as f: torch.export.save(program, f)
         with open(part, 'rb') as f: loaded = torch.export.load(f).module()
-        return _agree(lambda p: loaded(p).cpu(), network, [checks[0], example[:1]], tolerance)
+        return _agree(lambda p: loaded(p).cpu(), network, [checks[0], example[:1]], 1e-5)

@@ -264,18 +264,17 @@ def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAV
     if not compare and (run is None) == (predictions is None):
         raise ValueError('give either a trained network or --predictions (or --compare two folders)')
     for path in compare or [predictions or data]: _check_exists(path, 'folder')
-    from gwm_nb.benchmarks import (chosen_protocols, compare_results, convention_of, evaluate_files,
-                                   mask_source, polished_source, read_results, table)
+    from gwm_nb.benchmarks import evaluate_files, get_convention, mask_source, parse_protocols
     from gwm_nb.files import JobProgress
+    from gwm_nb.reports import compare_results, read_results, results_table
     if compare: return print(compare_results(*map(read_results, compare), names=tuple(compare)))
-    chosen, convention = chosen_protocols(protocol, data), convention_of(data, convention)
-    look, merge = mask_source(run, predictions, merge, size, dino, read_as)
-    if polish: look = polished_source(look, polish, predictions)
+    chosen, convention = parse_protocols(protocol, data), get_convention(data, convention)
+    source, merge = mask_source(run, predictions, merge, size, dino, read_as, polish)
     title = f'{run or predictions} on {data}'
-    told = dict(convention=convention, merge=merge, polish=polish or '')
+    about = dict(convention=convention, merge=merge, polish=polish or '')
     with JobProgress(dict(sequences=1)):
-        results = evaluate_files(look, data, chosen, save, title, clips, **told)
-    print(table(results))
+        results = evaluate_files(source, data, chosen, save, title, clips, **about)
+    print(results_table(results))
     if save: print(f'\nwritten to {save}: results.csv, results.json, report.html, masks/')
 
 # %% ../nbs/29_commands.ipynb #bbcc99b0

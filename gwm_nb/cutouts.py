@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['outputs', 'GREEN', 'opacity', 'object_colours', 'CutFrame', 'Output', 'check_outputs', 'output_files', 'voc_palette',
            'write_labels', 'Masks', 'CutOuts', 'FilmOutput', 'GreenScreen', 'write_text', 'outlined', 'Overlay',
-           'ProResWriter', 'WebmWriter', 'MovOutput', 'WebmOutput', 'run_lengths', 'from_run_lengths', 'compressed',
-           'decompressed', 'annotation', 'CocoOutput', 'spaced', 'arranged', 'ContactSheet', 'Outputs']
+           'ProResWriter', 'WebmWriter', 'MovOutput', 'WebmOutput', 'annotation', 'CocoOutput', 'spaced', 'arranged',
+           'ContactSheet', 'Outputs']
 
 # %% ../nbs/26_cutouts.ipynb #1444ae87
 import io, json
@@ -25,6 +25,7 @@ from av.error import FFmpegError
 from einops import rearrange
 from fastcore.basics import patch
 from PIL import Image
+from pycocotools import mask as coco_masks
 from torch import Tensor
 
 from . import __version__
@@ -319,60 +320,14 @@ class WebmOutput(FilmOutput):
     file, writer, encoder = 'cutout.webm', WebmWriter, WebmWriter.encoder
     def picture(self, cut): return cut.rgba
 
-# %% ../nbs/26_cutouts.ipynb #8868eceb
-def run_lengths(mask: Tensor # (h,w) bool
-               ) -> list[int]: # runs of background, object, background, ... down the columns
-    "Lengths of runs; the first one is of background and may be 0."
-    pixels = mask.cpu().numpy().T.ravel()
-    changes = np.flatnonzero(np.diff(pixels, prepend=False))
-    return np.diff([0, *changes, pixels.size]).tolist()
-
-def from_run_lengths(counts: list[int], # runs, as `run_lengths` gives them
-                     size: tuple[int, int] # (h,w)
-                    ) -> Tensor: # (h,w) bool
-    "The mask of run lengths."
-    pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    return torch.from_numpy(pixels.reshape(size[1], size[0]).T.copy())
-
-# %% ../nbs/26_cutouts.ipynb #7ff53f92
-def _letters(number):
-    "A whole number in COCO's letters, the lowest five bits first."
-    while True:
-        five, number = number & 31, number >> 5
-        done = number == (-1 if five & 16 else 0)      # all that follows is the sign
-        yield chr(48 + five + (0 if done else 32))
-        if done: return
-
-def compressed(counts: list[int] # run lengths
-              ) -> str: # as COCO's tools write them
-    "Run lengths as text: from the fourth on, differences to the run but one before."
-    differences = counts[:3] + [n - before for n, before in zip(counts[3:], counts[1:])]
-    return ''.join(letter for number in differences for letter in _letters(number))
-
-# %% ../nbs/26_cutouts.ipynb #3e381b1e
-def decompressed(text: str # of `compressed`, or of COCO's tools
-                ) -> list[int]: # run lengths
-    "The run lengths in a text."
-    counts, number, bits = [], 0, 0
-    for letter in text:
-        five = ord(letter) - 48
-        number |= (five & 31) << bits
-        bits += 5
-        if five & 32: continue
-        if five & 16: number -= 1 << bits
-        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-        number = bits = 0
-    return counts
-
 # %% ../nbs/26_cutouts.ipynb #910cbc2e
 def annotation(mask: Tensor # (h,w) bool, not empty
               ) -> dict: # segmentation, area, bbox
     "A mask as COCO describes it; the box is [left, top, width, height] in pixels."
-    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-    left, top = columns[0].item(), rows[0].item()
-    box = [left, top, columns[-1].item() + 1 - left, rows[-1].item() + 1 - top]
-    segmentation = dict(size=list(mask.shape), counts=compressed(run_lengths(mask)))
-    return dict(segmentation=segmentation, area=int(mask.sum()), bbox=box)
+    encoded = coco_masks.encode(np.asfortranarray(mask.cpu().numpy(), np.uint8))
+    segmentation = dict(size=list(mask.shape), counts=encoded['counts'].decode())
+    box = coco_masks.toBbox(encoded).astype(int).tolist()
+    return dict(segmentation=segmentation, area=int(coco_masks.area(encoded)), bbox=box)
 
 # %% ../nbs/26_cutouts.ipynb #ce0bdf41
 @outputs.register('rle')
@@ -420,11 +375,10 @@ def write(self: CocoOutput, cut: CutFrame): # the next frame
         self.file.write(between + json.dumps(place | annotation(mask) | sure))
 
 # %% ../nbs/26_cutouts.ipynb #c10207ed
-def spaced(count: int, # of frames
-           most: int = 12 # to be chosen
+def spaced(count: int # of frames
           ) -> list[int]: # numbers of frames, the first and the last among them
-    "Evenly spaced numbers of frames."
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    "At most twelve numbers of frames, evenly spaced."
+    return np.unique(np.linspace(0, count - 1, min(count, 12)).round().astype(int)).tolist()
 
 def arranged(pictures: list[Tensor], # (3,h,w) of one size
              gap: int = 4 # white pixels between them

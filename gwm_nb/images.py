@@ -25,7 +25,7 @@ from .files import Registry, list_images, read_image
 from .flow import resize
 from .store import shrink
 from .network import predict_masks
-from .benchmarks import get_merger
+from .merging import get_merger
 
 # %% ../nbs/12_images.ipynb #9ab68369
 @dataclass
@@ -266,7 +266,7 @@ def evaluate_images(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,
                    ) -> dict: # what was done, figures by name and protocol, and `curves`
     """Measure a network on a data set of still images. The background is the mask that touches the border most; only
     what ends in `best_of_two` looks at labels. `merge` is a function (masks (N,K,h,w), images (N,3,h,w)) -> (N,2,h,w),
-    or the name of one in `gwm_nb.benchmarks.mergers`. Raises `ValueError` or `FileNotFoundError` as `StillImages`."""
+    or the name of one in `gwm_nb.merging.mergers`. Raises `ValueError` or `FileNotFoundError` as `StillImages`."""
     samples, scores, merger = StillImages(name, data, size), ImageScores(normalise), merge
     if isinstance(merge, str): merger = get_merger(merge)
     for i in tqdm(range(len(samples)), desc=name, disable=not progress):

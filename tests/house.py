@@ -57,7 +57,7 @@ def directives(cell):
 
 
 def is_exported(cell):
-    return cell["cell_type"] == "code" and any(re.match(r"exports?\b", d) for d in directives(cell))
+    return cell["cell_type"] == "code" and any(re.match(r"export[is]?\b", d) for d in directives(cell))
 
 
 def is_hidden(cell): return any(re.match(r"hide\b", d) for d in directives(cell))
@@ -268,6 +268,24 @@ def crowded(code):
                 if one.end_lineno == two.lineno:
                     complaints.append(f"{ast.unparse(two)}: a second statement on its line")
     return list(dict.fromkeys(complaints))
+
+
+def libraries_exported(code):
+    "Names in `__all__` that are another module: nobody's interface. They belong in a cell `#| exporti`."
+    tree, bound, exported = ast.parse(code), set(), set()
+    for node in tree.body:
+        ours = isinstance(node, ast.ImportFrom) and node.level and node.module  # a name, no module
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and not ours:
+            bound |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        if not isinstance(node, ast.Assign):
+            continue
+        names = {t.id for t in node.targets if isinstance(t, ast.Name)}
+        if "__all__" in names:
+            exported |= set(ast.literal_eval(node.value))
+        elif isinstance(node.value, ast.Call):
+            called = ast.unparse(node.value.func).split(".")[-1]
+            bound |= names if called in ("lazily", "import_module", "__import__") else set()
+    return sorted(bound & exported)
 
 
 def fastcore_names(code):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from gwm_nb.annotations import Annotations, read_annotation
-from gwm_nb.benchmarks import read_results
+from gwm_nb.reports import read_results
 from gwm_nb.commands import gwm_evaluate
 from gwm_nb.show import VideoWriter
 from gwm_nb.videos import VideoFrames, find_masks, lonely_masks

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from gwm_nb import cutouts
 from gwm_nb.clips import open_clip
 from gwm_nb.files import Registry
 from gwm_nb.cutouts import (GREEN, CutFrame, Output, Outputs, ProResWriter, annotation, arranged,
-                            check_outputs, compressed, decompressed, from_run_lengths,
-                            object_colours, opacity, output_files, outputs, run_lengths,
+                            check_outputs, object_colours, opacity, output_files, outputs,
                             spaced, voc_palette)
 from inputs import write_image
 
@@ -362,42 +362,18 @@ MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40))
 
 
 @settings(max_examples=100, deadline=None)
-@given(MASKS)
-def test_run_lengths_there_and_back(mask):
-    mask = torch.from_numpy(mask)
-    counts = run_lengths(mask)
-    assert sum(counts) == mask.numel() and sum(counts[1::2]) == mask.sum()
-    assert all(n > 0 for n in counts[1:])
-    assert (from_run_lengths(counts, mask.shape) == mask).all()
-    assert decompressed(compressed(counts)) == counts
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(0, 2**24), min_size=1, max_size=12))
-def test_letters_there_and_back(counts):
-    text = compressed(counts)
-    assert decompressed(text) == counts and all(48 <= ord(c) < 48 + 64 for c in text)
-
-
-@pytest.mark.parametrize("counts, text", [
-    ([2, 3, 1, 1], "231N"), ([0, 6, 1], "061"), ([15], "?"), ([16], "`0"), ([31], "o0"),
-    ([32], "P1"), ([1000], "Xo0"), ([5, 7, 100, 7, 90, 8], "57T30F1")])
-def test_letters_by_hand(counts, text):
-    """The two first are COCO's own example, M=[0 0 1 1 1 0 1] and M=[1 1 1 1 1 1 0]. The others are
-    by hand: five bits at a time, the lowest first, 32 if more follow, plus 48; more follow until
-    the rest is all sign. 16 = 10000 would read as negative, so a zero follows; 90-100 = 10110."""
-    assert decompressed(text) == counts
-    assert compressed(counts) == text
-
-
-@settings(max_examples=100, deadline=None)
 @given(MASKS.filter(lambda m: m.any()))
-def test_as_cocos_own_tools(mask):
-    tools = pytest.importorskip("pycocotools.mask")
-    theirs = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
-    ours, counts = annotation(torch.from_numpy(mask)), theirs["counts"].decode()
-    assert ours["segmentation"] == dict(size=list(theirs["size"]), counts=counts)
-    assert ours["area"] == tools.area(theirs) and ours["bbox"] == tools.toBbox(theirs).tolist()
+def test_annotations_there_and_back(mask):
+    found = annotation(torch.from_numpy(mask))
+    assert (coco_masks.decode(found["segmentation"]) == mask).all() and found["area"] == mask.sum()
+    (top, left), (bottom, right) = np.argwhere(mask).min(0), np.argwhere(mask).max(0)
+    assert found["bbox"] == [left, top, right - left + 1, bottom - top + 1]
+    json.dumps(found)                                       # plain numbers and text
+
+
+@pytest.mark.parametrize("row, text", [([0, 0, 1, 1, 1, 0, 1], "231N"), ([1, 1, 1, 1, 1, 1, 0], "061")])
+def test_cocos_own_example(row, text):
+    assert annotation(torch.tensor([row]) > 0)["segmentation"] == dict(size=[1, 7], counts=text)
 
 
 def coco(folder): return json.loads((folder / "coco.json").read_text())
@@ -414,7 +390,7 @@ def test_the_file_of_annotations(tmp_path):
     assert coco(tmp_path)["categories"] == [dict(id=1, name="object")]
     for a in annotations:
         mask, found = disk(a["image_id"] - 1) > .5, a["segmentation"]
-        assert (from_run_lengths(decompressed(found["counts"]), found["size"]) == mask).all()
+        assert (coco_masks.decode(found) == mask.numpy()).all()
         assert a["area"] == mask.sum() and a["score"] == .75
         (top, left), (bottom, right) = mask.nonzero().amin(0), mask.nonzero().amax(0)
         assert a["bbox"] == [left, top, right - left + 1, bottom - top + 1]

@@ -457,7 +457,8 @@ def figures(text):
 
 def test_moca_s_score_and_protocol_agree(moca_data, run, tmp_path, capsys):
     "By itself on MoCA, whose boxes are no masks; J and F of masks are not reported."
-    from gwm_nb.benchmarks import protocols, read_results, suitable
+    from gwm_nb.benchmarks import protocols, suitable_protocols
+    from gwm_nb.reports import read_results
     from gwm_nb.commands import gwm_evaluate
     half = RIGHT | {"crab/00001": (slice(60, 420), slice(240, 496)),            # 0.4 of the box
                     "fossa/00001": (slice(0), slice(0))}
@@ -473,10 +474,10 @@ def test_moca_s_score_and_protocol_agree(moca_data, run, tmp_path, capsys):
     assert result["protocol"] == "moca" and "F" not in result and not result["looks_at_labels"]
     assert found["J_moca"] == f"{result['J']:.3f}"
     assert found["success_moca"] == f"{result['success']:.3f}"
-    assert "moca F" not in printed and "success 0.600; success 0.5 0.600" in printed
+    assert "moca F" not in printed and "; success 0.5 0.600;" in printed and "; success 0.600\n" in printed
     last = (tmp_path / "out/results.csv").read_text().splitlines()[-1]
-    assert last.endswith(f",{result['J']},") and suitable(moca_data) == ["moca"]
-    assert suitable() == suitable(tmp_path) == [name for name in protocols if name != "moca"]
+    assert last.endswith(f",{result['J']},") and suitable_protocols(moca_data) == ["moca"]
+    assert suitable_protocols() == suitable_protocols(tmp_path) == [name for name in protocols if name != "moca"]
 
 
 def test_moca_names_masks_that_are_missing(moca_data, run, tmp_path):

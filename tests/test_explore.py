@@ -154,7 +154,7 @@ def test_names_of_parameters(monkeypatch):
     assert parameter_names("quadratic")[-4:] == ["u yy", "v yy", "u xy", "v xy"]
     wide = ((0, 0, 1),), ((0, 1, 1),), ((1, 0, 2), (2, 1, 2)), ((2, 0, -.5), (1, 1, .5))
     monkeypatch.setitem(bases, "wide", Basis(1, wide))
-    assert parameter_names("wide") == ["u", "v", "2 u x, 2 v y", "-0.5 u y, 0.5 v x"]
+    assert parameter_names("wide") == ["u", "v", "2 u x, 2 v y", "0.5 v x, -0.5 u y"]
 
 
 @pytest.mark.parametrize("basis", ["translation", "quadratic"])

@@ -26,7 +26,7 @@ from PIL import Image
 
 import gwm_nb
 from gwm_nb.annotations import Annotations
-from gwm_nb.benchmarks import as_csv, compare_results, read_results
+from gwm_nb.reports import compare_results, read_results, results_csv
 from gwm_nb.checkpoints import load, load_published, load_training, save
 from gwm_nb.commands import command
 from gwm_nb.files import output_folder, readable_name, visible
@@ -537,7 +537,7 @@ def test_no_name_commands_a_terminal(capsys, monkeypatch):
 def test_no_name_is_a_formula(tmp_path):
     names = ["=1+1", "+1", "-1", "@a", "dog", "\t=1"]
     result = AReport.report(names)["results"]
-    rows = list(csv.reader(as_csv(result).splitlines()))
+    rows = list(csv.reader(results_csv(result).splitlines()))
     column = rows[0].index("sequence")
     assert [row[column] for row in rows[1:]] == ["'=1+1", "'+1", "'-1", "'@a", "dog", "'\t=1", ""]
     assert [float(row[rows[0].index("J")]) for row in rows[1:]] == [.6] * 7

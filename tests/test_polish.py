@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gwm_nb import benchmarks
 from gwm_nb.polish import (Polished, Polisher, along_flow, crf, enlarged, get_polisher, guided,
                            joined, joint_bilateral, polisher, polishers, trust, with_neighbours)
 from inputs import Bright, write_image
@@ -398,14 +399,12 @@ def test_a_wrong_polish_is_one_line(argv, says, evaluate):
     assert all(word in end for word in says)
 
 
-def test_polished_masks_are_measured(run):
+def test_polished_masks_are_measured(run, monkeypatch):
     "The network sees the disk at a quarter of its size; the guided filter finds its outline again."
-    from gwm_nb.benchmarks import polished_source, evaluate_files, get_merger, predicted
-    merge = get_merger("none")
-    look = lambda clip, names, truths: predicted(Bright(), clip, truths, merge, (12, 16))
+    monkeypatch.setattr(benchmarks, "load_any", lambda path: Bright())
     J = {}
     for name in ("", "guided"):
-        way = polished_source(look, name) if name else look
-        result, = evaluate_files(way, run / "clips", ["label-free"], polish=name)
+        source, _ = benchmarks.mask_source("bright", size="12x16", polish=name)
+        result, = benchmarks.evaluate_files(source, run / "clips", ["label-free"], polish=name)
         J[name] = result["J"]
     assert J[""] + .02 < J["guided"] > .95

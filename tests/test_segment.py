@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gwm_nb import benchmarks, refine, segment as segment_module
+from gwm_nb import merging, refine, segment as segment_module
 from gwm_nb.clips import open_clip
 from gwm_nb.commands import gwm_segment
 from gwm_nb.cutouts import Outputs, output_files, outputs, write_labels
@@ -161,12 +161,12 @@ def test_merged_masks_keep_to_the_choice(clip):
     assert torch.equal(cuts, soft[:, 2])
 
 
-def tiny_spectral(weights): return benchmarks.Spectral(KeyFeatures("vit_tiny_patch16_224", 8, (1,)))
+def tiny_spectral(weights): return merging.Spectral(KeyFeatures("vit_tiny_patch16_224", 8, (1,)))
 
 
 @pytest.mark.parametrize("options", [{}, dict(polish="guided"), dict(adapt=1), dict(trained="STv2")], ids=str)
 def test_the_published_network_on_ones_own_clip(mirror, clip, tmp_path, monkeypatch, options):      # noqa: F811
-    monkeypatch.setitem(benchmarks.mergers, "spectral", tiny_spectral)
+    monkeypatch.setitem(merging.mergers, "spectral", tiny_spectral)
     Mirror.files[mirror.place("STv2")] = mirror.data
     result = segment(clip, tmp_path / "out", preset="published", outputs=["masks"], **options)
     assert len(list(result.masks)) == 10 and result.report["settings"]["merge"] == "spectral" and result.report["object_masks"]

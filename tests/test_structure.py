@@ -328,6 +328,19 @@ def test_a_crowded_line_is_caught(line):
     assert len(house.crowded(line)) == 1 and house.crowded(good) == []
 
 
+@each_room
+def test_no_library_is_exported(room):
+    assert house.libraries_exported(code(room)) == []
+
+
+@pytest.mark.parametrize("line", [
+    "a = lazily('torch')", "a = files.lazily('torch')", "a = importlib.import_module('torch')",
+    "import torch as a", "import a.b", "from torch import nn as a", "from . import a"])
+def test_an_exported_library_is_seen(line):
+    assert house.libraries_exported("__all__ = ['a', 'b']\nb = 1\n" + line) == ["a"]
+    assert house.libraries_exported("__all__ = ['b']\nfrom .c import b\n" + line) == []
+
+
 def test_only_what_every_fastcore_has_is_imported():
     "Development needs fastcore 1 (for nbdev), users get fastcore 2: these names are in both."
     files = [*ROOT.glob("gwm_nb/*.py"), *ROOT.glob("data_scripts/*.py")]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fastcore.script import call_parse
 from torch import Tensor
 
-from gwm_nb.benchmarks import load_any, read_truths, sequences_there
+from gwm_nb.benchmarks import annotated_sequences, check_clip, load_any
 from gwm_nb.evaluate import choose_by_border, choose_object, jaccard, motion_ratio, object_mask, own_motion
 from gwm_nb.clips import read_frames
 from gwm_nb.flow import estimate_flow, warp
@@ -68,8 +68,9 @@ def main(run: str, # a run's folder, or a checkpoint
         ):
     "J by border, by motion, by both, and by consistency over the clip."
     network, found, ideal = load_any(run), {}, {}
-    for clip in sequences_there(data)[0]:
-        names, truths = read_truths(clip)
+    for clip in annotated_sequences(data)[0]:
+        checked = check_clip(clip)
+        names, truths = checked.names, checked.truths()
         images = torch.stack([shrink(image, SIZE) for _, image in read_frames(clip.path)])
         masks, flow = predict_masks(network, images), estimate_flow(images[:-1], images[1:])
         labels = torch.stack([torch.from_numpy((truths[t] > 0).astype(np.float32)) for t in truths])
