@@ -36,15 +36,16 @@ augmentation = lazily('kornia.augmentation')
 # %% ../nbs/06_train.ipynb #fec56887
 def flip(sample: dict # of tensors (...,h,w): image, flow, flow2, mask; other entries stay
         ) -> dict:
-    "Mirror a sample, or a batch of samples, left to right; the horizontal displacement changes its sign."
+    "Mirror a sample or a batch left to right; the horizontal displacement changes its sign."
     out = dict(sample)
     for k in {'image', 'flow', 'flow2', 'mask'} & sample.keys(): out[k] = sample[k].flip(-1)
-    for k in {'flow', 'flow2'} & sample.keys(): out[k] = out[k] * out[k].new_tensor([-1, 1])[:, None, None]
+    for k in {'flow', 'flow2'} & sample.keys():
+        out[k] = out[k] * out[k].new_tensor([-1, 1])[:, None, None]
     return out
 
 # %% ../nbs/06_train.ipynb #c34b6ede
 class Callback:
-    "Listens to a Learner. Override what you need; each method gets the learner, and may change what is on it."
+    "Listens to a Learner. Each method gets the learner, and may change what is on it."
     def before_fit(self, learn): pass
     def before_step(self, learn): pass # learn.batch has been drawn
     def after_logits(self, learn): pass # learn.logits is what the network says of it
@@ -61,16 +62,17 @@ class Stop(Exception):
 
 # %% ../nbs/06_train.ipynb #8ac0baf8
 def _collate(samples):
-    "Stack what training may see: image, flow, and flow2 if there is one, beside the frames' names. Never a mask."
+    "Stack what training may see: image, flow, flow2, and the frames' names. Never a mask."
     seen = [k for k in ('image', 'flow', 'flow2') if k in samples[0]]
-    return {k: torch.stack([s[k] for s in samples]) for k in seen} | dict(name=[s.get('name', '?') for s in samples])
+    names = [s.get('name', '?') for s in samples]
+    return {k: torch.stack([s[k] for s in samples]) for k in seen} | dict(name=names)
 
 # %% ../nbs/06_train.ipynb #67d04ba8
 def training_order(n: int, # samples in the data set
                    steps: int, # optimiser steps
                    batch_size: int, # samples in each, of all processes together
                    seed: int, # other seeds, other orders
-                   accumulate: int = 1, # parts that a batch is worked off in
+                   accumulate: int = 1, # gradient-accumulation steps
                    processes: int = 1, # that share each batch
                    rank: int = 0 # which of the processes
                   ) -> Tensor: # (steps,accumulate,samples): what this process sees
@@ -84,12 +86,13 @@ def training_loader(data, # a data set of samples
                     workers: int = 0 # processes that read samples
                    ) -> DataLoader:
     "Batches of samples in the given order."
-    return DataLoader(data, order.shape[-1], sampler=order.flatten().tolist(), num_workers=workers, collate_fn=_collate)
+    return DataLoader(data, order.shape[-1], sampler=order.flatten().tolist(),
+                      num_workers=workers, collate_fn=_collate)
 
 # %% ../nbs/06_train.ipynb #9ee11ade
-def make_accelerator(device: str | torch.device | None, # 'cpu': even if there is a GPU; None: a GPU if there is one
-                     precision: str, # 'no': float32; 'bf16' or 'fp16': the network in mixed precision
-                     accumulate: int, # parts that a batch is worked off in
+def make_accelerator(device: str | torch.device | None, # 'cpu', or None: a GPU if there is one
+                     precision: str, # 'no': float32; 'bf16' or 'fp16': mixed precision
+                     accumulate: int, # gradient-accumulation steps
                      unused: bool = False # some parameters never get a gradient
                     ) -> 'accelerate.Accelerator':
     "Device, precision and processes of a training."
@@ -103,26 +106,27 @@ def make_accelerator(device: str | torch.device | None, # 'cpu': even if there i
 # %% ../nbs/06_train.ipynb #fa977682
 def adamw(network: nn.Module, # its parameters that require a gradient are trained
           lr: float = 4e-3, # the highest learning rate of the schedule
-          weight_decay: float = .01 # part of a weight that is taken away, times the rate, at each step
+          weight_decay: float = .01 # weight decay of AdamW
          ) -> Optimizer:
-    "AdamW on all parameters that are to be trained."
-    return AdamW([p for p in network.parameters() if p.requires_grad], lr, weight_decay=weight_decay)
+    "AdamW on all parameters that require a gradient."
+    trained = [p for p in network.parameters() if p.requires_grad]
+    return AdamW(trained, lr, weight_decay=weight_decay)
 
 # %% ../nbs/06_train.ipynb #e29c9767
 def one_cycle(optimiser: Optimizer, # with the highest learning rate of each of its groups
               steps: int # of the training
              ) -> LRScheduler:
-    "Up to the optimiser's learning rates in the first tenth, then down to nearly nothing along a cosine."
+    "Up to the optimiser's rates in the first tenth of the steps, then down along a cosine."
     rates = [group['lr'] for group in optimiser.param_groups]
     return OneCycleLR(optimiser, rates, steps + 1, pct_start=.1 if steps > 9 else .6)
 
 # %% ../nbs/06_train.ipynb #77cc22ab
 class Learner:
-    "Trains `network` on `data` and tells `callbacks` of it. After `fit`: `.network`, `.history`, `.show_results()`."
+    "Trains `network` on `data`. After `fit`: `.network`, `.history`, `.show_results()`."
     def __init__(self,
         network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
         data, # data set of samples {image, flow, ...}
-        loss: Callable | None = None, # (logits, flow) -> scalar; None: ReconstructionLoss(normalise=True)
+        loss: Callable | None = None, # (logits, flow) -> scalar; None: normalised reconstruction
         steps: int = 400, # optimiser steps
         batch_size: int = 8, # samples a step, of all processes together
         optimiser: Callable = adamw, # network -> torch optimiser
@@ -131,8 +135,8 @@ class Learner:
         clip: float | None = .1, # largest norm of the gradient; None: any
         seed: int = 0, # of the order of samples, and of what callbacks draw
         device: str | torch.device | None = None, # 'cpu', or None: a GPU if there is one
-        precision: str = 'no', # of the network: 'no' (float32), 'bf16' or 'fp16'; fit and loss stay float32
-        accumulate: int = 1, # work a batch off in so many parts, which need less memory
+        precision: str = 'no', # of the network: 'no' (float32), 'bf16' or 'fp16'
+        accumulate: int = 1, # gradient-accumulation steps
         workers: int = 0, # processes that read samples
         callbacks=() # Callback objects, told in this order
     ):
@@ -148,22 +152,24 @@ class Learner:
         self.schedule = schedule(self.optimiser, steps)
         self.model, self.stepper = self.accelerator.prepare(self.network, self.optimiser)
         self.callbacks, self.history = list(callbacks), []
-        self.step, self.outcome, self.random = 0, None, None # the outcome will be 'finished' or 'diverged'
+        self.step, self.random = 0, None
+        self.outcome = None # then 'finished' or 'diverged'
 
     def tell(self, event: str): # a method of Callback
-        "Let every callback know."
+        "Call one method of every callback."
         for callback in self.callbacks: getattr(callback, event)(self)
 
 # %% ../nbs/06_train.ipynb #fd158f96
 @patch
 def check_trainable(self: Learner):
-    "One helpful line for what would fail later, or train on nothing."
+    "Raises `ValueError` for data or sizes that cannot be trained with."
     n, parts = self.batch_size, self.accumulate * self.accelerator.num_processes
-    if len(self.data) == 0: raise ValueError('there is nothing to train on: the data set is empty')
-    if self.steps < 1 or n < 1: raise ValueError(f'steps and batch_size must be at least 1, not {self.steps} and {n}')
-    if self.accumulate < 1 or n % parts:
-        raise ValueError(f'a batch of {n} samples can not be worked off in {self.accumulate} parts by '
-                         f'{self.accelerator.num_processes} processes; choose a batch_size that {parts} divides')
+    if len(self.data) == 0: raise ValueError('the data set is empty: nothing to train on')
+    for name in ('steps', 'batch_size', 'accumulate'):
+        value = getattr(self, name)
+        if value < 1: raise ValueError(f'{name} must be at least 1 (got {value})')
+    if n % parts:
+        raise ValueError(f'batch_size must be a multiple of accumulate x processes = {parts} (got {n})')
 
 # %% ../nbs/06_train.ipynb #284e49a5
 @patch
@@ -174,7 +180,8 @@ def one_step(self: Learner):
         self.logits = self.model(self.batch['image'].contiguous(memory_format=torch.channels_last))
     self.logits = self.logits.float()
     self.tell('after_logits')
-    losses = [self.loss_func(self.logits, self.batch[k]) for k in ('flow', 'flow2') if k in self.batch]
+    flows = [self.batch[k] for k in ('flow', 'flow2') if k in self.batch]
+    losses = [self.loss_func(self.logits, flow) for flow in flows]
     self.loss = sum(losses) / len(losses)
     self.tell('after_loss')
     self.check()
@@ -202,7 +209,7 @@ def check(self: Learner):
 @patch
 def fit(self: Learner):
     "Run all steps that are left; returns the Learner."
-    if self.outcome: raise ValueError('this Learner has been fitted; make a new one (its network can be passed on)')
+    if self.outcome: raise ValueError('this Learner has been fitted; make a new one')
     self.model.train()
     self.tell('before_fit')
     try:
@@ -219,9 +226,10 @@ def fit(self: Learner):
 def batches(self: Learner):
     "This process's share of all batches from the present step on, on the device."
     processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-    order = training_order(len(self.data), self.steps, self.batch_size, self.seed, self.accumulate, processes, rank)
+    order = training_order(len(self.data), self.steps, self.batch_size, self.seed,
+                           self.accumulate, processes, rank)
     loader = iter(training_loader(self.data, order[self.step:], self.workers))
-    if self.random is not None: set_random_state(self.random)      # a loader draws when it begins, so after that
+    if self.random is not None: set_random_state(self.random)   # after the loader's own draw
     for batch in loader:
         yield {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
@@ -229,7 +237,8 @@ def batches(self: Learner):
 def random_state() -> dict:
     "The states of all random generators of this process."
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(), cuda=cuda)
+    return dict(python=random.getstate(), numpy=np.random.get_state(),
+                torch=torch.get_rng_state(), cuda=cuda)
 
 def set_random_state(state: dict): # from random_state
     "Go on with random numbers where `random_state` was called."
@@ -250,17 +259,20 @@ def state(self: Learner) -> dict:
 
 # %% ../nbs/06_train.ipynb #89ff399f
 @patch
-def load_state(self: Learner, state: dict): # from `state`, of a Learner that was made with the same arguments
-    "Go on where another Learner was. Raises `ValueError` if this one was made in another way."
+def load_state(self: Learner, state: dict): # from `state` of a Learner made with the same arguments
+    "Go on where another Learner was. Raises `ValueError` if it was made in another way."
     ours = ', '.join(type(c).__name__ for c in self.callbacks)
     theirs = ', '.join(name for name, _ in state['callbacks'])
-    if ours != theirs: raise ValueError(f'the training had the callbacks {theirs}; this one has {ours}')
+    if ours != theirs:
+        raise ValueError(f'the training had the callbacks {theirs}; this one has {ours}')
     processes = self.accelerator.num_processes
     if len(state['random']) != processes:
-        raise ValueError(f'the training had {len(state["random"])} processes, this one has {processes}')
+        had = len(state['random'])
+        raise ValueError(f'the training had {had} processes, this one has {processes}')
     self.optimiser.load_state_dict(state['optimiser'])
     self.schedule.load_state_dict(state['schedule'])
-    if state['scaler'] and self.accelerator.scaler is not None: self.accelerator.scaler.load_state_dict(state['scaler'])
+    if state['scaler'] and self.accelerator.scaler is not None:
+        self.accelerator.scaler.load_state_dict(state['scaler'])
     for callback, (_, kept) in zip(self.callbacks, state['callbacks']): callback.load_state(kept)
     self.step, self.random = state['step'], state['random'][self.accelerator.process_index]
 
@@ -285,17 +297,19 @@ class Flips(Callback):
 
 # %% ../nbs/06_train.ipynb #2c4880a5
 class Photometric(Callback):
-    "Random changes of light and colour, now and then grey or blurred, for each picture of a batch."
-    def __init__(self, strength: float = .4): # of brightness, contrast and saturation; hue changes a quarter of it
-        self.change = nn.Sequential(augmentation.ColorJitter(strength, strength, strength, strength / 4, p=.8),
-                                    augmentation.RandomGrayscale(p=.1),
-                                    augmentation.RandomGaussianBlur((5, 5), (.1, 1.5), p=.2))
+    "Random changes of colour, greyscale and blur for each image of a batch."
+    def __init__(self, strength: float = .4): # of brightness, contrast, saturation; hue a quarter
+        self.change = nn.Sequential(
+            augmentation.ColorJitter(strength, strength, strength, strength / 4, p=.8),
+            augmentation.RandomGrayscale(p=.1),
+            augmentation.RandomGaussianBlur((5, 5), (.1, 1.5), p=.2))
 
-    def before_step(self, learn): learn.batch = learn.batch | dict(image=self.change(learn.batch['image']))
+    def before_step(self, learn):
+        learn.batch = learn.batch | dict(image=self.change(learn.batch['image']))
 
 # %% ../nbs/06_train.ipynb #18d31c1e
 class History(Callback):
-    "Fills `learn.history` with one dict a step: step, loss, lr. With parts or processes, the loss is their mean."
+    "Fills `learn.history`, one dict a step: step, loss (the mean over processes), lr."
     def __init__(self): self.losses, self.rates, self.parts = [], [], []
 
     def after_loss(self, learn): self.parts.append(learn.loss.detach())
@@ -307,13 +321,15 @@ class History(Callback):
 
     def after_fit(self, learn):
         values = torch.stack(self.losses).tolist() if self.losses else []
-        learn.history = [dict(step=i, loss=l, lr=r) for i, (l, r) in enumerate(zip(values, self.rates), 1)]
+        steps = enumerate(zip(values, self.rates), 1)
+        learn.history = [dict(step=i, loss=l, lr=r) for i, (l, r) in steps]
 
     def state(self):
         losses = torch.stack(self.losses).cpu() if self.losses else torch.zeros(0)
         return dict(losses=losses, rates=torch.tensor(self.rates, dtype=torch.double))
 
-    def load_state(self, state): self.losses, self.rates = list(state['losses']), state['rates'].tolist()
+    def load_state(self, state):
+        self.losses, self.rates = list(state['losses']), state['rates'].tolist()
 
 # %% ../nbs/06_train.ipynb #fcbc35fc
 class Progress(Callback):
@@ -323,10 +339,9 @@ class Progress(Callback):
         self.description, self.every = description, every
 
     def before_fit(self, learn):
-        hidden = not learn.accelerator.is_main_process
-        hidden = hidden or current_job() is not None
-        self.bar = ProgressBar(total=learn.steps, initial=learn.step, desc=self.description, unit=' steps',
-                               disable=hidden)
+        hidden = not learn.accelerator.is_main_process or current_job() is not None
+        self.bar = ProgressBar(total=learn.steps, initial=learn.step, desc=self.description,
+                               unit=' steps', disable=hidden)
         self.mean = None
 
     def after_step(self, learn):
@@ -342,7 +357,7 @@ class Progress(Callback):
 
 # %% ../nbs/06_train.ipynb #99cc129f
 class Checkpoint(Callback):
-    "Save network and state to `path` every `every` steps and at the end; `gwm_nb.checkpoints.load` opens it."
+    "Save network and state every `every` steps and at the end; `load` opens the file."
     def __init__(self, path: str | Path, # usually *.safetensors; its folder must exist
                  every: int = 500, # steps
                  **notes): # kept with the weights
@@ -375,12 +390,13 @@ def fit(data, # a data set of samples {image, flow, ...}, or the path of a clip 
         progress: bool | str = True, # show a progress bar; a string is its description
         augment=None, # callbacks that change batches; None: Flips()
         callbacks=(), # further Callback objects
-        resume: str | Path | None = None, # a file of Checkpoint: go on where it was written, with the same arguments
+        resume: str | Path | None = None, # a file of Checkpoint; the other arguments as they were
         **options # more options of Learner: batch_size, lr, loss, optimiser, schedule, device, ...
        ) -> Learner: # trained: .network, .history, .show_results()
     """Train a network to guess what moves in `data`.
 
-    Raises `ValueError` or `FileNotFoundError` for data that can't be used, `ValueError` when the loss is no number."""
+    Raises `ValueError` or `FileNotFoundError` for data that cannot be used, and `ValueError` when
+    the loss is NaN or infinite."""
     data = as_dataset(data)
     torch.manual_seed(seed)
     if isinstance(network, str): network = create_network(network, num_masks)
@@ -394,7 +410,7 @@ def fit(data, # a data set of samples {image, flow, ...}, or the path of a clip 
 # %% ../nbs/06_train.ipynb #457639ef
 @patch
 def resume(self: Learner, path: str | Path): # a file of Checkpoint
-    "Take weights and state from a checkpoint. Raises `ValueError` if it is of another kind of network or training."
+    "Load weights and state. Raises `ValueError` if the checkpoint is of another network or training."
     load(path, network=self.network)
     state = load_training(path)
     expected = dict(step=int, optimiser=dict, schedule=dict, callbacks=list, random=list)
