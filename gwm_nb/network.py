@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from fastcore.basics import patch
 from torch import Tensor
 
+# %% ../nbs/04_network.ipynb #netw0001
 from .files import Registry
 from .weights import TimmBackbone, is_model, timm_weights, unknown_model
 
@@ -87,6 +87,7 @@ class Normalise(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor: return (image - self.mean) / self.std # (B,3,H,W)
 
+# %% ../nbs/04_network.ipynb #29networ
 class SegmentationNetwork(nn.Module):
     """`backbone` and a decoder: image (B,3,H,W) in [0,1] to logits (B,K,h,w).
 

@@ -17,6 +17,7 @@ from fastcore.basics import patch, store_attr
 from torch import Tensor
 from torch.utils.data import Dataset
 
+# %% ../nbs/01_scenes.ipynb #scen0001
 from .drawing import (PHOTOS, Shape, Texture, pixel_grid, random_motion, random_shape,
                             random_texture)
 from .flow import estimate_flow, get_estimator
@@ -115,11 +116,13 @@ def _ends(self: Scene, t, gap):
         ends[label == k] = layer.move(self.grid[label == k], t, t + gap)
     return ends
 
+# %% ../nbs/01_scenes.ipynb #2bbdbde6
 @patch
 def flow(self: Scene, t: int = 0, gap: int = 1) -> Tensor: # (2,h,w) pixels
     "Exact flow from frame `t` to frame `t + gap`."
     return rearrange(self._ends(t, gap) - self.grid, 'h w c -> c h w').float()
 
+# %% ../nbs/01_scenes.ipynb #5c23dbbc
 @patch
 def occluded(self: Scene, t: int = 0, gap: int = 1) -> Tensor: # (h,w) bool
     "Pixels of frame `t` that another layer covers in frame `t + gap`, or that have left the frame."

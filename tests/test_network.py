@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn as nn
 
+import gwm_nb.checkpoints  # noqa: F401, registers the published networks
 from gwm_nb.network import (SegmentationNetwork, SmallBackbone, backbones, create_network, networks,
                             predict_masks)
 from gwm_nb.weights import TimmBackbone
