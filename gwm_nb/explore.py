@@ -25,7 +25,7 @@ from torch import Tensor
 from .files import lazily
 from .show import overlay
 from .flow import flow_to_rgb, limit_size, warp
-from .scenes import load_photo
+from .drawing import load_photo
 from .motion import bases, fit_motion, monomials, motion_fields, motion_grid, reconstruct
 from .network import predict_masks
 from .loss import ReconstructionLoss, explanation

@@ -33,9 +33,9 @@ from .files import (JobProgress, begin_part, cache_folder, find_below, find_clip
                           show_progress, visible, write_whole)
 from .annotations import Annotations
 from .show import overlay
-from .flow import estimate_flow, estimator_settings, get_estimator, resize_flow
+from .flow import estimate_flow, get_estimator, resize_flow
 from .motion import bases
-from .store import FlowSettings, check_room, shrink, working_size
+from .store import FlowSettings, check_room, estimator_settings, shrink, working_size
 from .videos import VideoFrames, find_masks, lonely_masks
 from .weights import is_model, unknown_model
 from .network import create_network, predict_masks

@@ -17,8 +17,9 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from .files import Registry, find_below, find_clips, nfc
 from .annotations import Annotations
-from .flow import DIS, RAFT, get_estimator
+from .flow import DIS, get_estimator
 from .store import FlowSettings, FlowStore, is_store, kept_store
+from .weights import RAFT
 
 # %% ../nbs/02_videos.ipynb #6ed5213e
 def find_masks(annotations: str | Path | Annotations, # named after the frames, or a film of as many masks

@@ -12,14 +12,16 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from gwm_nb import flow as room
-from gwm_nb.flow import (DIS, DIS_PRESETS, RAFT, estimate_flow, estimator_settings,
-                         flow_estimators, forward_backward_error, forward_backward_flow,
-                         get_estimator, occlusion_mask, resize_flow, warp)
+from gwm_nb import weights as room
+from gwm_nb.flow import (DIS, DIS_PRESETS, estimate_flow, flow_estimators, forward_backward_error,
+                         forward_backward_flow, get_estimator, occlusion_mask, resize_flow, warp)
 from gwm_nb.flow_files import FLO_MAGIC, read_flo, read_flow, read_kitti, write_flo, write_kitti
 from gwm_nb.loss import ReconstructionLoss, explanation
 from gwm_nb.motion import fit_motion, reconstruct
-from gwm_nb.scenes import MovingScenes, load_photo
+from gwm_nb.drawing import load_photo
+from gwm_nb.scenes import MovingScenes
+from gwm_nb.store import estimator_settings
+from gwm_nb.weights import RAFT
 
 frame = torch.rand(3, 60, 96, generator=torch.Generator().manual_seed(0))
 flow = torch.rand(2, 30, 50, generator=torch.Generator().manual_seed(1)) * 20 - 10
@@ -206,7 +208,7 @@ def test_raft_refuses_weights_that_are_not_its_own(tmp_path):
             RAFT(tmp_path / name, device="cpu")(frame[None], frame[None])
     with pytest.raises(FileNotFoundError, match="none.pth"):
         RAFT(tmp_path / "none.pth")
-    with pytest.raises(ValueError, match="at least once"):
+    with pytest.raises(ValueError, match="at least 1"):
         RAFT(updates=0)
 
 

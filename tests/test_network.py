@@ -3,7 +3,10 @@ import pytest
 import torch
 import torch.nn as nn
 
-from gwm_nb.network import SegmentationNetwork, SmallBackbone, TimmBackbone, backbones, create_network, networks, predict_masks
+import gwm_nb.checkpoints  # noqa: F401, registers the published networks
+from gwm_nb.network import (SegmentationNetwork, SmallBackbone, backbones, create_network, networks,
+                            predict_masks)
+from gwm_nb.weights import TimmBackbone
 
 SWIN = "swin_tiny_patch4_window7_224"
 
@@ -12,7 +15,8 @@ SWIN = "swin_tiny_patch4_window7_224"
     (dict(name="effnet_lite0"), "unknown backbone 'effnet_lite0'; did you mean .*efficientnet_lite0"), (dict(name="smal"), "did you mean small"), (dict(name="papper"), "did you mean paper"),
     (dict(name="resnet18.nonsense", pretrained=False), "unknown backbone"), (dict(pretrained=True), "learns from nothing"), (dict(num_masks=0), "at least 1"),
     (dict(name="paper", num_masks=0), "at least 1"), (dict(name="paper", freeze=False), "always frozen"), (dict(name="vgg11", pretrained=False), "full size"),
-    (dict(name="maxvit_tiny_tf_224", pretrained=False), "does not take pictures of any size"), (dict(name="coatnet_pico_rw_224", pretrained=False), "does not take pictures of any size"),
+    (dict(name="maxvit_tiny_tf_224", pretrained=False), "any size"),
+    (dict(name="coatnet_pico_rw_224", pretrained=False), "any size"),
     (dict(name="resnet18", pretrained="ofline"), "not .ofline."), (dict(name="resnet18", pretrained="none.pth"), "no such file")])
 def test_refusals(options, says):
     with pytest.raises(ValueError, match=says) as e:
@@ -81,7 +85,7 @@ def test_pictures_batches_and_streams_have_the_same_masks():
     torch.testing.assert_close(predict_masks(network, (p for p in pictures)), masks, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(predict_masks(network, list(pictures), batch_size=1), masks, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(predict_masks(network, pictures[3]), masks[3], atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         predict_masks(network, [])
 
 

@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader
 
 from gwm_nb import store as room
 from gwm_nb.files import find_clips, read_image
-from gwm_nb.flow import DIS, RAFT, estimate_flow, flow_estimators, resize_flow
+from gwm_nb.flow import DIS, estimate_flow, flow_estimators, resize_flow
 from gwm_nb.flow_files import write_flo
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.store import DamagedStore, FlowSettings, FlowStore, fill_store, kept_store, make_store, plan_store, shrink, working_size
+from gwm_nb.store import (DamagedStore, FlowSettings, FlowStore, fill_store, kept_store, make_store,
+                          plan_store, shrink, working_size)
+from gwm_nb.weights import RAFT
 from gwm_nb.videos import GapSamples
 
 SETTINGS = FlowSettings(size=(32, 48), gaps=(1, 2, -1, -2))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gwm_nb.polish import Polished, get_polisher
-from gwm_nb.scenes import load_photo
+from gwm_nb.drawing import load_photo
 
 
 @pytest.fixture(scope="module")
