@@ -43,7 +43,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from .files import (TRUTH_FOLDERS, cache_folder, find_clips, fits, lazily, list_images, locked,
                           parse_json, read_image, readable_size, write_whole)
 from .scenes import MovingScenes
-from .store import FlowSettings, FlowStore, is_store, kept_store, plan_store, plan_summary, shrink
+from .store import FlowSettings, FlowStore, is_store, cached_store, plan_store, plan_summary, shrink
 from .clips import frame_names
 from .annotations import Annotations
 from .videos import (GapSamples, VideoFrames, data_sets, find_data_sets, find_masks, known_data_set,
@@ -713,7 +713,7 @@ def _gap_samples(name, folder, data):
     "Random samples of one data set, without the clips that are held out."
     settings = replace(_flow_settings(data), gaps=data_sets[name].gaps)
     if data.stores: store = FlowStore(Path(data.stores)/f'{folder.name}-flow')
-    else: store = kept_store(find_clips(folder), settings)
+    else: store = cached_store(find_clips(folder), settings)
     store.clips = {clip: rows for clip, rows in store.clips.items() if clip not in data.held_out}
     if not store.clips: raise ValueError(f'{folder}: all clips are held out, there is nothing to train on')
     return GapSamples(store, both=data.both)

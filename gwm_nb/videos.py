@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from .files import find_below, find_clips, nfc
 from .annotations import Annotations
 from .flow import DIS, RAFT, get_estimator
-from .store import FlowSettings, FlowStore, is_store, kept_store
+from .store import FlowSettings, FlowStore, is_store, cached_store
 
 # %% ../nbs/02_videos.ipynb #6ed5213e
 def find_masks(annotations: str | Path | Annotations, # named after the frames, or a film of as many masks
@@ -86,11 +86,11 @@ class VideoFrames(Dataset):
         else:
             found = find_clips(path, clips)
             self.store, self.gaps = _own_store(found, settings or FlowSettings())
-        lonely = ~self.store.exists[:, 1:].any(1)
-        if lonely.any():
-            name = self.store.names[lonely.argmax()]
-            raise ValueError(f'{path}: frame {name} has no flow of any of the gaps {self.gaps}; the clip is too short')
         self.names = self.store.names
+        for row, name in enumerate(self.names):
+            if not any(self.store.has(row, gap) for gap in self.store.gaps):
+                raise ValueError(f'{path}: frame {name} has no flow of any of the gaps {self.gaps}; '
+                                 'the clip is too short')
         self.masks = _all_masks(self.path, found, self.store, masks) if masks else {}
 
     def __len__(self): return len(self.store)
@@ -109,7 +109,7 @@ def _own_store(clips, settings):
     gaps = settings.gaps
     if len(gaps) > 2: raise ValueError(f'a sample has at most two flows; gaps are {gaps}')
     both_ways = dict.fromkeys([*gaps, *(-g for g in gaps)])
-    return kept_store(clips, replace(settings, gaps=tuple(both_ways))), gaps
+    return cached_store(clips, replace(settings, gaps=tuple(both_ways))), gaps
 
 # %% ../nbs/02_videos.ipynb #9d2cc051
 def _given_store(path, settings, masks, clips):
@@ -237,7 +237,7 @@ def training_samples(names: str, # data sets joined by +, e.g. 'DAVIS+FBMS+STv2'
     found = []
     for name, folder in find_data_sets(names, data).items():
         if stores is not None: store = FlowStore(Path(stores)/f'{folder.name}-flow')
-        else: store = kept_store(find_clips(folder), replace(settings, gaps=data_sets[name].gaps))
+        else: store = cached_store(find_clips(folder), replace(settings, gaps=data_sets[name].gaps))
         found.append(GapSamples(store, both=both))
     return ConcatDataset(found)
 

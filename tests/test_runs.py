@@ -333,7 +333,7 @@ def no_flow(monkeypatch):
     "Flow must not be made."
     def fail(*args): raise AssertionError("flow is made although the settings are wrong")
     for name in ("runs", "videos"):
-        monkeypatch.setattr(f"gwm_nb.{name}.kept_store", fail)
+        monkeypatch.setattr(f"gwm_nb.{name}.cached_store", fail)
 
 
 def write_clips(root):
