@@ -174,19 +174,20 @@ def gwm_flow(source: str, # a clip, a folder of clips, a data set, or several as
              preset: str | None = None, # of dis: ultrafast, fast, medium
              weights: str | None = None, # of raft: a file of torchvision's; default: fetched
              batch: int | None = None, # pairs at once; default: 8 for raft on a GPU, else 1
-             clear_cache: bool = False # remove all flow that commands have kept in the cache
+             clear_cache: bool = False # remove all flow in the cache
             ):
-    "Compute the flow of clips once, and keep it for training. Interrupted, it continues where it was."
+    "Compute the flow of clips once, and store it for training. Finished clips survive an interruption."
     if not (source or clear_cache): raise ValueError('source is missing (or give --clear-cache)')
     for name, value in dict(workers=workers, batch=batch).items():
         if value is not None and value < 1: raise ValueError(f'{name} must be at least 1 (got {value})')
     from gwm_nb.files import cache_folder, find_clips, readable_size
-    from gwm_nb.store import (FlowSettings, FlowStore, clear_kept, fill_store, flows_there, plan_store,
+    from gwm_nb.store import (FlowSettings, clear_cached_stores, make_store, plan_store,
                               plan_summary)
     from gwm_nb.videos import flow_estimator, flow_sources, parse_size
     if clear_cache:
-        removed, freed = clear_kept()
-        return print(f'{cache_folder()/"flow"}: {removed} kept flows removed, {readable_size(freed)}')
+        removed, freed = clear_cached_stores()
+        size = readable_size(freed)
+        return print(f'{cache_folder()/"flow"}: {removed} flow stores removed, {size}')
     size, jobs = size and parse_size(size), []
     sources = flow_sources(source, data)
     if out and len(sources) > 1:
@@ -199,11 +200,8 @@ def gwm_flow(source: str, # a clip, a folder of clips, a data set, or several as
         size = size or plan['settings']['size']      # data sets trained on together need one size
         jobs.append((folder, plan, clips, settings))
         print(f'{path}: {plan_summary(plan)} in {folder}', flush=True)
-        there = flows_there(folder, plan)
-        if there: print(f'{folder}: {there[0]:,} of {there[1]:,} flows are there already', flush=True)
     for folder, plan, clips, settings in jobs:
-        fill_store(folder, plan, clips, settings, workers, batch)
-        FlowStore(folder, verify=True)
+        make_store(folder, clips, settings, workers, batch, plan)
         print(f'{folder}: complete, every row verified')
 
 # %% ../nbs/29_commands.ipynb #ac9b1ed1

@@ -35,7 +35,7 @@ from .annotations import Annotations
 from .show import overlay
 from .flow import estimate_flow, get_estimator, resize_flow
 from .motion import bases
-from .store import FlowSettings, check_room, estimator_settings, shrink, working_size
+from .store import FlowSettings, check_free_space, estimator_settings, shrink, working_size
 from .videos import VideoFrames, find_masks, lonely_masks
 from .weights import is_model, unknown_model
 from .network import create_network, predict_masks
@@ -276,7 +276,7 @@ def check_inputs(job: Job, # with clip, out and what shall be written
     check_foreign_files(job.out, [*job.files(), *more])
     if masks: job.truths = _truths(masks, job.names, job.size, job.notes)
     h, w = working_size(job.size)
-    check_room(job.out, len(job.names) * (h * w * numbers * 2 + job.size[0] * job.size[1] // 20), 'the result')
+    check_free_space(job.out, len(job.names) * (h * w * numbers * 2 + job.size[0] * job.size[1] // 20), 'the result')
     for note in [] if quiet else job.notes: say(f'{job.clip.name}: {note}')
     return job
 

@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from .files import Registry, find_below, find_clips, nfc
 from .annotations import Annotations
 from .flow import DIS, get_estimator
-from .store import FlowSettings, FlowStore, is_store, kept_store
+from .store import FlowSettings, FlowStore, is_store, cached_store
 from .weights import RAFT
 
 # %% ../nbs/02_videos.ipynb #6ed5213e
@@ -87,11 +87,11 @@ class VideoFrames(Dataset):
         else:
             found = find_clips(path, clips)
             self.store, self.gaps = _own_store(found, settings or FlowSettings())
-        lonely = ~self.store.exists[:, 1:].any(1)
-        if lonely.any():
-            name = self.store.names[lonely.argmax()]
-            raise ValueError(f'{path}: frame {name} has no flow of any of the gaps {self.gaps}; the clip is too short')
         self.names = self.store.names
+        for row, name in enumerate(self.names):
+            if not any(self.store.has(row, gap) for gap in self.store.gaps):
+                raise ValueError(f'{path}: frame {name} has no flow of any of the gaps {self.gaps}; '
+                                 'the clip is too short')
         self.masks = _all_masks(self.path, found, self.store, masks) if masks else {}
 
     def __len__(self): return len(self.store)
@@ -117,7 +117,7 @@ def _own_store(clips, settings):
     gaps = settings.gaps
     if len(gaps) > 2: raise ValueError(f'a sample has at most two flows; gaps are {gaps}')
     both_ways = dict.fromkeys([*gaps, *(-g for g in gaps)])
-    return kept_store(clips, replace(settings, gaps=tuple(both_ways))), gaps
+    return cached_store(clips, replace(settings, gaps=tuple(both_ways))), gaps
 
 # %% ../nbs/02_videos.ipynb #9d2cc051
 def _given_store(path, settings, masks, clips):
@@ -242,7 +242,7 @@ def training_samples(names: str | dict, # data sets joined by +, or {name: folde
     found = []
     folders = names if isinstance(names, dict) else find_data_sets(names, data)
     for name, folder in folders.items():
-        store = kept_store(find_clips(folder), replace(settings, gaps=data_sets[name].gaps))
+        store = cached_store(find_clips(folder), replace(settings, gaps=data_sets[name].gaps))
         store.clips = {clip: rows for clip, rows in store.clips.items() if clip not in held_out}
         found.append(GapSamples(store, both=both))
     return ConcatDataset(found)

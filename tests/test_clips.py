@@ -202,7 +202,7 @@ def test_what_is_no_clip_is_one_line(tmp_path, capfd):
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nother.ts\n#EXT-X-ENDLIST\n")
     (tmp_path / "list.txt").write_text("ffconcat version 1.0\nfile other.mp4\n")
     (tmp_path / "empty.mp4").write_bytes(b""), os.mkfifo(tmp_path / "pipe.mp4")
-    for name, line in {"sound.mp4": "not a readable video .there are no moving pictures", "secret.mp4": "this video is encrypted", "list.m3u8": "not a readable", "list.txt": "not a readable|no frames",
+    for name, line in {"sound.mp4": "not a readable video .it has no video stream", "secret.mp4": "this video is encrypted", "list.m3u8": "not a readable", "list.txt": "not a readable|no frames",
                        "empty.mp4": "the file is empty", "pipe.mp4": "neither a file nor a folder"}.items():
         with pytest.raises(ValueError, match=f"{name}: .*({line})") as e: count_frames(tmp_path / name)
         assert "\n" not in str(e.value)

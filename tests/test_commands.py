@@ -346,7 +346,7 @@ def test_flow_files_of_other_proportions_are_refused_by_name(tmp_path, capsys, m
             for t in range(5):
                 if 0 <= t + gap < 5: write_flo(tmp_path / name / f"Flows_gap{gap}/a/{t:05d}.flo", torch.zeros(2, *size))
         end = call(gwm_flow, capsys, monkeypatch, name, "--method", "files", "--gaps", "1", "-1")[1]
-        if name == "padded": assert "Flows_gap1/a/00000.flo: this flow is 104x64, its frames are 100x60: other proportions" in end.replace("Flows_gap-1", "Flows_gap1")
+        if name == "padded": assert "Flows_gap1/a/00000.flo: this flow is 104x64, its frames are 100x60" in end.replace("Flows_gap-1", "Flows_gap1")
         else: assert end is None
 
 
@@ -424,41 +424,54 @@ def test_names_that_are_no_text(tmp_path):
 
 def test_the_cache_has_a_limit_and_can_be_cleared(tmp_path, capsys, monkeypatch):
     import gc
-    from gwm_nb.files import find_clips
-    from gwm_nb.store import FlowSettings, kept_store
     from gwm_nb.commands import gwm_flow
+    from gwm_nb.files import find_clips
+    from gwm_nb.store import FlowSettings, cached_store
     monkeypatch.setenv("GWM_CACHE", str(tmp_path / "cache"))
     clips = find_clips(folder(tmp_path / "clip", FRAMES))
-    def kept(): return {f.name for f in (tmp_path / "cache/flow").iterdir() if f.is_dir()}
-    first = kept_store(clips, FlowSettings((32, 48)))
-    names, oldest = kept(), first.folder.name
-    os.utime(first.folder, (1, 1))
-    second = kept_store(clips, FlowSettings((48, 64)))
-    assert kept() > names
-    size = sum(f.stat().st_blocks * 512 for f in second.folder.rglob("*") if f.is_file())
+    def stores(): return {f.name for f in (tmp_path / "cache/flow").iterdir() if f.is_dir()}
+    def store(width): return cached_store(clips, FlowSettings((32, width)))
+    oldest, second = store(48), store(64)
+    name = oldest.folder.name
+    os.utime(oldest.folder, (1, 1))
+    size = sum(f.stat().st_size for f in second.folder.rglob("*") if f.is_file())
     monkeypatch.setenv("GWM_CACHE_LIMIT", str(2.5 * size / 1e9))
-    third = kept_store(clips, FlowSettings((48, 80)))
-    assert oldest in kept() and len(kept()) == 3                    # over the limit, but all are in use
-    del first
+    third = store(80)
+    assert name in stores() and len(stores()) == 3          # over the limit, but all are in use
+    del oldest
     gc.collect()
-    again = kept_store(clips, FlowSettings((48, 80)))
-    assert oldest not in kept() and again.folder == third.folder
-    del second, third, again
+    third = store(80)
+    assert stores() == {second.folder.name, third.folder.name}
+    del second
     gc.collect()
-    assert "2 kept flows removed" in call(gwm_flow, capsys, monkeypatch, "--clear-cache")[0] + str(kept())
-    assert kept() == set()
+    assert "1 flow stores removed" in call(gwm_flow, capsys, monkeypatch, "--clear-cache")[0]
+    assert stores() == {third.folder.name} and third.image(0).any()         # still in use
+    del third
+    gc.collect()
+    call(gwm_flow, capsys, monkeypatch, "--clear-cache")
+    assert not any((tmp_path / "cache/flow").iterdir())
     monkeypatch.setenv("GWM_CACHE_LIMIT", "much")
-    with pytest.raises(ValueError, match="GWM_CACHE_LIMIT must be a number of GB, not 'much'"): kept_store(clips, FlowSettings((32, 48)))
+    with pytest.raises(ValueError, match="GWM_CACHE_LIMIT must be .*'much'"): store(48)
 
 
-def test_what_killed_runs_leave_is_removed_by_the_next(segment, tmp_path, monkeypatch):
-    import tempfile
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    for place in (f"tmp/gwm_nb-{dead.pid}-abc/flow", f"tmp/gwm_nb-{os.getpid()}-abc", "out/.unfinished-xyz/soft-abc"): (tmp_path / place).mkdir(parents=True)
+def test_flow_in_use_by_a_program_that_was_killed_can_be_removed(tmp_path, monkeypatch):
+    from gwm_nb.store import clear_cached_stores
+    monkeypatch.setenv("GWM_CACHE", str(tmp_path / "cache"))
+    code = ("import os, signal, sys\nfrom gwm_nb.files import find_clips\n"
+            "from gwm_nb.store import FlowSettings, cached_store\n"
+            "store = cached_store(find_clips(sys.argv[1]), FlowSettings((32, 48)))\n"
+            "print(flush=True), sys.stdin.readline(), os.kill(os.getpid(), signal.SIGKILL)")
+    argv = [sys.executable, "-c", code, folder(tmp_path / "clip", FRAMES)]
+    user = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    user.stdout.readline()
+    assert clear_cached_stores() == (0, 0)                  # another program uses it
+    user.communicate(b"\n")
+    assert clear_cached_stores()[0] == 1 and not any((tmp_path / "cache/flow").iterdir())
+
+
+def test_what_killed_runs_leave_is_removed_by_the_next(segment, tmp_path):
+    (tmp_path / "out/.unfinished-xyz/soft-abc").mkdir(parents=True)
     assert segment(folder(tmp_path / "clip", FRAMES), "out", "--preset", "gwm", "--steps", 1)[1] is None
-    assert [f.name for f in (tmp_path / "tmp").glob("gwm_nb-*")] == [f"gwm_nb-{os.getpid()}-abc"]
     assert not [f for f in (tmp_path / "out").iterdir() if f.is_dir()]
 
 

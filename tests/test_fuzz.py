@@ -12,7 +12,7 @@ import shutil
 import struct
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ from gwm_nb.paper import paper_network
 from gwm_nb.callbacks import Log
 from gwm_nb.configuration import KEYS, Config, make_config
 from gwm_nb.segment import Result
-from gwm_nb.store import FlowSettings, FlowStore, _seal, make_store
+from gwm_nb.store import FlowSettings, FlowStore, StoredClip, make_store
 from gwm_nb.train import Flips, History, Learner
 from gwm_nb.weights import read_weights
 
@@ -420,7 +420,7 @@ class ALog(Stranger):
 
 
 class AStore(Stranger):
-    "Its checksums are those of what the stranger wrote."
+    "Its folders are named as its plan says."
     def __init__(self, root):
         (root / "clip").mkdir()
         for t in range(3):
@@ -431,12 +431,10 @@ class AStore(Stranger):
         self.valid = json.loads(self.file.read_text())
 
     def write(self, text):
-        try:
-            description = json.loads(text)
-            plan = description["attributes"]
-            plan.pop("checksum")
-            text = json.dumps(description | dict(attributes=plan | dict(checksum=_seal(plan))))
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError): pass
+        with suppress(AttributeError, IndexError, KeyError, OSError, RecursionError, TypeError, ValueError):
+            plan = json.loads(text)["attributes"]
+            clip = StoredClip(self.file.parent, plan["settings"], plan["clips"][0])
+            next(self.file.parent.glob("*/flows")).parent.rename(clip.folder)
         super().write(text)
 
     def read(self, out):
@@ -451,13 +449,12 @@ class AnArray(AStore):
     "The description of one of its arrays."
     def __init__(self, root):
         super().__init__(root)
-        self.store, self.file = self.file.parent, self.file.parent / "flow_1/zarr.json"
+        self.store, self.file = self.file.parent, next(self.file.parent.glob("*/flows/zarr.json"))
         self.valid = json.loads(self.file.read_text())
 
     def write(self, text): self.file.write_text(text, encoding="utf-8")
 
-    def read(self, out):
-        for name in ("images", "flow_1"): FlowStore(self.store)._read(name, 0)
+    def read(self, out): FlowStore(self.store).flow(0, 1)
 
 
 STRANGERS = [AResult, AnEarlierResult, ANetwork, APaperNetwork, ATraining, AResume, AReport, ALog,

@@ -39,7 +39,7 @@ def refused(preset, data, out, *changes):
 def no_flow(monkeypatch):
     "Flow must not be made."
     def fail(*args): raise AssertionError("flow is made although the options are wrong")
-    monkeypatch.setattr(videos, "kept_store", fail)
+    monkeypatch.setattr(videos, "cached_store", fail)
 
 
 def test_samples_belong_to_their_number():

@@ -120,7 +120,7 @@ def test_command_makes_each_data_set_with_its_gaps(data, tmp_path, call):
     ("CLIP --gaps one", "invalid int"), ("CLIP --method magic", "'magic'"),
     ("CLIP --preset slow", "'slow'"), ("CLIP --method raft --preset fast", "'preset'"),
     ("CLIP --method raft --weights none.pth", "none.pth"), ("CLIP --method files", "gap 1"),
-    ("CLIP --size 32", "HEIGHTxWIDTH"), ("CLIP --size 8x8", "too small"),
+    ("CLIP --size 32", "HEIGHTxWIDTH"), ("CLIP --size 8x8", "at least 16x16"),
     ("CLIP --resample lanczos", "lanczos"), ("CLIP --workers 0", "workers must be at least 1"),
     ("CLIP --batch 0", "batch must be"), ("CLIP --longest 0", "longest must be"),
     ("CLIP --out DATA", "flow store"), ("CLIP --out /proc/gwm", "/proc"),
@@ -298,12 +298,3 @@ def test_data_sets_that_are_not_there(data):
                        (lambda: videos.find_data_sets("DAVIS+STv2", data), "SegTrackv2 or STv2")):
         with pytest.raises((ValueError, FileNotFoundError), match=says):
             call()
-
-
-def test_a_store_of_version_1_is_refused_everywhere(tmp_path, call, drift):
-    (tmp_path / "dog-flow").mkdir()
-    (tmp_path / "dog-flow/store.json").write_text("{}")
-    with pytest.raises(ValueError, match="version 1.*another folder"):
-        VideoFrames(tmp_path / "dog-flow")
-    assert "version 1" in call(gwm_flow, drift, cwd=tmp_path)[1]
-    assert [f.name for f in tmp_path.rglob("*")] == ["dog-flow", "store.json"]

@@ -1,10 +1,10 @@
-"Benchmarks of reading and writing flow: `pytest tests/bench`. Compare lines of one run; ratios last longer than seconds."
+"Reading and writing flow: `pytest tests/bench`. Compare lines of one run."
 import itertools
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from inputs import frame_pixels, write_image
 from torch.utils.data import DataLoader
 
 from gwm_nb.files import read_image
@@ -21,14 +21,13 @@ SIZE, GAPS, N = (128, 224), (1, 2, -1, -2), 24
 def clip(tmp_path_factory):
     "Frames of 480x854 as JPEG, and flow of both directions as .flo files of that size."
     root = tmp_path_factory.mktemp("bench")
-    picture = (MovingScenes(1, seed=14, size=(480, 854)).scene(0).frame(0) * 255).round().byte().permute(1, 2, 0).numpy()[..., ::-1]
-    (root / "clip").mkdir()
-    for gap in (1, -1):
-        (root / f"gap{gap}").mkdir()
+    image = frame_pixels(MovingScenes(1, seed=14, size=(480, 854)).scene(0), 0)
     for t in range(N):
-        cv2.imwrite(str(root / f"clip/{t:05d}.jpg"), np.roll(picture, 3 * t, 1))
+        write_image(root / f"clip/{t:05d}.jpg", np.roll(image, 3 * t, 1))
         for gap in (1, -1):
-            write_flo(root / f"gap{gap}/{t:05d}.flo", torch.from_numpy(np.random.default_rng(t).standard_normal((2, 480, 854), np.float32)))
+            (root / f"gap{gap}").mkdir(exist_ok=True)
+            flow = np.random.default_rng(t).standard_normal((2, 480, 854), np.float32)
+            write_flo(root / f"gap{gap}/{t:05d}.flo", torch.from_numpy(flow))
     return root
 
 
@@ -46,7 +45,8 @@ def test_read_a_training_sample(benchmark, clip, store, way):
     "A frame and two flows at 128x224."
     samples, turn = GapSamples(store, both=True), itertools.cycle(range(1, N - 1))
     benchmark.group = "one training sample"
-    benchmark(lambda: from_files(clip, next(turn)) if way == "480p files" else samples[next(turn)])
+    read = samples.__getitem__ if way == "store" else lambda t: from_files(clip, t)
+    benchmark(lambda: read(next(turn)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -56,14 +56,15 @@ def test_loader(benchmark, store, workers):
         def __len__(self): return 800
         def __getitem__(self, i): return super().__getitem__(i % N)
 
-    loader = DataLoader(Many(store, both=True), 8, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(Many(store, both=True), 8, num_workers=workers,
+                        persistent_workers=workers > 0)
     benchmark.group = "800 samples through a loader"
     benchmark.pedantic(lambda: sum(1 for _ in loader), rounds=3, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("verify", [False, True])
 def test_open(benchmark, store, verify):
-    "114 chunks: found by their names, or read."
+    "Found by its folder, or every chunk read."
     benchmark.group = "opening a store of 24 frames and 90 flows"
     benchmark(lambda: FlowStore(store.folder, verify))
 
