@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset
 
-from gwm_nb.evaluate import (border_ratio, boundary, boundary_f, choose_object, evaluate, jaccard,
-                             motion_ratio, object_mask, over_time, own_motion, show_ranked)
+from gwm_nb.evaluate import (border_ratio, boundary_f, choose_object, evaluate, jaccard,
+                             object_mask, over_time, show_ranked)
 from gwm_nb.flow import DIS
 from gwm_nb.network import predict_masks
 from gwm_nb.scenes import MovingScenes
@@ -76,12 +76,6 @@ def test_names_behind_a_subset():
     assert named == {"s2": ["00002", "00003"], "s0": ["00003", "00004", "00002"]}
 
 
-def test_a_list_of_samples_in_any_order():
-    data = Watched(sequences=2, frames=3)
-    samples = [data[i] for i in (5, 0, 3, 1, 4, 2)]
-    assert list(evaluate(Bright(), samples)["sequences"]["s0"]) == ["00000", "00001", "00002"]
-
-
 def test_means_over_sequences_of_means_over_annotated_frames():
     "A sequence of one wrong frame weighs as much as one of three right frames."
     samples = [Watched(frames=4)[i] | dict(name=f"long/{i}") for i in range(4)]
@@ -109,12 +103,6 @@ def test_masks_come_to_the_size_of_the_annotation():
 def test_nothing_to_measure(function):
     with pytest.raises(ValueError, match="no sample has a mask"):
         function(Bright(), [without(s, "mask") for s in Watched(1, 2)])
-
-
-def test_network_is_left_as_it_was_found():
-    network = Bright().train()
-    evaluate(network, Watched(sequences=1, frames=2))
-    assert network.training
 
 
 def test_evaluate_reports_f_of_the_label_free_choice():
@@ -163,18 +151,6 @@ def test_one_of_each_kind_at_least():
     assert 0 < choose_object(even).sum() < 4
 
 
-def test_the_rule_has_limits_that_the_text_names():
-    "An object along the border; and a background in stripes whose parts are judged apart."
-    wide, truth = torch.zeros(2, 96, 160, dtype=torch.bool)
-    wide[52:] = truth[56:, 50:110] = True
-    assert choose_object(frame_of(~wide, wide)).tolist() == [True, False]
-    even = (torch.arange(96) % 2 == 0)[:, None]
-    striped = frame_of(~truth & even, truth, ~truth & ~even)
-    assert border_ratio(frame_of(~truth)).item() > 1
-    assert choose_object(striped).tolist() == [False, True, True]
-    assert choose_object(frame_of(~truth, truth)).tolist() == [False, True]
-
-
 def shared_background():
     "An object that moves and touches the border; three masks share the background unevenly."
     truth, middle = torch.zeros(2, 4, 40, 60)
@@ -192,19 +168,6 @@ def test_masks_that_share_a_background_are_judged_by_a_clear_margin(scale):
     large = torch.nn.functional.interpolate(flow, scale_factor=scale)
     assert choose_object(masks).tolist() == [True, False, False, False]
     assert choose_object(masks, large).tolist() == [False, False, False, True]
-
-
-def test_a_cue_without_a_margin_is_not_asked():
-    "Both masks move alike but for a few percent; the border tells them apart."
-    truth = torch.zeros(4, 40, 60)
-    truth[:, 10:30, 20:40] = 1
-    noise = 2 * torch.randn(4, 2, 40, 60, generator=torch.Generator().manual_seed(0))
-    masks = torch.stack([1 - truth, truth], 1)
-    moves = motion_ratio(masks, own_motion(noise))
-    assert .9 < moves.min() and moves.max() < 1.1
-    for factor in (0, .05, -.05):
-        flow = noise * (1 + factor * truth[:, None])
-        assert choose_object(masks, flow).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("motion, border, chosen", [
@@ -239,13 +202,6 @@ def test_only_what_is_shown_is_loaded_twice():
     data = Watched(sequences=2, frames=5)
     show_ranked(Bright(), data, ranks=(0., 1.))
     assert sorted(data.asked) == [1] * 8 + [2] * 2
-
-
-def test_the_motions_of_the_reconstruction_are_those_asked_for():
-    scenes = MovingScenes(2, seed=1000, size=(48, 80))
-    explained = [show_ranked(Bright(), scenes, (0.,), basis).axes[3].images[0].get_array()
-                 for basis in ("translation", "quadratic")]
-    assert np.abs(explained[0] - explained[1]).max() > .05
 
 
 # ---- 09_segment
@@ -285,16 +241,6 @@ def test_annotation_of_another_size_is_named(clip, tmp_path):
     write_image(tmp_path / "truth/00001.png", np.zeros((10, 20), np.uint8))
     with pytest.raises(ValueError, match=r"truth/00001.png is 20x10, .* 96x64"):
         segment_clip(clip, tmp_path / "out", masks=tmp_path / "truth")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_network_that_needs_its_own_size_says_so_in_one_line(clip, tmp_path, monkeypatch):
-    class Stubborn(Bright):
-        def forward(self, image):
-            raise AssertionError("Input height (64) doesn't match model (224).")
-    monkeypatch.setattr("gwm_nb.segment.create_network", lambda *a: Stubborn())
-    with pytest.raises(ValueError, match="'small' .*Input height"):
-        segment_clip(clip, tmp_path / "out", preset="gwm", steps=1)
     assert not (tmp_path / "out").exists()
 
 
@@ -356,24 +302,6 @@ def test_f_agrees_with_its_definition(size, some):
     np.testing.assert_allclose(given, expected, rtol=0, atol=1e-9)
     J = [[(a & b).sum() / (a | b).sum() if (a | b).any() else 1. for b in masks] for a in masks]
     np.testing.assert_allclose(jaccard(masks[:, None], masks[None]), J, rtol=0, atol=1e-9)
-
-
-def test_f_by_hand():
-    "Radius 1. A boundary lies on the left or upper pixel of each change."
-    truth = np.zeros((20, 30), bool)
-    truth[:, 10:] = True                                  # the boundary is column 9: 20 pixels
-    near, far, half = truth.copy(), truth.copy(), truth.copy()
-    near[:, 10] = False                                   # column 10: all within the radius
-    far[:, 10:13] = False                                 # column 12: none is
-    half[:10, 10:13] = False      # 9 rows of column 12 (and row 9, a corner), row 9, below it 9
-    assert boundary_f(near, truth) == 1 and boundary_f(far, truth) == 0
-    assert boundary(near)[:, 10].all() and boundary(near).sum() == 20
-    edge = boundary(half)
-    assert edge[:10, 12].all() and edge[10:, 9].all() and edge[9, 9:13].all() and edge.sum() == 23
-    P, R = 12 / 23, 12 / 20  # 10 below, (9,9), (9,10); of the truth rows 8-19
-    assert boundary_f(half, truth) == pytest.approx(2 * P * R / (P + R), abs=1e-12)
-    assert boundary_f(truth, truth & False) == 0 and boundary_f(truth | True, truth & False) == 1
-    assert jaccard(half, truth) == pytest.approx((20 * 20 - 30) / 400)
 
 
 def test_void_counts_for_neither():

@@ -8,8 +8,7 @@ from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network, paper_recipe, paper_schedule
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.store import FlowSettings
-from gwm_nb.train import (Callback, Checkpoint, Flips, Learner, Photometric, adamw, fit, flip,
-                          training_loader, training_order)
+from gwm_nb.train import Callback, Checkpoint, Flips, Learner, Photometric, adamw, fit, flip
 from gwm_nb.videos import training_samples
 from inputs import fill_network, write_davis
 
@@ -148,21 +147,6 @@ def test_flips_are_repeatable_and_mirror_whole_batches(scenes):
     torch.testing.assert_close(flip(dict(flow=plain))["flow"], mirrored)
 
 
-def test_a_checkpoint_is_a_network(scenes, tmp_path):
-    file = tmp_path / "net.safetensors"
-    learn = teach(scenes, 5, Checkpoint(file, every=2), network=create_network("small", 3))
-    again, picture = load(file), torch.rand(1, 3, *SIZE)
-    assert list(tmp_path.iterdir()) == [file]
-    assert again.num_masks == 3 and again.notes["step"] == 5
-    logits = learn.network.cpu()(picture)
-    torch.testing.assert_close(again(picture), logits, atol=1e-5, rtol=1e-4)
-
-
-def test_labels_never_reach_a_batch(scenes):
-    batches = list(training_loader(scenes, training_order(6, 3, 2, seed=0)))
-    assert "mask" in scenes[0] and [set(b) for b in batches] == [{"image", "flow", "name"}] * 3
-
-
 # ---- the recorded runs of the published code
 
 # Their true gradient is zero (softmax takes no notice of one map added to every mask; the decoder's
@@ -244,7 +228,7 @@ class Crash(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("crash", [3, 4, 5, 7])
+@pytest.mark.parametrize("crash", [3, 5, 7])
 def test_resumed_is_uninterrupted(scenes, tmp_path, crash):
     def run(name, at, **options):
         callbacks = [Checkpoint(tmp_path / name, every=3), Crash(at)]
