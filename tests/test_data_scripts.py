@@ -346,13 +346,6 @@ def test_scripts_list_what_was_published(script):
     assert len(set(cut)) == len(cut) and set(cut) <= set(moca.SEQUENCES)
 
 
-@pytest.mark.parametrize("name, place", [("fbms", "data/FBMS"), ("cub", "data")])
-def test_the_archive_may_be_unpacked_where_the_output_goes(name, place, run, small):
-    summary = small(name)
-    unpacked(name, run.work / place)
-    assert summary in run(name, "data") and "already complete" in run(name, "data")
-
-
 @pytest.mark.parametrize("frames", [["cars"], ["cars1_01", "cars1_001"]])
 def test_fbms_frames_without_or_with_equal_numbers(frames, run, tmp_path):
     files = {f"Testset/cars1/{name}.jpg": picture(".jpg") for name in frames}
@@ -455,13 +448,6 @@ def test_moca_reads_both_tables_and_names_wrong_lines(script):
                        (b"frame,box\n1,2\n", "file_list and spatial_coordinates")):
         with pytest.raises(ValueError, match=says):
             read(data)
-
-
-def test_moca_stops_at_frame_300(script):
-    plan, box = script("moca").plan_sequence, (0, 0, 1, 1)
-    jobs, missing = plan("crab", dict.fromkeys(range(400)), {0: box, 399: box})
-    assert (len(jobs), jobs[-1].target, missing) == (200, "Annotations/crab/00099.png", [])
-    assert plan("crab", {}, {3: box}) == ([], ["no frame crab/00000", "no frame crab/00003"])
 
 
 @pytest.mark.parametrize("sequence, rows, columns", [

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.autograd import gradcheck
 
 from gwm_nb import basis, fast_fit
 from gwm_nb.basis import Basis
@@ -78,14 +77,6 @@ def test_same_number_as_fit_and_reconstruct(name):
         both = (value_and_gradients(form, logits, flow) for form in (error, plain))
         for a, b in zip(*both):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-
-
-def test_gradient_of_flow():
-    logits, flow = batch(1, 2, 4, 5, torch.float64)
-    flow.requires_grad_()
-    assert gradcheck(lambda l, f: fit_error(l.softmax(1), f), (logits, flow), atol=1e-5)
-    theta = lambda l, f: fit_motion_fast(l.softmax(1), f, "planar", ridge=0.)
-    assert gradcheck(theta, (logits, flow), atol=1e-5)
 
 
 @pytest.mark.parametrize("radius", [.3, .01])

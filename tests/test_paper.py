@@ -3,7 +3,6 @@ import copy
 import json
 import pickle
 import random
-import time
 import zipfile
 
 import numpy as np
@@ -263,29 +262,6 @@ def test_a_cache_is_shared_and_never_mixed_up(tmp_path):
     torch.testing.assert_close(three(batch)[4], backbone(batch)[4], atol=1e-5, rtol=1e-4)
 
 
-def fill_cache(folder, pictures): CachedBackbone(frozen_backbone(), folder)(pictures)
-
-
-def test_several_programs_fill_one_cache(tmp_path):
-    "The same pictures at the same time, and one program is killed on the way."
-    pictures = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    start = torch.multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload(["gwm_nb.runs"])
-    others = [start.Process(target=fill_cache, args=(tmp_path, pictures)) for _ in range(2)]
-    for p in others:
-        p.start()
-    while not list(tmp_path.glob("64x96/*")) and any(p.is_alive() for p in others):
-        time.sleep(.001)
-    others[0].kill()
-    for p in others:
-        p.join()
-    assert others[1].exitcode == 0
-    cache = CachedBackbone(frozen_backbone(), tmp_path)
-    for ours, theirs in zip(cache(pictures), frozen_backbone()(pictures)):
-        torch.testing.assert_close(ours, theirs, atol=.02, rtol=.02)
-    assert cache.computed == 0
-
-
 def test_features_beyond_half_precision_are_refused(tmp_path):
     class Loud(torch.nn.Module):
         channels, strides = (3,), (1,)
@@ -312,13 +288,3 @@ def test_a_cache_does_not_show_outside(tmp_path):
                         "another backbone or number type")):
         with pytest.raises(ValueError, match=says):
             call()
-
-
-@pytest.mark.parametrize("other", [dict(stride=16), dict(blocks=(0, 2)),
-                                   dict(position_quirk=False)])
-def test_a_cache_belongs_to_one_backbone(tmp_path, other):
-    one, two = (KeyFeatures(VIT, **(dict(stride=8, blocks=(0, 1)) | more)) for more in ({}, other))
-    two.model.load_state_dict(one.model.state_dict())
-    CachedBackbone(one, tmp_path)
-    with pytest.raises(ValueError, match="another backbone"):
-        CachedBackbone(two, tmp_path)

@@ -90,14 +90,6 @@ def test_a_window_that_does_not_fit_is_refused(way, radius, good):
     way(some_masks(1, 2, 10, 15), photo(20, 30), good)
 
 
-@pytest.mark.parametrize("name, wrong", [("crff", "'crff'"), ("wax+flow", "'wax' in 'wax+flow'"),
-                                         ("flow+", "'' in 'flow+'")])
-def test_unknown_parts_are_named(name, wrong):
-    with pytest.raises(ValueError) as e:
-        get_polisher(name)
-    assert wrong in str(e.value) and "guided, bilateral, crf, flow" in str(e.value)
-
-
 # ---- joined
 
 def film():
@@ -217,24 +209,6 @@ def test_hidden_pixels_keep_their_own():
     out = along_flow(masks, there, back)
     near(out[0, ..., :8], masks[0, ..., :8], 1e-6)
     near(out[0, ..., 8:], masks.mean(0)[..., 8:], 1e-6)
-
-
-def test_what_flows_out_of_the_frame_keeps_its_own():
-    "Flow there and back agree, but the other frame does not show the last five columns."
-    masks = some_masks(2, 2, 16, 20)
-    there = torch.tensor([5., 0])[None, :, None, None].expand(1, 2, 16, 20)
-    out = along_flow(masks, there, -there, tolerance=100.)
-    near(out.sum(1), torch.ones(2, 16, 20), 1e-6)
-    near(out[0, ..., -5:], masks[0, ..., -5:], 1e-6)
-    assert (out[0, ..., :-5] - masks[0, ..., :-5]).abs().max() > .1
-
-
-@pytest.mark.parametrize("there, back", [((2, 2, 12, 16), (2, 2, 12, 15)),
-                                         ((3, 2, 12, 16), (2, 2, 12, 16)),
-                                         ((2, 2, 24, 32), (2, 2, 24, 32))])
-def test_flows_of_another_size_are_refused(there, back):
-    with pytest.raises(ValueError, match=r"\(2, 2, 12, 16\).*resize_flow"):
-        along_flow(some_masks(3, 4, 12, 16), torch.zeros(there), torch.zeros(back))
 
 
 def test_flow_is_estimated_between_the_frames():

@@ -122,16 +122,6 @@ def test_the_gradient_is_clipped_after_callbacks_saw_it(scenes):
     assert seen > .002 and moved == pytest.approx(.001, rel=1e-2)
 
 
-def test_two_flows_are_averaged(scenes):
-    one = [scenes[i] for i in range(4)]
-    both = [s | dict(flow2=s["flow"] * 0) for s in one]
-    size = lambda logits, flow: logits.mean() * 0 + flow.abs().mean()
-    watches = Watch(), Watch()
-    for data, watch in zip((one, both), watches):
-        teach(data, 1, watch, batch_size=4, loss=size)
-    assert watches[1].losses[0] == pytest.approx(watches[0].losses[0] / 2)
-
-
 def test_flips_are_repeatable_and_mirror_whole_batches(scenes):
     class Keep(Callback):
         def before_fit(self, learn): self.flows = []
