@@ -19,9 +19,8 @@ from gwm_nb.evaluate import (border_ratio, boundary_f, choose_object, evaluate, 
 from gwm_nb.flow import DIS
 from gwm_nb.network import predict_masks
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.commands import _scene_in_view
 from gwm_nb.segment import segment_clip
-from inputs import Bright, write_image, write_scene
+from inputs import Bright, write_scene
 
 root = Path(__file__).resolve().parent.parent
 
@@ -99,12 +98,6 @@ def test_masks_come_to_the_size_of_the_annotation():
     assert list(found.values()) == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-@pytest.mark.parametrize("function", [evaluate, show_ranked])
-def test_nothing_to_measure(function):
-    with pytest.raises(ValueError, match="no sample has a mask"):
-        function(Bright(), [without(s, "mask") for s in Watched(1, 2)])
-
-
 def test_evaluate_reports_f_of_the_label_free_choice():
     samples = [Watched(frames=4)[i] for i in range(4)]
     assert evaluate(Bright(), samples)["F"] == 1
@@ -141,14 +134,6 @@ def test_what_is_hardly_used_decides_nothing():
     assert choose_object(frame_of(~inside, inside & ~dot, dot)).tolist() == [False, True, False]
     assert choose_object(frame_of(everything)).tolist() == [False]
     assert choose_object(frame_of(everything & ~dot, dot)).tolist() == [False, True]
-
-
-def test_one_of_each_kind_at_least():
-    left = torch.zeros(40, 60)
-    left[:, :30] = 1
-    assert sum(choose_object(frame_of(left, 1 - left)).tolist()) == 1
-    even = torch.full((1, 4, 40, 60), .25)                          # as an untrained network says
-    assert 0 < choose_object(even).sum() < 4
 
 
 def shared_background():
@@ -237,20 +222,6 @@ def test_settings_are_refused_before_any_work(clip, tmp_path, options, says):
     assert not (tmp_path / "out").exists()
 
 
-def test_annotation_of_another_size_is_named(clip, tmp_path):
-    write_image(tmp_path / "truth/00001.png", np.zeros((10, 20), np.uint8))
-    with pytest.raises(ValueError, match=r"truth/00001.png is 20x10, .* 96x64"):
-        segment_clip(clip, tmp_path / "out", masks=tmp_path / "truth")
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_demo_shows_a_scene_whose_object_stays():
-    scene = _scene_in_view(MovingScenes(64, seed=1000, size=(48, 80)), 15)
-    assert min((scene.labels(t) > 0).float().mean() for t in (0, 7, 14)) > .05
-    none = _scene_in_view(MovingScenes(1, seed=0, size=(48, 80), objects=0), 8)
-    assert none.labels(0).max() == 0                                    # none stays: the last one
-
-
 # ---- J and F
 
 def by_definition(mask, truth):
@@ -312,15 +283,6 @@ def test_void_counts_for_neither():
         assert (found == measure(other, truth, void)).all()
         np.testing.assert_allclose(found, measure(mask & ~void, truth & ~void))
     assert jaccard(mask, truth, void | True).tolist() == [1, 1]
-
-
-def test_tensors_and_arrays_get_their_own_kind():
-    mask, truth = np.random.default_rng(2).random((2, 3, 4, 24, 40)) > .5
-    for measure in (jaccard, boundary_f):
-        array, tensor = measure(mask, truth), measure(*map(torch.from_numpy, (mask, truth)))
-        assert isinstance(array, np.ndarray) and (tensor.numpy() == array).all()
-        assert tensor.dtype == torch.float64 and tensor.shape == (3, 4)
-        assert float(measure(mask[0, 0], mask[0, 0])) == 1
 
 
 def test_three_figures_of_a_sequence():

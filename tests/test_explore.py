@@ -3,17 +3,15 @@ import base64
 import json
 from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
 
 import ipywidgets as widgets
 import pytest
 import torch
 from PIL import Image
 
-from gwm_nb import explore
-from gwm_nb.explore import (Explorer, Snapshots, brushed, explore_divisions, explore_fit,
-                            explore_motion, explore_results, explore_training, film, fitted,
-                            mergings, moved, parameter_names, png, theta_of, tiles)
+from gwm_nb.explore import (Explorer, Snapshots, explore_divisions, explore_fit, explore_motion,
+                            explore_results, explore_training, fitted, mergings, moved,
+                            parameter_names, png, theta_of, tiles)
 from gwm_nb.flow import flow_to_rgb, warp
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import bases, fit_motion, motion_fields
@@ -57,17 +55,6 @@ def test_tiles_stand_in_rows_under_their_titles():
     assert opened(png(sheet)).size == sheet.size and opened(png(sheet)).format == "PNG"
 
 
-def test_a_film_has_all_pictures_and_says_how_long():
-    pictures = [tiles({f"{i}": torch.full((3, 20, 30), i / 4)}) for i in range(4)]
-    shown = film(pictures, rate=5.)
-    gif = opened(shown.data)
-    assert shown.format == "gif" and frames_of(shown) == (4, pictures[0].size)
-    assert gif.info["duration"] == 200
-    for i, picture in enumerate(pictures):
-        gif.seek(i)
-        assert (colour_at(gif, 100, 80) - colour_at(picture, 100, 80)).abs().max() < .03
-
-
 # ---- the explorer
 
 def counting(**options):
@@ -101,18 +88,6 @@ def test_a_film_leaves_the_controls_where_they_were():
     assert frames_of(explorer.watch())[0] == 3
     assert frames_of(explorer.watch([dict(b=1.), dict(b=3.)]))[0] == 2
     assert explorer.values == {"a": 4, "b": 2.} and explorer.numbers == {"sum": 6.}
-
-
-def test_who_has_no_kernel_sees_the_film_and_who_has_one_the_widget(monkeypatch):
-    explorer, _ = counting(tour=[dict(a=0), dict(a=5)])
-    view = "application/vnd.jupyter.widget-view+json"
-    for shell in (None, SimpleNamespace()):
-        monkeypatch.setattr(explore, "get_ipython", lambda: shell)
-        shown = explorer._repr_mimebundle_()
-        assert shown["text/plain"] == "Explorer of a, b" and view not in shown
-        assert opened(base64.b64decode(shown["image/gif"])).n_frames == 2
-    monkeypatch.setattr(explore, "get_ipython", lambda: SimpleNamespace(kernel=object()))
-    assert {view, "image/gif"} <= explorer._repr_mimebundle_().keys()
 
 
 # ---- motions
@@ -168,14 +143,6 @@ def test_the_loss_that_is_shown_is_the_loss(sample, basis):
     assert torch.equal(explorer.pictures["frame and mask"], overlay(sample["image"], mask))
 
 
-def test_a_brush_adds_and_takes_away():
-    mask = torch.zeros(20, 30, dtype=torch.bool)
-    dot = brushed(mask, "add", 10, 5, 2)
-    assert dot.sum() == 13 and dot[5, 10] and dot[3, 10] and not dot[2, 10] and not dot[10, 5]
-    assert not brushed(dot, "take away", 10, 5, 2).any() and not mask.any()
-    assert torch.equal(brushed(dot, "off", 10, 5, 9), dot)
-
-
 def test_painting_the_object_brings_the_loss_down_and_keep_keeps_it(sample):
     y, x = (sample["mask"] > 0).nonzero().float().mean(0).tolist()
     explorer = explore_fit(sample)
@@ -201,13 +168,6 @@ def trained():
     learn = fit(MovingScenes(16, size=SIZE), steps=50, batch_size=4, progress=False, device="cpu",
                 callbacks=[snapshots])
     return learn, snapshots
-
-
-def test_looking_changes_no_training():
-    data = MovingScenes(4, size=SIZE)
-    plain, watched = (fit(data, steps=4, batch_size=2, progress=False, device="cpu", callbacks=c)
-                      .history for c in ([], [Snapshots(data, every=1)]))
-    assert plain == watched
 
 
 def test_the_step_slider_shows_that_step(trained):

@@ -137,17 +137,6 @@ def test_measures_agree_with_pysodmetrics(normalise):
 
 # ---- by hand
 
-def test_values_that_can_be_stated():
-    soft, truth = torch.tensor([[1., .4, .6, 0.]]), torch.tensor([[True, True, False, False]])
-    found = image_measures(soft, truth)
-    assert found["accuracy_published"] == .5 and found["MAE_saliency"] == pytest.approx(.3)
-    assert found["IoU_published"] == found["IoU_best_of_two"] == pytest.approx(1 / 3)
-    curve = precision_recall(soft, truth).T
-    for level, pair in ((0, (.5, 1)), (102, (2 / 3, 1)), (103, (.5, .5))):       # 0.4 * 255 = 102
-        assert curve[level].tolist() == pytest.approx(pair)
-    assert curve[255, 0] == 1
-    assert f_beta(torch.tensor([.5, 1.])) == pytest.approx(1.3 * .5 / (.15 + 1))
-
 
 @pytest.mark.parametrize("kind", ["empty", "full"])
 def test_truth_without_object_or_without_background(kind):
@@ -174,14 +163,6 @@ def test_scores_do_not_keep_pictures_and_curves_are_averaged_before_the_maximum(
 
 # ---- the border
 
-def test_border_contact_counts_sides():
-    "All of the left and 2/30 of top and bottom; a third of the top, which counts in full."
-    masks = torch.zeros(3, 20, 30)
-    masks[0, :, :2] = masks[1, :2, :10] = 1
-    found = border_contact(masks)
-    assert found.tolist() == pytest.approx([1 + 2 * 2 / 30, 1 + 2 / 20, 0])
-    assert torch.equal(border_contact(masks[None].repeat(2, 1, 1, 1))[1], found)
-
 
 # ---- data sets
 
@@ -199,11 +180,6 @@ def test_every_data_set(tmp_path, name):
     assert (result["data"], result["images"], result["size"]) == (name, 3, 128)
     assert result["IoU_published"] > .95
     assert evaluate_images(Brightness(), name, tmp_path, size=None)["IoU_published"] > .98
-
-
-def test_truth_is_cut_at_half_of_the_scale(tmp_path):
-    sample = StillImages("ECSSD", lay_out(tmp_path, soft=True))[0]
-    assert sample["mask"].dtype == torch.bool and sample["mask"].sum() == 80 * 60
 
 
 def test_merging_by_name(tmp_path, monkeypatch):

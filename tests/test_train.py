@@ -49,13 +49,6 @@ def constant(optimiser, steps): return torch.optim.lr_scheduler.ConstantLR(optim
 def sgd(network, lr=1.): return torch.optim.SGD(network.parameters(), lr)
 
 
-def test_every_stage_is_announced_in_order(scenes):
-    watch = Watch()
-    teach(scenes, 3, watch)
-    stages = ["before_step", "after_logits", "after_loss", "after_backward", "after_step"]
-    assert watch.events == ["before_fit", *stages * 3, "after_fit"]
-
-
 def test_the_published_recipe_is_one_call(tmp_path):
     "Samples, light, optimiser, schedule, clip, loss weight: two steps on a miniature data set."
     data = training_samples("DAVIS", write_davis(tmp_path), FlowSettings(size=SIZE))
