@@ -72,8 +72,8 @@ def write_sound(file, codec, seconds, start=0, wave=tone, rate=48000, layout="mo
 def write_video(path, n=12, codec="libx264", pix="yuv420p", rate=24, *, size=(48, 64), draw=None,
                 pts=None, tick=None, audio=None, tags=(), aspect=None, form=None, mux=(),
                 **options):
-    """Write a video of `n` frames; `draw` makes frame t (RGB, or a frame of PyAV), `pts` are in units
-    of `tick`, `audio` are the arguments of `write_sound`. Returns `path`."""
+    """Write a video of `n` frames; `draw` makes frame t (RGB, or a frame of PyAV), `pts` are in
+    units of `tick`, `audio` are the arguments of `write_sound`. Returns `path`."""
     rate = Fraction(rate).limit_denominator(100000)
     draw = draw or (lambda t: pattern(t, *size))
     with av.open(str(path), "w", format=form, options=dict(mux)) as file:

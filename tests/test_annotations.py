@@ -75,7 +75,8 @@ PNG = {  # what is written for the truth and its rim; each has the truth as its 
     "dark red": lambda m, rim: painted(m, [128, 0, 0]),
     "colours, white void": lambda m, rim: painted(np.where(rim, 2, m), RED, WHITE),
     "colours, void of VOC": lambda m, rim: painted(np.where(rim, 2, m), VOC[3:6], VOC[-3:]),
-    "grey in RGB": lambda m, rim: painted(m, WHITE), "ids in RGB": lambda m, rim: painted(m, [3] * 3),
+    "grey in RGB": lambda m, rim: painted(m, WHITE),
+    "ids in RGB": lambda m, rim: painted(m, [3] * 3),
     "soft": lambda m, rim: grey(soft(m)), "very soft": lambda m, rim: grey(soft(m, 15)),
     "few shades": lambda m, rim: grey(cv2.blur(m.astype(np.uint8) * 255, (3, 3)) // 28 * 28),
     "soft in 16 bits": lambda m, rim: grey(soft(m) * 257., np.uint16),
@@ -186,7 +187,8 @@ def smooth(labels, colours):
 
 def cut(labels, ground):
     inside = labels > 0
-    return opaque(np.where(inside[..., None], TWO[labels], np.array(ground, np.uint8)), inside * 255)
+    colours = np.where(inside[..., None], TWO[labels], np.array(ground, np.uint8))
+    return opaque(colours, inside * 255)
 
 
 def picked(*values): return lambda x: np.array(values)[x]

@@ -79,7 +79,8 @@ READERS = {
 
 # pieces of a file are overwritten, taken out, put in, moved; heads of files more often
 WHERE = st.floats(0, 1, exclude_max=True) | st.floats(0, .1)
-KIND = st.sampled_from(["write"] * 4 + ["flip", "zeros", "number", "cut", "insert", "double", "end"])
+KINDS = ["write"] * 4 + ["flip", "zeros", "number", "cut", "insert", "double", "end"]
+KIND = st.sampled_from(KINDS)
 EDITS = st.lists(st.tuples(WHERE, KIND, st.binary(min_size=1, max_size=12)), min_size=1, max_size=6)
 NUMBERS = [0, 1, 2, 0x7f, 0xff, 0x100, 0x7fff, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xffffffff]
 HOW_MANY = [pytest.param(50, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]

@@ -62,11 +62,12 @@ def unknown_names(text):
     unknown = []
     for word in quoted(text):
         key = word.partition("=")[0]
+        section = key.partition(".")[0] + "."
         if re.fullmatch(r"[A-Z]+_[A-Z]+|\.\w+|[\d.e-]+", word):           # GWM_SHARED, .flo, 1e-4
             known = True
         elif re.fullmatch(r"[A-Za-z_]\w*", word):
             known = word in ours
-        elif re.fullmatch(r"\w+\.\w+", key) and any(k.startswith(key.split(".")[0] + ".") for k in KEYS):
+        elif re.fullmatch(r"\w+\.\w+", key) and any(k.startswith(section) for k in KEYS):
             known = key in KEYS
         elif word.startswith("gwm_"):
             known = word.split()[0] in commands

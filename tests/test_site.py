@@ -229,8 +229,8 @@ def rumours(text, where):
     return found
 
 
-SOURCES = {"## Against the published implementation": ["tests/test_golden.py", "tests/test_paper.py",
-                                                       "tests/test_train.py"],
+GOLDEN = [f"tests/test_{name}.py" for name in ("golden", "paper", "train")]
+SOURCES = {"## Against the published implementation": GOLDEN,
            "## Speed": ["tests/bench/README.md"],
            "## Published figures, for orientation": ["16_benchmarks.ipynb"]}
 

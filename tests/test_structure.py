@@ -260,7 +260,8 @@ def test_the_index_lists_the_notebooks_by_kind():
 
     def wrong(tables):
         "Tables are written as their notebooks' letters."
-        return house.wrong_map(list(names.values()), "\n\nThen.\n\n".join(map(table, tables.split())))
+        index = "\n\nThen.\n\n".join(map(table, tables.split()))
+        return house.wrong_map(list(names.values()), index)
     assert wrong("ab c d") == []
     assert all(map(wrong, ("abcd", "abc d", "ab c", "a c d", "ba c d", "c ab d", "")))
 
