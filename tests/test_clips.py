@@ -320,17 +320,6 @@ def test_numbers_in_names_are_numbers(tmp_path, names):
 def test_gaps_in_numbers(names, gaps): assert missing_numbers(names) == gaps
 
 
-def test_gaps_of_a_folder_are_said(tmp_path):
-    for t in (*range(6), *range(18, 24)):
-        write_image(tmp_path / f"{t:05d}.png", pattern(t))
-    clip = open_clip(tmp_path)
-    assert len(clip.names()) == 12 and "12 of 24 frames are missing (6-17)" in clip.warnings[0]
-    part = Excerpt(tmp_path, end=6)
-    assert len(list(part)) == 6 and part.warnings == []
-    part = Excerpt(tmp_path, start=4, every=2)
-    assert list(part) and "12 of 19 frames are missing" in part.warnings[0]
-
-
 @pytest.mark.parametrize("bits", [10, 12, 16])
 @pytest.mark.parametrize("form", ["png", "tif"])
 def test_16_bit_pictures_have_the_scale_of_their_folder(tmp_path, form, bits):
@@ -404,6 +393,8 @@ def test_frames_of_other_formats_are_named(tmp_path, ending):
     assert len(list(clip)) == 6 and len(clip.warnings) == 2
     assert f"2 files are left out (f002{ending}, f005{ending})" in clip.warnings[0]
     assert "2 of 8 frames are missing (2, 5)" in clip.warnings[1]
+    part = Excerpt(tmp_path, start=3, end=5)
+    assert len(list(part)) == 2 and not any("missing" in line for line in part.warnings)
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "palette", "grey"])
@@ -499,27 +490,6 @@ def test_a_film_has_the_sound_of_its_clip(tmp_path, name, codec, wanted):
     assert tracks(tmp_path / "silent.mp4") == [] and len(film.names()) == N
 
 
-def begins(path):
-    "Seconds at which pictures and sound begin."
-    first = dict(video=1e9, audio=1e9)
-    with av.open(str(path)) as f:
-        for p in f.demux():
-            if p.pts is not None and p.size:
-                first[p.stream.type] = min(first[p.stream.type], float(p.pts * p.time_base))
-    return first
-
-
-@pytest.mark.parametrize("name, start", [("late.mkv", 5), ("late.ts", 5), ("even.ts", 0)])
-def test_sound_and_pictures_keep_their_distance(tmp_path, name, start):
-    source = write_video(tmp_path / name, rate=10, pts=list(range(start, start + N)),
-                         tick=Fraction(1, 10), audio=("aac", 2))
-    again(source, tmp_path / "film.mp4")
-    before, after = begins(source), begins(tmp_path / "film.mp4")
-    distance = before["video"] - before["audio"]
-    assert after["video"] - after["audio"] == pytest.approx(distance, abs=.03)
-    assert min(after.values()) == pytest.approx(0, abs=.1)
-
-
 def test_a_film_of_a_folder_of_odd_size(tmp_path):
     for t in range(3):
         write_image(tmp_path / f"{t}.png", pattern(t)[:47, :63])
@@ -547,25 +517,9 @@ def test_joined_broadcasts_are_one_clip(tmp_path, starts):
         assert "restart" in line
     clip, film = again(tmp_path / "joined.ts", tmp_path / "film.mp4")
     assert len(film.names()) == n and np.allclose(film.times, clip.times, atol=.002)
-
-
-@pytest.mark.parametrize("codec, layouts", [("aac", ("stereo", "mono")),
-                                            ("ac3", ("5.1", "stereo"))])
-def test_sound_that_changes_is_one_in_the_film(tmp_path, codec, layouts):
-    "As at a new programme."
-    parts = [write_video(tmp_path / "part.ts", rate=12, pts=list(range(12 * k, 12 * k + 12)),
-                         tick=Fraction(1, 12), audio=(codec, 1, k, loud, 48000, layout))
-             .read_bytes() for k, layout in enumerate(layouts)]
-    (tmp_path / "a.ts").write_bytes(b"".join(parts))
-    _, film = again(tmp_path / "a.ts", tmp_path / "film.mp4")
-    with av.open(str(film.path)) as f:
-        heard = [(a.time, np.abs(a.to_ndarray()).max(), a.layout.name) for a in f.decode(audio=0)]
-    assert len(film.names()) == 24 and {layout for *_, layout in heard} == {"stereo"}
-    assert heard[-1][0] == pytest.approx(2, abs=.15)
-    assert min(x for t, x, _ in heard if .2 < t < .9 or 1.2 < t < 1.9) > .1
-
-
-def loud(samples): return .25 * np.sin(.05 * samples)
+    if max(starts) < 90000:
+        seconds = n / 24 if starts[0] < starts[-1] else film.times[-1]
+        assert tracks(film.path)[0][2] == pytest.approx(seconds, abs=.3)
 
 
 def test_no_fault_of_the_sound_costs_the_film(tmp_path, monkeypatch):

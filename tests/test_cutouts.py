@@ -14,9 +14,9 @@ from PIL import Image
 
 from gwm_nb import cutouts
 from gwm_nb.clips import open_clip
-from gwm_nb.cutouts import (GREEN, CutFrame, Output, Outputs, ProResWriter, annotation,
-                            check_outputs, compressed, decompressed, from_run_lengths, get_output,
-                            opacity, output_files, outputs, run_lengths, spaced, voc_palette)
+from gwm_nb.cutouts import (CutFrame, Output, Outputs, ProResWriter, annotation, check_outputs,
+                            compressed, decompressed, from_run_lengths, get_output, opacity,
+                            output_files, outputs, run_lengths, spaced, voc_palette)
 from inputs import write_image, write_video
 
 N, H, W = 6, 61, 83      # odd sizes
@@ -144,9 +144,6 @@ def test_opacity_passes_one_half_where_the_mask_does(mask, width):
         assert ((alpha > .5) == (m > .5))[clear].all() and 0 <= alpha.min() and alpha.max() <= 1
 
 
-def dilated(mask, width): return torch.nn.functional.max_pool2d(mask[None], width, 1, width // 2)[0]
-
-
 @pytest.mark.parametrize("size", [(2, 2), (3, 40)])
 @pytest.mark.parametrize("value", [0., 1.])
 def test_all_and_nothing(tmp_path, size, value):
@@ -200,24 +197,6 @@ def test_films_with_opacity(tmp_path, name, decoder, codec, odd):
     alpha = got[:, 3]
     assert (alpha[:, H - 1 + odd] - alpha[:, H - 1]).abs().max() < .1
     assert (alpha[..., W - 1 + odd] - alpha[..., W - 1]).abs().max() < .1
-
-
-def test_green(tmp_path):
-    written(tmp_path, "green")
-    got, green = decoded(tmp_path / "green.mp4")[:, :3, :H, :W], torch.tensor(GREEN)[:, None] / 255
-    for t in range(N):
-        away = dilated(disk(t), 9) == 0
-        assert (got[t][:, away] - green).abs().mean() < .02
-        assert got[t, 2].max() < .5      # the blue background is gone
-
-
-def test_the_overlay_says_how_sure_it_is(tmp_path):
-    for name, sure in (("a", None), ("b", .5), ("c", .83)):
-        written(tmp_path / name, "overlay", confidence=sure)
-    a, b, c = (decoded(tmp_path / name / "overlay.mp4") for name in "abc")
-    corner = (..., slice(H - 16, H), slice(0, 40))
-    assert (a - b)[corner].abs().mean() > .05 and (b - c)[corner].abs().mean() > .01
-    assert (a - b)[..., :H // 2, :].abs().mean() < .02
 
 
 @pytest.mark.parametrize("name", FILMS)

@@ -14,9 +14,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset
 
-from gwm_nb.evaluate import (border_ratio, boundary_f, choose_object, evaluate, jaccard,
-                             object_mask, over_time, show_ranked)
-from gwm_nb.flow import DIS
+from gwm_nb.evaluate import (boundary_f, choose_object, evaluate, jaccard, object_mask, over_time,
+                             show_ranked)
 from gwm_nb.network import predict_masks
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.segment import segment_clip
@@ -120,20 +119,11 @@ def test_evaluate_asks_the_motion_where_there_is_flow():
     still = [without(s, "flow") for s in samples]
     J = [evaluate(Bright(), data)["J"] for data in (samples, still, [*samples[:3], still[3]])]
     assert J == [1, 0, 0]
+    with pytest.raises(ValueError, match="no sample has a mask"):
+        evaluate(Bright(), [without(s, "mask") for s in samples])
 
 
 # ---- choosing
-
-def frame_of(*masks): return torch.stack(masks).float()[None]
-
-
-def test_what_is_hardly_used_decides_nothing():
-    inside, dot = torch.zeros(2, 40, 60, dtype=torch.bool)
-    inside[10:30, 20:40] = dot[20, 30] = True
-    everything = torch.ones_like(inside)
-    assert choose_object(frame_of(~inside, inside & ~dot, dot)).tolist() == [False, True, False]
-    assert choose_object(frame_of(everything)).tolist() == [False]
-    assert choose_object(frame_of(everything & ~dot, dot)).tolist() == [False, True]
 
 
 def shared_background():
@@ -153,32 +143,6 @@ def test_masks_that_share_a_background_are_judged_by_a_clear_margin(scale):
     large = torch.nn.functional.interpolate(flow, scale_factor=scale)
     assert choose_object(masks).tolist() == [True, False, False, False]
     assert choose_object(masks, large).tolist() == [False, False, False, True]
-
-
-@pytest.mark.parametrize("motion, border, chosen", [
-    ([1.2, .8, 6., 1e-6], [1.] * 4, [False, False, True, False]),  # beside what moves six times
-    ([6., 1.], [1., .1], [True, False]), ([6., 1.], [1., 0.], [True, False])]) 
-def test_masks_are_judged_beside_the_others(monkeypatch, motion, border, chosen):
-    "No contact with the border does not outweigh every motion; an unused mask has no say."
-    used = sum(m > 1e-3 for m in motion)
-    masks = torch.zeros(2, len(motion), 40, 60)
-    for k in range(used):
-        masks[:, k, :, 60 // used * k:60 // used * (k + 1)] = 1
-    monkeypatch.setattr("gwm_nb.evaluate.motion_ratio", lambda *_: torch.tensor(motion))
-    monkeypatch.setattr("gwm_nb.evaluate.border_ratio", lambda masks: torch.tensor(border))
-    assert choose_object(masks, 9 * torch.randn(2, 2, 40, 60)).tolist() == chosen
-
-
-def test_motion_finds_an_object_that_favours_the_border():
-    "And where nothing moves by itself, or flow is not given for all, the border decides."
-    truth = torch.zeros(4, 40, 60)
-    truth[:, 4:36, :8] = 1
-    masks, moving = torch.stack([1 - truth, truth], 1), own_flow(truth[:, None])
-    assert border_ratio(masks)[1] > 1
-    for flow, chosen in ((None, [True, False]), (moving[:3], [False, True]),
-                         (torch.ones(4, 2, 40, 60), [True, False])):
-        assert choose_object(masks, flow).tolist() == chosen
-    assert choose_object(torch.ones(4, 1, 40, 60), moving).tolist() == [False]
 
 
 # ---- show_ranked
@@ -204,13 +168,6 @@ def test_help_in_the_notebook_is_the_command_s_own():
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True,
                           env=os.environ | dict(COLUMNS="100"), check=True)
     assert kept.split() == done.stdout.split()      # run the notebook again if this fails
-
-
-def test_an_estimator_as_object_is_reported_in_words(clip, tmp_path):
-    report = segment_clip(clip, tmp_path / "out", preset="gwm", method=DIS("fast"), steps=1)
-    written = json.loads((tmp_path / "out/result.json").read_text())
-    assert written == report and "fast" in json.dumps(written["settings"]["method"])
-    assert {"flow", "training", "writing", "total"} <= set(written["seconds"])
 
 
 @pytest.mark.parametrize("options, says", [

@@ -32,11 +32,6 @@ def sample(): return MovingScenes(1, seed=30, objects=1, size=SIZE)[0]
 def opened(data): return Image.open(BytesIO(data))
 
 
-def frames_of(gif):
-    file = opened(gif.data)
-    return file.n_frames, file.size
-
-
 def colour_at(image, x, y): return torch.tensor(image.convert("RGB").getpixel((x, y))) / 255
 
 
@@ -80,14 +75,6 @@ def test_controls_are_followed_one_by_one_and_together():
     assert explorer.words.value == "sum 0"
     with pytest.raises(ValueError, match="'c'.* a, b"):
         explorer.move(c=1)
-
-
-def test_a_film_leaves_the_controls_where_they_were():
-    explorer, _ = counting(tour=[dict(a=0), dict(a=5), dict(a=10)])
-    explorer.move(a=4, b=2.)
-    assert frames_of(explorer.watch())[0] == 3
-    assert frames_of(explorer.watch([dict(b=1.), dict(b=3.)]))[0] == 2
-    assert explorer.values == {"a": 4, "b": 2.} and explorer.numbers == {"sum": 6.}
 
 
 # ---- motions

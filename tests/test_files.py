@@ -7,15 +7,12 @@ import sys
 from pathlib import Path
 
 import av
-import cv2
-import numpy as np
 import pytest
 import torch
 
 from gwm_nb.clips import read_frames
 from gwm_nb.commands import command
-from gwm_nb.files import (locked, output_folder, read_mask, readable_size, whole_file, write_mask,
-                          write_whole)
+from gwm_nb.files import locked, output_folder, readable_size, whole_file, write_whole
 from gwm_nb.show import VideoWriter, masks_to_rgb, overlay
 
 
@@ -216,12 +213,6 @@ def test_a_command_helps_and_is_still_a_function(call, capsys):
 
 
 # ---- pictures and films to look at
-
-def test_masks_survive(tmp_path):
-    mask = torch.rand(5, 7) > .5
-    assert torch.equal(read_mask(write_mask(tmp_path / "m.png", mask)), mask.long())
-    stored = cv2.imread(str(tmp_path / "m.png"), cv2.IMREAD_UNCHANGED)
-    assert set(np.unique(stored)) <= {0, 255}
 
 
 def test_a_film_in_the_colours_that_were_meant(tmp_path):

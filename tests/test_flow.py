@@ -10,9 +10,9 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from gwm_nb.flow import (DIS, DIS_PRESETS, FLO_MAGIC, RAFT, estimate_flow, estimator_settings,
-                         flow_estimators, get_estimator, read_flo, read_flow, read_kitti,
-                         register_estimator, resize_flow, warp, write_flo, write_kitti)
+from gwm_nb.flow import (DIS, FLO_MAGIC, RAFT, estimate_flow, estimator_settings, flow_estimators,
+                         get_estimator, read_flo, read_flow, read_kitti, register_estimator,
+                         resize_flow, warp, write_flo, write_kitti)
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import fit_motion, reconstruct
 from gwm_nb.scenes import MovingScenes, load_photo
@@ -87,20 +87,15 @@ def test_what_estimate_flow_refuses(change, says):
 
 def test_one_dis_object_serves_many_threads():
     dis = DIS()
+    with pytest.raises(ValueError, match="'slow'.*ultrafast, fast, medium"):
+        DIS("slow")
     pairs = [(frame.roll(k, -1)[None], frame[None]) for k in range(12)]
     alone = [dis(a, b) for a, b in pairs]
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda p: dis(*p), pairs * 3))
     assert all(torch.equal(a, b) for a, b in zip(alone * 3, together))
-
-
-def test_dis_takes_batches_and_checks_its_preset():
-    batch = torch.stack([frame, frame.roll(3, -2)])
-    for preset in DIS_PRESETS:
-        both = DIS(preset)(batch, batch.roll(1, -1))
-        assert torch.equal(both[1:], DIS(preset)(batch[1:], batch[1:].roll(1, -1)))
-    with pytest.raises(ValueError, match="'slow'.*ultrafast, fast, medium"):
-        DIS("slow")
+    batch = dis(torch.cat([a for a, _ in pairs]), frame.expand(12, -1, -1, -1))
+    assert torch.equal(batch, torch.cat(alone))
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ SWIN = "swin_tiny_patch4_window7_224"
     (dict(name="smal"), "'smal'.*small"),
     (dict(name="resnet18.nonsense", pretrained=False), "unknown"),
     (dict(pretrained=True), "learns from nothing"), (dict(num_masks=0), "at least 1"),
-    (dict(name="paper", num_masks=0), "at least 1"), (dict(name="paper", freeze=False), "frozen"),
     (dict(name="vgg11", pretrained=False), "full size"),
     (dict(name="maxvit_tiny_tf_224", pretrained=False), "any size"),
     (dict(name="resnet18", pretrained="none.pth"), "none.pth: no such file")])

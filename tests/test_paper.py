@@ -203,6 +203,8 @@ def test_bad_checkpoints_change_nothing(tmp_path, kind, says):
 
 @pytest.mark.parametrize("build, says", [
     (lambda: paper_network(quirks=("grwo",)), "grwo"), (lambda: paper_network(0, name=VIT), "1.*0"),
+    (lambda: create_network("paper", 0), "at least 1"),
+    (lambda: create_network("paper", freeze=False), "frozen"),
     (lambda: KeyFeatures("resnet18"), "resnet18"),
     (lambda: KeyFeatures(VIT, stride=17), "patch size 16"),
     (lambda: KeyFeatures(VIT, blocks=(12,)), "between 0 and 11"),
@@ -212,13 +214,6 @@ def test_bad_checkpoints_change_nothing(tmp_path, kind, says):
 def test_refusals(build, says):
     with pytest.raises(ValueError, match=says):
         build()
-
-
-@pytest.mark.parametrize("quirks", [True, False, ("grow",)])
-def test_any_size_comes_back(quirks):
-    net = tiny(quirks=quirks)
-    for size in ((64, 96), (50, 70), (33, 97)):
-        assert net(torch.rand(2, 3, *size)).shape == (2, 4, *size)
 
 
 # ---- kept features

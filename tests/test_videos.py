@@ -48,15 +48,6 @@ def contents(folder):
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-def test_folders_that_are_not_what_they_seem(data, tmp_path):
-    frames = data / "DAVIS2016/JPEGImages/480p/dog"
-    for name in ("clips/run.1", "clips/run.2", "clips/dog/frames", "clips/dog/masks"):
-        shutil.copytree(frames, tmp_path / name)
-    shutil.copy(frames / "00000.jpg", tmp_path / "clips/poster.jpg")
-    assert [c.name for c in find_clips(tmp_path / "clips")] == ["dog/frames", "run.1", "run.2"]
-    assert list(videos.flow_sources(str(tmp_path / "clips/run.2"), "data")) == ["run.2"]
-
-
 def test_stores_of_the_command_are_used_for_training(data, tmp_path, call):
     call(gwm_flow, "DAVIS+FBMS", "--data", data, cwd=tmp_path)
     stores = [FlowStore(tmp_path / f"{n}-flow") for n in ("DAVIS2016", "FBMS")]
@@ -227,11 +218,3 @@ def test_pairs_are_drawn_where_both_flows_exist(store):
     assert ends == [("cows/00002", "cows/00004"), ("dog/00002", "dog/00006")]
     assert all(store.has(row, gap) for pair, clips in pairs.items() for rows in clips
                for row in rows for gap in pair)
-
-
-def test_data_sets_that_are_not_there(data):
-    for call, says in ((lambda: evaluation_samples("DAVIS", data, SIZE), "'blackswan'.*cows, dog"),
-                       (lambda: videos.find_data_sets("DAVIS+KITTI", data), "'KITTI'.*DAVIS, FBMS"),
-                       (lambda: videos.find_data_sets("DAVIS+STv2", data), "SegTrackv2 or STv2")):
-        with pytest.raises((ValueError, FileNotFoundError), match=says):
-            call()
