@@ -143,7 +143,7 @@ def floors(text):
 
 
 def used_rooms(code, package=PACKAGE):
-    "Rooms that a module imports, in whatever form and wherever, also by a name in a string; the package itself is '*'."
+    "Rooms that a module imports, wherever, also by a name in a string; the package itself is '*'."
     used, tree = set(), ast.parse(code)
     tree.body = [node for node in tree.body if not is_main(node)]
     for node in ast.walk(tree):
@@ -155,16 +155,17 @@ def used_rooms(code, package=PACKAGE):
             names = {a.name for a in node.names if not a.name.startswith("__")}
             used |= {inside[0]} if inside else names
         elif isinstance(node, ast.Import):
-            used |= {".".join(a.name.split(".")[1:2]) or "*" for a in node.names if a.name.split(".")[0] == package}
+            paths = [a.name.split(".") for a in node.names]
+            used |= {".".join(path[1:2]) or "*" for path in paths if path[0] == package}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             used |= set(re.findall(rf"^{package}\.(\w+)(?:[.:]\w+)*$", node.value))
-        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("import_module"):
-            used |= set(re.findall(r"^'\.(\w+)", ast.unparse(node.args[0])))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            used |= {name for a in node.args for name in re.findall(r"^'\.(\w+)", ast.unparse(a))}
     return used
 
 
 def is_main(node):
-    "Whether a statement is `if __name__ == '__main__'`: what a module does as a program may come from above."
+    "Whether a statement is `if __name__ == '__main__'`: a program may import what is above."
     return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
 
 
@@ -332,7 +333,7 @@ def anatomy(cells):
 
 def engine_anatomy(cells):
     "What a notebook of the engine room lacks: its cells may be as long as what they do."
-    return [complaint for complaint in anatomy(cells) if "half of its exported cells" not in complaint]
+    return [line for line in anatomy(cells) if "half of its exported cells" not in line]
 
 
 def page_anatomy(cells):

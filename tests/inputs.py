@@ -1,8 +1,9 @@
 "Small inputs that several tests make, and networks that stand in for trained ones."
 import zlib
+from fractions import Fraction
 from math import sqrt
-from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import torch
@@ -39,6 +40,64 @@ def write_davis(root, clips=("dog", "cows"), frames=6):
         places = (root / f"DAVIS2016/{k}/480p" / clip for k in ("JPEGImages", "Annotations"))
         write_scene(*places, frames, seed=14 + i, suffix=".jpg")
     return root
+
+
+# ---- videos
+
+def pattern(t, h=48, w=64):
+    "A frame (h,w,3) that is not its own mirror image, with a bright bar that moves."
+    pixels = np.zeros((h, w, 3), np.uint8)
+    pixels[: h // 2], pixels[:, : w // 4] = (200, 40, 40), (40, 40, 200)
+    pixels[-h // 4 :, 3 * t % w : 3 * t % w + 8] = 250
+    return pixels
+
+
+def tone(samples): return .2 * np.sin(.05 * samples)
+
+
+def write_sound(file, codec, seconds, start=0, wave=tone, rate=48000, layout="mono"):
+    "Add a stream of sound to an open file. Returns a function that makes its packets."
+    stream = file.add_stream(codec, rate=rate, layout=layout)
+    channels = stream.codec_context.layout.nb_channels
+
+    def packets():
+        for k in range(int(start * rate), int((start + seconds) * rate), 960):
+            part = np.tile(wave(np.arange(k, k + 960)), (channels, 1)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = rate, k, Fraction(1, rate)
+            yield from stream.encode(frame)
+        yield from stream.encode()
+    return packets
+
+
+def write_video(path, n=12, codec="libx264", pix="yuv420p", rate=24, *, size=(48, 64), draw=None,
+                pts=None, tick=None, audio=None, tags=(), aspect=None, form=None, mux=(),
+                **options):
+    """Write a video of `n` frames; `draw` makes frame t (RGB, or a frame of PyAV), `pts` are in
+    units of `tick`, `audio` are the arguments of `write_sound`. Returns `path`."""
+    rate = Fraction(rate).limit_denominator(100000)
+    draw = draw or (lambda t: pattern(t, *size))
+    with av.open(str(path), "w", format=form, options=dict(mux)) as file:
+        stream = file.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width = size
+        stream.pix_fmt = pix
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for name, value in dict(tags).items():
+            setattr(stream.codec_context, name, value)
+        if tick:
+            stream.codec_context.time_base = tick
+        sounds = write_sound(file, *audio) if audio else list
+        for t in range(n):
+            frame = draw(t)
+            if isinstance(frame, np.ndarray):
+                frame = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=pix)
+            frame.pts, frame.time_base = pts[t] if pts else t, tick or 1 / rate
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+        for packet in sounds():
+            file.mux(packet)
+    return path
 
 
 class Bright(torch.nn.Module):

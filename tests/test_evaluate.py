@@ -14,14 +14,12 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset
 
-from gwm_nb.evaluate import (border_ratio, boundary, boundary_f, choose_object, evaluate, jaccard,
-                             motion_ratio, object_mask, over_time, own_motion, show_ranked)
-from gwm_nb.flow import DIS
+from gwm_nb.evaluate import (boundary_f, choose_object, evaluate, jaccard, object_mask, over_time,
+                             show_ranked)
 from gwm_nb.network import predict_masks
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.commands import _scene_in_view
 from gwm_nb.segment import segment_clip
-from inputs import Bright, write_image, write_scene
+from inputs import Bright, write_scene
 
 root = Path(__file__).resolve().parent.parent
 
@@ -76,12 +74,6 @@ def test_names_behind_a_subset():
     assert named == {"s2": ["00002", "00003"], "s0": ["00003", "00004", "00002"]}
 
 
-def test_a_list_of_samples_in_any_order():
-    data = Watched(sequences=2, frames=3)
-    samples = [data[i] for i in (5, 0, 3, 1, 4, 2)]
-    assert list(evaluate(Bright(), samples)["sequences"]["s0"]) == ["00000", "00001", "00002"]
-
-
 def test_means_over_sequences_of_means_over_annotated_frames():
     "A sequence of one wrong frame weighs as much as one of three right frames."
     samples = [Watched(frames=4)[i] | dict(name=f"long/{i}") for i in range(4)]
@@ -103,18 +95,6 @@ def test_masks_come_to_the_size_of_the_annotation():
     expected = jaccard(object_mask(masks, choose_object(masks), truth.shape[-2:]), truth)
     found = evaluate(Bright(), large)["sequences"]["scene1000"]
     assert list(found.values()) == pytest.approx(expected.tolist(), abs=1e-6)
-
-
-@pytest.mark.parametrize("function", [evaluate, show_ranked])
-def test_nothing_to_measure(function):
-    with pytest.raises(ValueError, match="no sample has a mask"):
-        function(Bright(), [without(s, "mask") for s in Watched(1, 2)])
-
-
-def test_network_is_left_as_it_was_found():
-    network = Bright().train()
-    evaluate(network, Watched(sequences=1, frames=2))
-    assert network.training
 
 
 def test_evaluate_reports_f_of_the_label_free_choice():
@@ -139,40 +119,11 @@ def test_evaluate_asks_the_motion_where_there_is_flow():
     still = [without(s, "flow") for s in samples]
     J = [evaluate(Bright(), data)["J"] for data in (samples, still, [*samples[:3], still[3]])]
     assert J == [1, 0, 0]
+    with pytest.raises(ValueError, match="no sample has a mask"):
+        evaluate(Bright(), [without(s, "mask") for s in samples])
 
 
 # ---- choosing
-
-def frame_of(*masks): return torch.stack(masks).float()[None]
-
-
-def test_what_is_hardly_used_decides_nothing():
-    inside, dot = torch.zeros(2, 40, 60, dtype=torch.bool)
-    inside[10:30, 20:40] = dot[20, 30] = True
-    everything = torch.ones_like(inside)
-    assert choose_object(frame_of(~inside, inside & ~dot, dot)).tolist() == [False, True, False]
-    assert choose_object(frame_of(everything)).tolist() == [False]
-    assert choose_object(frame_of(everything & ~dot, dot)).tolist() == [False, True]
-
-
-def test_one_of_each_kind_at_least():
-    left = torch.zeros(40, 60)
-    left[:, :30] = 1
-    assert sum(choose_object(frame_of(left, 1 - left)).tolist()) == 1
-    even = torch.full((1, 4, 40, 60), .25)                          # as an untrained network says
-    assert 0 < choose_object(even).sum() < 4
-
-
-def test_the_rule_has_limits_that_the_text_names():
-    "An object along the border; and a background in stripes whose parts are judged apart."
-    wide, truth = torch.zeros(2, 96, 160, dtype=torch.bool)
-    wide[52:] = truth[56:, 50:110] = True
-    assert choose_object(frame_of(~wide, wide)).tolist() == [True, False]
-    even = (torch.arange(96) % 2 == 0)[:, None]
-    striped = frame_of(~truth & even, truth, ~truth & ~even)
-    assert border_ratio(frame_of(~truth)).item() > 1
-    assert choose_object(striped).tolist() == [False, True, True]
-    assert choose_object(frame_of(~truth, truth)).tolist() == [False, True]
 
 
 def shared_background():
@@ -194,58 +145,12 @@ def test_masks_that_share_a_background_are_judged_by_a_clear_margin(scale):
     assert choose_object(masks, large).tolist() == [False, False, False, True]
 
 
-def test_a_cue_without_a_margin_is_not_asked():
-    "Both masks move alike but for a few percent; the border tells them apart."
-    truth = torch.zeros(4, 40, 60)
-    truth[:, 10:30, 20:40] = 1
-    noise = 2 * torch.randn(4, 2, 40, 60, generator=torch.Generator().manual_seed(0))
-    masks = torch.stack([1 - truth, truth], 1)
-    moves = motion_ratio(masks, own_motion(noise))
-    assert .9 < moves.min() and moves.max() < 1.1
-    for factor in (0, .05, -.05):
-        flow = noise * (1 + factor * truth[:, None])
-        assert choose_object(masks, flow).tolist() == [False, True]
-
-
-@pytest.mark.parametrize("motion, border, chosen", [
-    ([1.2, .8, 6., 1e-6], [1.] * 4, [False, False, True, False]),  # beside what moves six times
-    ([6., 1.], [1., .1], [True, False]), ([6., 1.], [1., 0.], [True, False])]) 
-def test_masks_are_judged_beside_the_others(monkeypatch, motion, border, chosen):
-    "No contact with the border does not outweigh every motion; an unused mask has no say."
-    used = sum(m > 1e-3 for m in motion)
-    masks = torch.zeros(2, len(motion), 40, 60)
-    for k in range(used):
-        masks[:, k, :, 60 // used * k:60 // used * (k + 1)] = 1
-    monkeypatch.setattr("gwm_nb.evaluate.motion_ratio", lambda *_: torch.tensor(motion))
-    monkeypatch.setattr("gwm_nb.evaluate.border_ratio", lambda masks: torch.tensor(border))
-    assert choose_object(masks, 9 * torch.randn(2, 2, 40, 60)).tolist() == chosen
-
-
-def test_motion_finds_an_object_that_favours_the_border():
-    "And where nothing moves by itself, or flow is not given for all, the border decides."
-    truth = torch.zeros(4, 40, 60)
-    truth[:, 4:36, :8] = 1
-    masks, moving = torch.stack([1 - truth, truth], 1), own_flow(truth[:, None])
-    assert border_ratio(masks)[1] > 1
-    for flow, chosen in ((None, [True, False]), (moving[:3], [False, True]),
-                         (torch.ones(4, 2, 40, 60), [True, False])):
-        assert choose_object(masks, flow).tolist() == chosen
-    assert choose_object(torch.ones(4, 1, 40, 60), moving).tolist() == [False]
-
-
 # ---- show_ranked
 
 def test_only_what_is_shown_is_loaded_twice():
     data = Watched(sequences=2, frames=5)
     show_ranked(Bright(), data, ranks=(0., 1.))
     assert sorted(data.asked) == [1] * 8 + [2] * 2
-
-
-def test_the_motions_of_the_reconstruction_are_those_asked_for():
-    scenes = MovingScenes(2, seed=1000, size=(48, 80))
-    explained = [show_ranked(Bright(), scenes, (0.,), basis).axes[3].images[0].get_array()
-                 for basis in ("translation", "quadratic")]
-    assert np.abs(explained[0] - explained[1]).max() > .05
 
 
 # ---- 09_segment
@@ -265,13 +170,6 @@ def test_help_in_the_notebook_is_the_command_s_own():
     assert kept.split() == done.stdout.split()      # run the notebook again if this fails
 
 
-def test_an_estimator_as_object_is_reported_in_words(clip, tmp_path):
-    report = segment_clip(clip, tmp_path / "out", preset="gwm", method=DIS("fast"), steps=1)
-    written = json.loads((tmp_path / "out/result.json").read_text())
-    assert written == report and "fast" in json.dumps(written["settings"]["method"])
-    assert {"flow", "training", "writing", "total"} <= set(written["seconds"])
-
-
 @pytest.mark.parametrize("options, says", [
     (dict(num_masks=1), "num_masks must be at least 2"), (dict(pretrained="imagenet"), "imagenet"),
     (dict(method="magic"), "magic.*dis"), (dict(basis="cubic"), "cubic.*quadratic")])
@@ -279,30 +177,6 @@ def test_settings_are_refused_before_any_work(clip, tmp_path, options, says):
     with pytest.raises(ValueError, match=says):
         segment_clip(clip, tmp_path / "out", preset="gwm", **options)
     assert not (tmp_path / "out").exists()
-
-
-def test_annotation_of_another_size_is_named(clip, tmp_path):
-    write_image(tmp_path / "truth/00001.png", np.zeros((10, 20), np.uint8))
-    with pytest.raises(ValueError, match=r"truth/00001.png is 20x10, .* 96x64"):
-        segment_clip(clip, tmp_path / "out", masks=tmp_path / "truth")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_network_that_needs_its_own_size_says_so_in_one_line(clip, tmp_path, monkeypatch):
-    class Stubborn(Bright):
-        def forward(self, image):
-            raise AssertionError("Input height (64) doesn't match model (224).")
-    monkeypatch.setattr("gwm_nb.segment.create_network", lambda *a: Stubborn())
-    with pytest.raises(ValueError, match="'small' .*Input height"):
-        segment_clip(clip, tmp_path / "out", preset="gwm", steps=1)
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_demo_shows_a_scene_whose_object_stays():
-    scene = _scene_in_view(MovingScenes(64, seed=1000, size=(48, 80)), 15)
-    assert min((scene.labels(t) > 0).float().mean() for t in (0, 7, 14)) > .05
-    none = _scene_in_view(MovingScenes(1, seed=0, size=(48, 80), objects=0), 8)
-    assert none.labels(0).max() == 0                                    # none stays: the last one
 
 
 # ---- J and F
@@ -358,24 +232,6 @@ def test_f_agrees_with_its_definition(size, some):
     np.testing.assert_allclose(jaccard(masks[:, None], masks[None]), J, rtol=0, atol=1e-9)
 
 
-def test_f_by_hand():
-    "Radius 1. A boundary lies on the left or upper pixel of each change."
-    truth = np.zeros((20, 30), bool)
-    truth[:, 10:] = True                                  # the boundary is column 9: 20 pixels
-    near, far, half = truth.copy(), truth.copy(), truth.copy()
-    near[:, 10] = False                                   # column 10: all within the radius
-    far[:, 10:13] = False                                 # column 12: none is
-    half[:10, 10:13] = False      # 9 rows of column 12 (and row 9, a corner), row 9, below it 9
-    assert boundary_f(near, truth) == 1 and boundary_f(far, truth) == 0
-    assert boundary(near)[:, 10].all() and boundary(near).sum() == 20
-    edge = boundary(half)
-    assert edge[:10, 12].all() and edge[10:, 9].all() and edge[9, 9:13].all() and edge.sum() == 23
-    P, R = 12 / 23, 12 / 20  # 10 below, (9,9), (9,10); of the truth rows 8-19
-    assert boundary_f(half, truth) == pytest.approx(2 * P * R / (P + R), abs=1e-12)
-    assert boundary_f(truth, truth & False) == 0 and boundary_f(truth | True, truth & False) == 1
-    assert jaccard(half, truth) == pytest.approx((20 * 20 - 30) / 400)
-
-
 def test_void_counts_for_neither():
     mask, truth, void = np.random.default_rng(1).random((3, 2, 24, 40)) > .5
     other = np.where(void, ~mask, mask)
@@ -384,15 +240,6 @@ def test_void_counts_for_neither():
         assert (found == measure(other, truth, void)).all()
         np.testing.assert_allclose(found, measure(mask & ~void, truth & ~void))
     assert jaccard(mask, truth, void | True).tolist() == [1, 1]
-
-
-def test_tensors_and_arrays_get_their_own_kind():
-    mask, truth = np.random.default_rng(2).random((2, 3, 4, 24, 40)) > .5
-    for measure in (jaccard, boundary_f):
-        array, tensor = measure(mask, truth), measure(*map(torch.from_numpy, (mask, truth)))
-        assert isinstance(array, np.ndarray) and (tensor.numpy() == array).all()
-        assert tensor.dtype == torch.float64 and tensor.shape == (3, 4)
-        assert float(measure(mask[0, 0], mask[0, 0])) == 1
 
 
 def test_three_figures_of_a_sequence():

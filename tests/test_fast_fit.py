@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.autograd import gradcheck
 
 from gwm_nb import basis, fast_fit
 from gwm_nb.basis import Basis
@@ -26,9 +25,11 @@ def batch(B=3, K=4, h=24, w=40, dtype=torch.float32):
     return logits, 3 * torch.randn(B, 2, h, w, dtype=dtype)
 
 
-def value_and_gradient(error, logits, flow):
+def value_and_gradients(error, logits, flow):
+    "Of logits and flow."
+    flow = flow.detach().requires_grad_()
     value = error(logits.softmax(1), flow)
-    return value.detach(), torch.autograd.grad(value.sum(), logits)[0]
+    return value.detach(), *torch.autograd.grad(value.sum(), (logits, flow))
 
 
 def by_the_formula(masks, flow):
@@ -43,9 +44,9 @@ BLOCKS = {"a row": 1, "5 rows": 40 * 4 * 5, "an image": 40 * 4 * 24, "2 images":
 def test_blocks(monkeypatch, size):
     "1 to 24 rows, 1 to 3 images a block, the last one smaller: the formula's value and gradient."
     logits, flow = batch()
-    expected = value_and_gradient(by_the_formula, logits.double(), flow.double())
+    expected = value_and_gradients(by_the_formula, logits.double(), flow.double())
     monkeypatch.setattr(fast_fit, "_cache_block", size)
-    found = value_and_gradient(fit_error, logits, flow)
+    found = value_and_gradients(fit_error, logits, flow)
     for a, b in zip(found, expected):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-7)
     masks = logits.softmax(1)
@@ -67,35 +68,15 @@ def test_fast_fit_is_the_plain_fit(name):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("K", [1, 7])
-@pytest.mark.parametrize("size", [(1, 9), (9, 1), (17, 5), (30, 64)])
-def test_shapes(K, size):
-    "Any number of masks, any proportions, a single row or column too."
-    logits, flow = batch(2, K, *size)
-    value, gradient = value_and_gradient(fit_error, logits, flow)
-    masks = logits.softmax(1)
-    plain = (reconstruct(masks, fit_motion(masks, flow)) - flow).square().mean((1, 2, 3))
-    torch.testing.assert_close(value, plain, rtol=1e-4, atol=1e-5)
-    assert gradient.isfinite().all()
-
-
 @pytest.mark.parametrize("name", list(bases))
 def test_same_number_as_fit_and_reconstruct(name):
     logits, flow = batch(dtype=torch.float64)
     for criterion, power in (("l2", torch.square), ("l1", torch.abs)):
         plain = lambda m, f: power(reconstruct(m, fit_motion(m, f, name), name) - f).mean((1, 2, 3))
         error = lambda m, f: fit_error(m, f, name, criterion)
-        both = (value_and_gradient(form, logits, flow) for form in (error, plain))
+        both = (value_and_gradients(form, logits, flow) for form in (error, plain))
         for a, b in zip(*both):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-
-
-def test_gradient_of_flow():
-    logits, flow = batch(1, 2, 4, 5, torch.float64)
-    flow.requires_grad_()
-    assert gradcheck(lambda l, f: fit_error(l.softmax(1), f), (logits, flow), atol=1e-5)
-    theta = lambda l, f: fit_motion_fast(l.softmax(1), f, "planar", ridge=0.)
-    assert gradcheck(theta, (logits, flow), atol=1e-5)
 
 
 @pytest.mark.parametrize("radius", [.3, .01])
@@ -133,9 +114,9 @@ def test_half_precision(dtype):
 def test_mixed_precision_is_not_for_sums():
     "Within autocast, which takes products in bfloat16, the fit is the same to the last bit."
     logits, flow = batch()
-    plain = value_and_gradient(fit_error, logits, flow)
+    plain = value_and_gradients(fit_error, logits, flow)
     with torch.autocast("cpu", torch.bfloat16):
-        found = value_and_gradient(fit_error, logits, flow)
+        found = value_and_gradients(fit_error, logits, flow)
         thetas = [fit(logits.softmax(1), flow) for fit in (fit_motion, fit_motion_fast)]
     for a, b in zip(found, plain): assert torch.equal(a, b)
     for theta, fit in zip(thetas, (fit_motion, fit_motion_fast)):
@@ -153,15 +134,11 @@ def test_tables_made_in_inference_mode_serve_training():
     assert logits.grad.abs().sum() > 0
 
 
-def test_wrong_criterion():
-    logits, flow = batch()
-    with pytest.raises(ValueError, match="'l2' or 'l1', not 'l3'"):
-        fit_error(logits.softmax(1), flow, criterion="l3")
-
-
 @pytest.mark.parametrize("fit", [fit_motion_fast, fit_error])
-def test_wrong_shapes(fit):
+def test_wrong_arguments(fit):
     masks, flow = torch.rand(1, 2, 24, 32), torch.rand(1, 2, 24, 32)
+    with pytest.raises(ValueError, match="'l2' or 'l1', not 'l3'"):
+        fit_error(masks, flow, criterion="l3")
     for m, f in ((masks[0], flow), (masks, flow[0]), (masks[..., 1:], flow), (masks, flow[:, :1])):
         with pytest.raises(ValueError, match=r"masks must be \(B,K,h,w\)"): fit(m, f)
 
@@ -189,8 +166,8 @@ def eager(masks, flow, basis="quadratic", criterion="l2"):
 def assert_near(found, expected, rtol=1e-4):
     "Values one by one, gradients by their norm."
     torch.testing.assert_close(found[0].double(), expected[0].double(), rtol=rtol, atol=1e-7)
-    a, b = found[1].double(), expected[1].double()
-    assert (a - b).norm() <= rtol * b.norm() + 1e-12
+    for a, b in zip(found[1:], expected[1:]):
+        assert (a.double() - b.double()).norm() <= rtol * b.double().norm() + 1e-12
 
 
 @pytest.mark.parametrize("criterion", ["l2", "l1"])
@@ -201,12 +178,15 @@ def assert_near(found, expected, rtol=1e-4):
 def test_compiled_loops(fused, size, name, criterion):
     "Every basis and criterion, odd widths, one row, one mask: as the other form, and as float64."
     logits, flow = batch(*size)
-    found = value_and_gradient(lambda m, f: fit_error(m, f, name, criterion), logits, flow)
+    found = value_and_gradients(lambda m, f: fit_error(m, f, name, criterion), logits, flow)
     assert fused == THERE + BACK
+    turned = lambda t: t.mT.contiguous().mT                       # any strides will do
+    form = lambda m, f: fit_error(turned(m), turned(f), name, criterion)
+    assert_near(value_and_gradients(form, logits, flow), found)
     form = lambda m, f: eager(m, f, name, criterion)
     tolerance = 1e-4 if size[2] > 1 else 1e-3         # across a single row the ridge decides
-    assert_near(found, value_and_gradient(form, logits, flow), tolerance)
-    assert_near(found, value_and_gradient(form, logits.double(), flow.double()), tolerance)
+    assert_near(found, value_and_gradients(form, logits, flow), tolerance)
+    assert_near(found, value_and_gradients(form, logits.double(), flow.double()), tolerance)
 
 
 def degenerate_masks(h=120, w=214):
@@ -240,12 +220,6 @@ def test_compiled_loops_and_degenerate_masks(fused):
     assert fused_off.max() < 2e-5 and fused_off.max() <= eager_off.max(), (fused_off, eager_off)
 
 
-@pytest.mark.parametrize("radius", [.3, .01])
-def test_small_masks_in_compiled_loops(fused, radius):
-    test_small_masks_in_float32(radius)
-    assert fused == THERE + BACK
-
-
 @pytest.mark.parametrize("value", [float("nan"), -float("inf")])
 @pytest.mark.parametrize("criterion", ["l2", "l1"])
 @pytest.mark.parametrize("where", ["masks", "flow"])
@@ -266,31 +240,6 @@ def test_what_is_no_number_shows(fused, where, criterion, value):
     assert_near((a[::2], da[::2]), (b[::2], db[::2]))
 
 
-def test_compiled_loops_take_any_strides(fused):
-    logits, flow = batch()
-    expected = value_and_gradient(eager, logits, flow)
-    for turn in (lambda t: t.mT.contiguous().mT, lambda t: t.to(memory_format=torch.channels_last),
-                 lambda t: t.repeat_interleave(2, 3)[..., ::2]):
-        fused.clear()
-        form = lambda m, f: fit_error(turn(m), turn(f))
-        assert not turn(flow).is_contiguous()
-        assert_near(value_and_gradient(form, logits, flow), expected)
-        assert fused == THERE + BACK
-
-
-@pytest.mark.parametrize("criterion", ["l2", "l1"])
-@pytest.mark.parametrize("name", list(bases))
-def test_gradient_of_flow_in_compiled_loops(fused, name, criterion):
-    logits, flow = batch()
-    weights = torch.tensor([1., -2., .5])
-    def found(form, dtype):
-        F = flow.to(dtype).requires_grad_()
-        error = form(logits.detach().to(dtype).softmax(1), F, name, criterion)
-        return error.detach(), torch.autograd.grad((error * weights.to(dtype)).sum(), F)[0]
-    assert_near(found(fit_error, torch.float32), found(eager, torch.float64))
-    assert fused == THERE + BACK
-
-
 def test_without_numba_all_is_as_it_was(monkeypatch):
     "The other form, silently, to the last bit."
     monkeypatch.setattr(fast_fit, "_compile_from", 1)
@@ -298,7 +247,7 @@ def test_without_numba_all_is_as_it_was(monkeypatch):
     fast_fit._numba.cache_clear()
     logits, flow = batch()
     try:
-        both = (value_and_gradient(form, logits, flow) for form in (fit_error, eager))
+        both = (value_and_gradients(form, logits, flow) for form in (fit_error, eager))
         for a, b in zip(*both): assert torch.equal(a, b)
         assert fast_fit._numba() is None
     finally: fast_fit._numba.cache_clear()
@@ -330,13 +279,3 @@ def test_numba_waits_until_it_is_wanted():
         fit_error(torch.rand(8, 4, 128, 224), torch.rand(8, 2, 128, 224))
         assert 'numba' in sys.modules"""
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch):
-    "A function of no file, as one typed in: numba refuses to keep it, and it runs."
-    pytest.importorskip("numba", reason="the extra fast (numba) is not installed")
-    space = {}
-    exec("def double(a):\n    for i in range(len(a)): a[i] *= 2", space)
-    a = torch.ones(3)
-    fast_fit._run(space["double"], a)
-    assert a.tolist() == [2, 2, 2]

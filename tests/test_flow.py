@@ -1,7 +1,5 @@
 "Flow files that are damaged, frames that do not fit, estimators as objects, scenes, the loss."
 import json
-import pickle
-import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,11 +10,10 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from gwm_nb import weights as room
-from gwm_nb.flow import (DIS, DIS_PRESETS, estimate_flow, flow_estimators, forward_backward_error,
-                         forward_backward_flow, get_estimator, occlusion_mask, resize_flow, warp)
-from gwm_nb.flow_files import FLO_MAGIC, read_flo, read_flow, read_kitti, write_flo, write_kitti
-from gwm_nb.loss import ReconstructionLoss, explanation
+from gwm_nb.flow import (DIS, FLO_MAGIC, RAFT, estimate_flow, estimator_settings, flow_estimators,
+                         get_estimator, read_flo, read_flow, read_kitti, register_estimator,
+                         resize_flow, warp, write_flo, write_kitti)
+from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import fit_motion, reconstruct
 from gwm_nb.drawing import load_photo
 from gwm_nb.scenes import MovingScenes
@@ -89,46 +86,19 @@ def test_what_estimate_flow_refuses(change, says):
     assert says in str(e.value)
 
 
-def test_sizes_that_do_not_fit():
-    with pytest.raises(ValueError, match="'nearest' or 'bilinear'"):
-        resize_flow(flow, (15, 25), mode="cubic")
-    with pytest.raises(ValueError, match="resize_flow"):
-        warp(frame[None], flow[None])
-
-
-def test_there_and_back_on_exact_flow():
-    right = torch.zeros(2, 40, 60)
-    right[0] = 2
-    hidden = occlusion_mask(right, -right)
-    assert forward_backward_error(right, -right)[:, :-2].abs().max() < 1e-4
-    assert hidden[:, -2:].all() and not hidden[:, :-2].any()
-
-
-def test_both_directions_take_an_estimator_and_a_size():
-    later = frame.roll(2, -1)
-    there, back, hidden = forward_backward_flow(frame, later, DIS("fast"), longest=48)
-    assert there.shape == back.shape == (2, 60, 96) and hidden.shape == (60, 96)
-    assert torch.equal(there, estimate_flow(frame, later, DIS("fast"), 48))
-
-
 # ---- estimators
 
 def test_one_dis_object_serves_many_threads():
     dis = DIS()
+    with pytest.raises(ValueError, match="'slow'.*ultrafast, fast, medium"):
+        DIS("slow")
     pairs = [(frame.roll(k, -1)[None], frame[None]) for k in range(12)]
     alone = [dis(a, b) for a, b in pairs]
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda p: dis(*p), pairs * 3))
     assert all(torch.equal(a, b) for a, b in zip(alone * 3, together))
-
-
-def test_dis_takes_batches_and_checks_its_preset():
-    batch = torch.stack([frame, frame.roll(3, -2)])
-    for preset in DIS_PRESETS:
-        both = DIS(preset)(batch, batch.roll(1, -1))
-        assert torch.equal(both[1:], DIS(preset)(batch[1:], batch[1:].roll(1, -1)))
-    with pytest.raises(ValueError, match="'slow'.*ultrafast, fast, medium"):
-        DIS("slow")
+    batch = dis(torch.cat([a for a, _ in pairs]), frame.expand(12, -1, -1, -1))
+    assert torch.equal(batch, torch.cat(alone))
 
 
 @pytest.fixture
@@ -183,14 +153,6 @@ def raft():
     return RAFT("random", small=True, updates=2, device="cpu")
 
 
-def test_raft_survives_pickling_without_its_weights(raft):
-    batch1, batch2 = torch.rand(2, 1, 3, 50, 83)
-    data = pickle.dumps(raft)
-    again = pickle.loads(data)
-    assert again == raft and len(data) < 1000
-    assert torch.equal(again(batch1, batch2), raft(batch1, batch2))
-
-
 def test_raft_reads_a_local_file_and_notices_a_new_one(raft, tmp_path):
     a, b = torch.rand(1, 3, 50, 83), torch.rand(1, 3, 50, 83)
     torch.save(raft._network().state_dict(), tmp_path / "small.pth")
@@ -212,39 +174,7 @@ def test_raft_refuses_weights_that_are_not_its_own(tmp_path):
         RAFT(updates=0)
 
 
-def test_raft_without_a_network_says_so_in_one_line(monkeypatch):
-    def unreachable(*args, **kwargs): raise OSError("no route")
-    monkeypatch.setattr(room.models, "get_model_weights", unreachable)
-    with pytest.raises(ValueError, match=r"raft_large.*weights=.*DIS"):
-        RAFT(device="cpu")(frame[None], frame[None])
-    assert socket.getdefaulttimeout() is None
-
-
 # ---- scenes, motion, loss: what they refuse, and cases that must stay finite
-
-@pytest.mark.parametrize("change, message", [(dict(n=0), "at least 1"), (dict(similar=2), "[0,1]"),
-                                             (dict(size=(8, 8)), "32x32")])
-def test_what_moving_scenes_refuse(change, message):
-    with pytest.raises(ValueError) as e:
-        MovingScenes(**change)
-    assert message in str(e.value)
-
-
-def test_scenes_are_told_apart(added):
-    with pytest.raises(IndexError, match="scene 8 of 8"):
-        MovingScenes(8)[8]
-    with pytest.raises(ValueError, match="choose from astronaut"):
-        load_photo("lena")
-    flow_estimators.register("still")(still)
-    for method in ("still", still, Constant(0.)):
-        assert MovingScenes(1, flow_method=method)[0]["flow"].abs().max() == 0
-
-
-def test_an_object_that_rests_travels_with_the_camera():
-    late = MovingScenes(6, seed=2, still=1.).scene(0).layers[1]
-    assert late.begins > 0 and (late.shape.centre - late.motion.centre).norm() > .1
-    carried = late.move(late.shape.centre, 0, late.begins)
-    torch.testing.assert_close(carried, late.motion.centre, atol=1e-6, rtol=0)
 
 
 def test_scenes_stay_finite_and_their_flow_exact():
@@ -262,6 +192,11 @@ masks, field = torch.rand(1, 2, 24, 32), torch.rand(1, 2, 24, 32)
 
 
 @pytest.mark.parametrize("call, message", [
+    (lambda: MovingScenes(n=0), "at least 1"), (lambda: MovingScenes(similar=2), "[0,1]"),
+    (lambda: MovingScenes(size=(8, 8)), "32x32"), (lambda: MovingScenes(8)[8], "scene 8 of 8"),
+    (lambda: load_photo("lena"), "choose from astronaut"),
+    (lambda: resize_flow(flow, (15, 25), mode="cubic"), "'nearest' or 'bilinear'"),
+    (lambda: warp(frame[None], flow[None]), "resize_flow"),
     (lambda: fit_motion(masks, field, "cubic"), "translation, affine, quadratic"),
     (lambda: fit_motion(masks[0], field), "(B,K,h,w)"),
     (lambda: fit_motion(masks[..., 1:], field), "(1, 2, 24, 31)"),
@@ -271,8 +206,8 @@ masks, field = torch.rand(1, 2, 24, 32), torch.rand(1, 2, 24, 32)
     (lambda: ReconstructionLoss(form="code"), "'blended' or 'per_mask'"),
     (lambda: ReconstructionLoss(flow_clip=0), "positive"),
 ])
-def test_what_motion_and_loss_refuse(call, message):
-    with pytest.raises(ValueError) as e:
+def test_what_scenes_motion_and_loss_refuse(call, message):
+    with pytest.raises((ValueError, IndexError)) as e:
         call()
     assert message in str(e.value)
 
@@ -291,21 +226,3 @@ def test_small_soft_masks_anywhere_stay_finite(size):
         out.square().mean().backward()
         assert out.isfinite().all() and out.abs().max() < 1e3, (size, i, j)
         assert m.grad.isfinite().all(), (size, i, j)
-
-
-@pytest.mark.parametrize("value", [0., 3.])
-def test_where_nothing_is_to_be_explained_the_loss_says_nothing(value):
-    still = torch.full((1, 2, 24, 32), value)
-    logits = torch.randn(1, 3, 24, 32, requires_grad=True)
-    out = ReconstructionLoss(normalise=True)(logits, still)
-    out.backward()
-    assert out < 1e-3 and logits.grad.isfinite().all() and logits.grad.abs().max() < 1e-3
-
-
-def test_explanation_takes_masks_of_another_size_and_samples_without_truth():
-    sample = dict(image=torch.rand(3, 24, 32), flow=field[0])
-    pictures = explanation(sample, torch.rand(3, 12, 16).softmax(0))
-    assert list(pictures) == ["frame", "flow", "masks", "explained"]
-    assert pictures["masks"].shape == (3, 24, 32)
-    annotated = sample | dict(mask=torch.zeros(24, 32).long())
-    assert "truth" in explanation(annotated, masks[0].softmax(0))

@@ -32,7 +32,7 @@ def test_flow_is_resized_as_published(golden, flow_read, size):
 
 def test_colours_are_the_published_ones(flow_read):
     rgb = flow_to_rgb(torch.from_numpy(flow_read["32x56"]))
-    published = (flow_read["rgb_32x56"] + 1) / 2      # stored in [-1,1], unrounded; ours has 8 bits, rounded down twice
+    published = (flow_read["rgb_32x56"] + 1) / 2      # unrounded; ours is rounded down twice
     np.testing.assert_allclose(rgb.numpy(), published, atol=2 / 255)
 
 
@@ -75,7 +75,8 @@ def test_jaccard(golden, threshold, key):
     np.testing.assert_allclose(J.numpy(), z[key], atol=1e-6)
 
 
-@pytest.mark.parametrize("places", [[], [(3, 4)], [(5, c) for c in range(12)], [(r, c) for r in (7, 8) for c in (1, 2, 3)]],
+@pytest.mark.parametrize("places", [[], [(3, 4)], [(5, c) for c in range(12)],
+                                    [(r, c) for r in (7, 8) for c in (1, 2, 3)]],
                          ids=["empty", "1px", "12px in one row", "2x3 block"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_degenerate_masks_stay_finite(places, dtype):

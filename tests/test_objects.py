@@ -4,8 +4,7 @@ import pytest
 import scipy.sparse as sparse
 import torch
 
-from gwm_nb.objects import (Pieces, areas_of, chain_pieces, halve, match_objects, pieces_of_frames,
-                            random_walk, resemblance, separate, split_objects, touching)
+from gwm_nb.objects import halve, match_objects, split_objects
 from gwm_nb.refine import RefineSettings, look_at
 from gwm_nb.scenes import MovingScenes
 
@@ -60,15 +59,6 @@ def test_what_falls_apart_now_and_then_is_one():
     assert split_objects(**film).max() == 1
 
 
-def test_a_crumb_belongs_to_the_nearest():
-    rows = [list(r) for r in TOUCH]
-    rows[1][9] = "."
-    rows[6][0], rows[6][3] = "c", "."
-    film, letters = strip(["".join(r) for r in rows])
-    ids = split_objects(**film)
-    assert ids.max() == 2 and set(ids[letters == "c"]) == {1}
-
-
 def test_a_crumb_of_its_own_belongs_to_the_nearest():
     film, letters = strip([f"aaaa....{'.....cc.....'[t]}......bbb" for t in range(12)])
     ids = split_objects(**film)
@@ -91,16 +81,6 @@ def test_as_many_as_were_asked_for(n):
         assert all(len(v) == 1 for v in names(ids, letters).values())        # cuts run in objects
 
 
-def test_there_is_nothing_left_to_cut():
-    film, _ = strip(["....a.....", "....a....."])
-    assert split_objects(**film, objects=3).max() == 1
-
-
-def test_sizes_decide_the_numbers():
-    film, letters = strip([r.translate(str.maketrans("ab", "ba")) for r in TOUCH])
-    assert names(split_objects(**film), letters) == {1: {"b"}, 2: {"a"}}
-
-
 def test_nothing_is_nothing():
     film, _ = strip(TOUCH)
     ids = split_objects(**film | dict(p=np.zeros(80)))
@@ -112,55 +92,6 @@ def test_a_number_that_can_not_be_meant(objects):
     film, _ = strip(TOUCH)
     with pytest.raises(ValueError, match="'auto' or a whole number from 1 to 254"):
         split_objects(**film, objects=objects)
-
-
-def test_a_crack_does_not_part_a_piece():
-    film, letters = strip(["aa.aa..aa."])
-    piece = pieces_of_frames(film["graph"], film["p"] > .5, film["frame"])
-    assert piece[0] == piece[3] and piece[3] != piece[5] and len(piece) == 6
-
-
-def test_tracks_end_where_pieces_merge():
-    film, letters = strip(TOUCH)
-    on = np.flatnonzero(film["p"])
-    graph, frame, area = film["graph"][on][:, on], film["frame"][on], film["area"][on]
-    of = pieces_of_frames(film["graph"], film["p"] > .5, film["frame"])
-    pieces = chain_pieces(graph, of, frame, area)
-    frames = [pieces.frame[pieces.track == k] for k in range(pieces.track.max() + 1)]
-    spans = sorted((f.min(), f.max()) for f in frames)
-    assert spans == [(0, 2), (0, 2), (3, 4), (5, 7), (5, 7)]
-    ids = separate(graph, pieces, area)
-    found = names(ids + 1, letters[on])
-    assert found[1] != found[2] and ids.max() == 1
-    assert set(separate(graph, pieces, area, limit=1)) == {0}
-
-
-def test_a_walk_between_seeds():
-    line = sparse.diags([np.ones(9), np.ones(9)], [1, -1], format="csr")
-    seeds = np.full(10, -1)
-    seeds[0], seeds[9] = 0, 1
-    assert list(random_walk(line, seeds)) == [0] * 5 + [1] * 5
-    assert list(random_walk(line, np.where(np.arange(10) == 9, 0, -1))) == [0] * 10
-    assert list(random_walk(sparse.csr_matrix((3, 3)), np.array([0, -1, 1]))) == [0, -1, 1]
-    assert list(random_walk(line, np.arange(10))) == list(range(10))
-
-
-def test_how_often_two_touch():
-    ids, frame, area = np.array([0, 1] * 4), np.repeat(np.arange(4), 2), np.ones(8)
-    of = np.array([0, 0, 1, 2, 3, 3, 4, 5])
-    frames, areas = np.array([0, 1, 1, 2, 3, 3]), np.array([2, 1, 1, 2, 1, 1.])
-    pieces = Pieces(of, frames, areas, np.zeros(6, int))
-    assert touching(ids, pieces, frame, area).tolist() == [[0, .5], [.5, 0]]
-    assert areas_of(ids, frame, area).tolist() == [[1] * 4] * 2
-
-
-def test_the_far_resemble_each_other_less():
-    ids, frame = np.array([0, 1, 2]), np.array([0, 2, 2])
-    area, colour = np.ones(3), np.zeros(3, int)
-    place = np.array([[.5, 0], [.5, .2], [.5, .8]])
-    value = resemblance(ids, frame, area, place, colour)
-    assert value[0] == pytest.approx([0, .9, .6])
-    assert value[1, 2] == 0 and (value == value.T).all()
 
 
 def test_a_dumb_bell_is_cut_at_its_waist():
@@ -222,9 +153,3 @@ def test_two_that_meet_keep_their_numbers(meeting):
         number = np.bincount(ids[mine]).argmax()
         assert ((ids == number) & mine).sum() / ((ids == number) | mine).sum() > .9
         assert all(np.bincount(i[m]).argmax() == number for i, m in zip(ids, mine))
-
-
-def test_the_same_twice(meeting):
-    look = meeting[1]
-    p = (look.means[0] > 1).astype(float)
-    assert (split(look, p) == split(look, p)).all()

