@@ -12,7 +12,8 @@ from scipy.stats import spearmanr
 
 from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import jaccard
-from gwm_nb.files import command, find_clips, list_images, read_mask
+from gwm_nb.commands import command
+from gwm_nb.files import find_clips, list_images, read_mask
 from gwm_nb.refine import diffuse, doubts, first_guess, get_refine_settings, learn, look_at, motion_odds, motion_residual, motion_thresholds, refine_clip
 
 

@@ -16,8 +16,7 @@ from pycocotools import mask as coco_masks
 from gwm_nb import cutouts
 from gwm_nb.clips import open_clip
 from gwm_nb.cutouts import (CutFrame, Output, Outputs, ProResWriter, annotation, check_outputs,
-                            compressed, decompressed, from_run_lengths, get_output, opacity,
-                            output_files, outputs, run_lengths, spaced, voc_palette)
+                            opacity, output_files, outputs, spaced, voc_palette)
 from inputs import write_image, write_video
 
 N, H, W = 6, 61, 83      # odd sizes
@@ -237,17 +236,6 @@ def test_sound_is_taken_over_or_becomes_one_that_the_file_can_hold(tmp_path, nam
 # ---- annotations
 
 MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40))
-
-
-@settings(max_examples=100, deadline=None)
-@given(MASKS)
-def test_run_lengths_there_and_back(mask):
-    mask = torch.from_numpy(mask)
-    counts = run_lengths(mask)
-    assert sum(counts) == mask.numel() and sum(counts[1::2]) == mask.sum()
-    assert all(n > 0 for n in counts[1:])
-    assert (from_run_lengths(counts, mask.shape) == mask).all()
-    assert decompressed(compressed(counts)) == counts
 
 
 @settings(max_examples=100, deadline=None)

@@ -15,7 +15,8 @@ from gwm_nb.explore import (Explorer, Snapshots, explore_divisions, explore_fit,
 from gwm_nb.flow import flow_to_rgb, warp
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import bases, fit_motion, motion_fields
-from gwm_nb.scenes import MovingScenes, load_photo
+from gwm_nb.drawing import load_photo
+from gwm_nb.scenes import MovingScenes
 from gwm_nb.segment import Result, segment
 from gwm_nb.show import overlay
 from gwm_nb.train import fit

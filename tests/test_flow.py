@@ -10,9 +10,9 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from gwm_nb.flow import (DIS, FLO_MAGIC, RAFT, estimate_flow, estimator_settings, flow_estimators,
-                         get_estimator, read_flo, read_flow, read_kitti, register_estimator,
-                         resize_flow, warp, write_flo, write_kitti)
+from gwm_nb.flow import (DIS, estimate_flow, flow_estimators, get_estimator,
+                         resize_flow, warp)
+from gwm_nb.flow_files import FLO_MAGIC, read_flo, read_flow, read_kitti, write_flo, write_kitti
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import fit_motion, reconstruct
 from gwm_nb.drawing import load_photo

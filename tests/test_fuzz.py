@@ -31,9 +31,9 @@ from gwm_nb.commands import command
 from gwm_nb.files import output_folder, readable_name, visible
 from gwm_nb.flow_files import read_flo, read_kitti, write_flo, write_kitti
 from gwm_nb.network import create_network
-from gwm_nb.runs import KEYS, Config, make_config, to_toml
+from gwm_nb.configuration import KEYS, Config, make_config, to_toml
 from gwm_nb.segment import Result
-from gwm_nb.store import FlowSettings, FlowStore, _seal, make_store
+from gwm_nb.store import FlowSettings, FlowStore, StoredClip, make_store
 from gwm_nb.weights import read_weights
 from inputs import write_image
 
@@ -402,19 +402,28 @@ class AStore(Stranger):
         self.valid = json.loads(self.file.read_text())
 
     def write(self, text):
-        try:
-            description = json.loads(text)
-            plan = description["attributes"]
-            plan.pop("checksum")
-            text = json.dumps(description | dict(attributes=plan | dict(checksum=_seal(plan))))
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-            pass
+        with suppress(AttributeError, IndexError, KeyError, OSError, RecursionError, TypeError, ValueError):
+            plan = json.loads(text)["attributes"]
+            clip = StoredClip(self.file.parent, plan["settings"], plan["clips"][0])
+            next(self.file.parent.glob("*/flows")).parent.rename(clip.folder)
         super().write(text)
 
     def read(self, out): read_store(self.file.parent)
 
 
-STRANGERS = [AResult, AnEarlierResult, ANetwork, ATraining, AReport, AStore]
+class AnArray(AStore):
+    "The description of one of its arrays."
+    def __init__(self, root):
+        super().__init__(root)
+        self.store, self.file = self.file.parent, next(self.file.parent.glob("*/flows/zarr.json"))
+        self.valid = json.loads(self.file.read_text())
+
+    def write(self, text): self.file.write_text(text, encoding="utf-8")
+
+    def read(self, out): FlowStore(self.store).flow(0, 1)
+
+
+STRANGERS = [AResult, AnEarlierResult, ANetwork, ATraining, AReport, AStore, AnArray]
 
 
 @how_many

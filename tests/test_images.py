@@ -8,8 +8,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from gwm_nb import benchmarks
-from gwm_nb.benchmarks import box_overlap, moca_score, object_box
+from gwm_nb import merging
+from gwm_nb.benchmarks import box_overlap, object_box, protocol_result
 from gwm_nb.images import (ImageScores, StillImages, border_contact, border_object, e_measure,
                            evaluate_images, f_beta, find_pairs, image_measures, image_sets,
                            precision_recall, s_measure, show_curves, threshold_counts)

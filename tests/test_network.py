@@ -3,8 +3,9 @@ import pytest
 import torch
 import torch.nn as nn
 
-from gwm_nb.network import (SegmentationNetwork, SmallBackbone, TimmBackbone, backbones,
-                            create_network, networks, predict_masks)
+from gwm_nb.network import (SegmentationNetwork, SmallBackbone, backbones, create_network,
+                            networks, predict_masks)
+from gwm_nb.weights import TimmBackbone
 
 SWIN = "swin_tiny_patch4_window7_224"
 

@@ -213,10 +213,10 @@ def test_an_output_that_fails_costs_no_mask(tmp_path, monkeypatch, kind, stage):
     monkeypatch.setattr(outputs[kind], stage, fails)
     names, image = ["a", "b", "c"], torch.full((3, 32, 48), 128, dtype=torch.uint8)
     other = "sheet" if kind != "sheet" else "rle"
-    with Outputs(["masks", kind, other], tmp_path, names) as outputs:
-        for name in names: outputs.add(name, image, torch.ones(32, 48))
+    with Outputs(["masks", kind, other], tmp_path, names) as written_by:
+        for name in names: written_by.add(name, image, torch.ones(32, 48))
     assert [read_mask(tmp_path / f"{name}.png").float().mean() for name in names] == [1, 1, 1]
-    assert [line.split()[0] for line in outputs.failed] == [kind] and "No space left" in outputs.failed[0]
+    assert [line.split()[0] for line in written_by.failed] == [kind] and "No space left" in written_by.failed[0]
     assert (tmp_path / output_files([other], names)[0]).is_file()
     if kind != "cutout": assert not (tmp_path / output_files([kind], names)[0]).exists()
 

@@ -9,7 +9,6 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch

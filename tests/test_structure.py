@@ -88,7 +88,7 @@ def test_who_knows_too_much_is_caught(room, planted):
 
 # ---- modules
 
-RULES = [house.undocumented, house.late_methods, house.crowded]
+RULES = [house.undocumented, house.late_methods, house.crowded, house.libraries_exported]
 
 
 @each_room
@@ -111,7 +111,10 @@ PLANTED = {
     house.crowded: [
         "'s' * (n > 1)", "(n > 1) * 's'", "f'{n} frame' + 's' * (n != 1)", "'s' * bool(n)",
         "f'{n}' * (n > 1 and m)", "[y for x in z if (y := x)]", "a = 1; b = 2",
-        "if a: b = 1; c = 2", "def f(): a(); b()"]}
+        "if a: b = 1; c = 2", "def f(): a(); b()"],
+    house.libraries_exported: ["__all__ = ['a', 'b']\nb = 1\n" + line for line in (
+        "a = lazily('torch')", "a = importlib.import_module('torch')", "import torch as a",
+        "from torch import nn as a", "from . import a")]}
 GOOD_CODE = [
     "def _f(x): return 1", "class _A: pass", "def f(): 'Words.'",
     "def f(x, # one\n      y=(1,\n         2) # two\n     ): 'Words.'",

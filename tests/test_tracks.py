@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn as nn
 
-from gwm_nb.scenes import Layer, Motion, MovingScenes, Scene, Shape, Texture
+from gwm_nb.drawing import Shape, Texture
+from gwm_nb.scenes import Layer, Motion, MovingScenes, Scene
 from gwm_nb.tracks import (ChainedTracker, CoTracker, FollowTracks, TrackLoss, Tracks, at_start,
                            beyond_rank, point_grid, sample_at, scene_tracks, smooth_tracks,
                            temporal_difference, track, track_points)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fastcore.script import call_parse
 from torch import Tensor
 
-from gwm_nb.benchmarks import load_any, read_truths, sequences_there
+from gwm_nb.benchmarks import annotated_sequences, check_clip, load_any
 from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import (choose_by_border, choose_object, jaccard, motion_ratio, object_mask,
                              own_motion)

@@ -18,7 +18,8 @@ from gwm_nb.network import create_network
 from gwm_nb.paper import cache_features, paper_recipe
 from gwm_nb.polish import Polished, get_polisher
 from gwm_nb.refine import folded
-from gwm_nb.scenes import MovingScenes, load_photo
+from gwm_nb.drawing import load_photo
+from gwm_nb.scenes import MovingScenes
 from gwm_nb.tracks import beyond_rank
 
 sys.path.insert(0, str(Path(__file__).parent))
