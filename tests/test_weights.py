@@ -30,7 +30,7 @@ def test_one_line_for_every_failure():
         def get(): raise error
         return get
     for error in (urllib.error.URLError("no route"), RuntimeError("hash\nmismatch"), TimeoutError(), UnicodeDecodeError("utf8", b"", 0, 1, "x")):
-        with pytest.raises(ValueError, match=f"no weights for RAFT: they could not be had .{type(error).__name__}.; give a file") as e:
+        with pytest.raises(ValueError, match=f"no weights for RAFT: they could not be fetched .{type(error).__name__}.; give a file") as e:
             fetched(failing(error), "RAFT", "give a file")
         assert "\n" not in str(e.value)
     with pytest.raises(ValueError, match="^refused for another reason$"):
@@ -77,7 +77,7 @@ def wrong_file(folder, kind):
 
 
 @pytest.mark.parametrize("kind, says", [
-    ("empty", "cut short"), ("cut", "cut short"), ("half", "cut short"), ("text", "no file of torch.save"), ("pickle", "no file of torch.save"), ("zip", "no file of torch.save"),
+    ("empty", "cut short"), ("cut", "cut short"), ("half", "cut short"), ("text", "not a file of torch.save"), ("pickle", "not a file of torch.save"), ("zip", "not a file of torch.save"),
     ("list", "holds a list"), ("evil", f"it would run {os.system.__module__}.system, which no weights need"), ("evil old", "do not trust it")])
 def test_a_wrong_file_is_refused_in_one_line_and_nothing_is_run(tmp_path, kind, says):
     file = wrong_file(tmp_path, kind)
