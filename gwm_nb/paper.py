@@ -42,7 +42,7 @@ def cubic_weights(n: int, # new number of positions
                   device: torch.device | None = None, # of the result
                   dtype: torch.dtype | None = None # of the result
                  ) -> Tensor: # (n,side): rows sum to 1
-    "Bicubic interpolation along one side as a matrix: PyTorch's kernel (a = -.75), repeated border."
+    "Bicubic interpolation along a side as a matrix: PyTorch's kernel (a = -0.75), repeated border."
     at = (torch.arange(n, device=device, dtype=dtype) + .5) * side / (n + surplus) - .5
     near = at.floor()[:, None] + torch.arange(-1, 3, device=device, dtype=dtype)
     d = (at[:, None] - near).abs()
