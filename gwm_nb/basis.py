@@ -19,10 +19,10 @@ from torch import Tensor
 # %% ../nbs/28_basis.ipynb #bas00009
 @dataclass(frozen=True)
 class Basis:
-    """A family of motions: all polynomials up to a degree, or those whose parameters are tied.
+    """A family of motions: all polynomials up to a degree, or those with tied parameters.
 
-    Raises `ValueError` for ties that repeat each other, and for a family that a change of origin
-    or unit leads out of."""
+    Raises `ValueError` for dependent ties, and for a family that is not closed under a change of
+    origin or unit."""
     degree: int # of the polynomials
     ties: tuple | None = None # for each parameter, its (monomial, channel, factor); None: all free
 
@@ -56,7 +56,7 @@ def power_rows(a: Tensor, # (...,n)
 @lru_cache
 @torch.inference_mode(False)
 def _binomials(powers, device):
-    "For monomials p and q: what q has more of x and y, binomial coefficients, and the degree of q."
+    "For monomials p, q: how far q exceeds p in x and y, binomial coefficients, the degree of q."
     i, j = torch.tensor(powers, device=device).unbind(-1)
     ways = [[comb(i, a) * comb(j, b) for i, j in powers] for a, b in powers] # 0 where a > i, b > j
     more_x, more_y = ((e - e[:, None]).clamp_min(0) for e in (i, j))

@@ -317,7 +317,8 @@ def _train_and_measure(out, title, seed, steps, objects=1):
     from gwm_nb.scenes import MovingScenes
     from gwm_nb.show import show_images
     from gwm_nb.network import predict_masks
-    from gwm_nb.train import explanation, fit
+    from gwm_nb.loss import explanation
+    from gwm_nb.train import fit
     start, num_masks = time.perf_counter(), 2 if objects == 1 else 4
     train = MovingScenes(256, seed=seed, objects=objects)
     held_out = MovingScenes(64, seed=1000 + seed, objects=objects)

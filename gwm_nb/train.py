@@ -22,7 +22,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 
-from .files import ProgressBar, current_job, fits, lazily
+from .configuration import fits
+from .files import ProgressBar, current_job, lazily
 from .show import show_images
 from .videos import VideoFrames
 from .network import create_network, predict_masks

@@ -90,7 +90,7 @@ def test_nothing_is_nothing():
 @pytest.mark.parametrize("objects", [0, -1, 255, 1.5, "two", None])
 def test_a_number_that_can_not_be_meant(objects):
     film, _ = strip(TOUCH)
-    with pytest.raises(ValueError, match="'auto' or a whole number from 1 to 254"):
+    with pytest.raises(ValueError, match="'auto' or an integer from 1 to 254"):
         split_objects(**film, objects=objects)
 
 

@@ -233,7 +233,7 @@ def test_each_sample_may_start_in_a_frame_of_its_own():
     ({}, (logits_for(), scattered()[0]), r"\(B,T,N,2\)"),
     ({}, (logits_for(2), scattered()), r"\(2, 2, 12, 16\) and \(1, 12, 40, 2\)"),
     ({}, (logits_for(), scattered(T=2)), "2 frames.*rank 4.*5.*follow points for longer"),
-    ({}, (logits_for(), scattered(T=10)), "10 frames.*11: lower smooth, or follow"),
+    ({}, (logits_for(), scattered(T=10)), "10 frames.*11; lower smooth, or follow"),
     ({}, (logits_for(), scattered(), 12), "0 to 11")])
 def test_what_has_no_loss_is_refused(options, arguments, says):
     with pytest.raises(ValueError, match=says):
