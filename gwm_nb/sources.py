@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch.utils.data import Dataset, Subset
 
 from .configuration import Config, Data
-from .files import TRUTH_FOLDERS, find_clips
+from .files import TRUTH_FOLDERS, find_clips, list_images, read_image
 from .scenes import MovingScenes
 from .store import FlowSettings, FlowStore, is_store, plan_store, plan_summary, shrink
 from .clips import frame_names
@@ -69,12 +69,18 @@ class StoredFrames(Dataset):
 # %% ../nbs/41_sources.ipynb #04bc6ba1
 def refuse_labels(path: str | Path # where frames should be
                  ):
-    "Raises `ValueError` for a folder that has the name of a folder of labels, or is in one."
+    "Raises `ValueError` for a folder of labels: by its name, or for images of few colours."
     path = Path(path).absolute()
     for folder in (path, *path.parents)[:3]:
-        if folder.name.lower() in TRUTH_FOLDERS:
-            raise ValueError(f'{path}: these are labels ({folder.name}), which training does not '
-                             'read; give the frames, or the folder above both')
+        if folder.name.lower() not in TRUTH_FOLDERS: continue
+        raise ValueError(f'{path}: these are labels ({folder.name}), which training does not read; '
+                         'give the frames, or the folder above both')
+    for clip in find_clips(path)[:1] if path.exists() and not is_store(path) else []:
+        files = list_images(clip.path) if clip.path.is_dir() else []
+        images = [read_image(files[i * len(files) // 5]) for i in range(min(5, len(files)))]
+        if images and max(len(image.flatten(1).unique(dim=1).T) for image in images) <= 16:
+            raise ValueError(f'{clip.path}: these images have at most 16 colours, like labels; '
+                             'give the frames')
 
 # %% ../nbs/41_sources.ipynb #311534db
 def process_rank() -> tuple[int, int]: # (rank of this process, number of processes)

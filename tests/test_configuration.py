@@ -22,7 +22,8 @@ from gwm_nb.runs import make_recipe
     ("data.both=1", ["data.both", "true or false"]), ("data.size=[128]", ["data.size", "[128]"]),
     ("data.size=[1.5, 2]", ["data.size", "1.5"]), ("data.batch=0", ["data.batch", "1", "0"]),
     ("train.steps=-3", ["train.steps", "1", "-3"]), ("log.every=0", ["log.every", "1", "0"]),
-    ("optim.lr=nan", ["optim.lr", "nan"]), ("train.ema=2", ["train.ema", "0 and 1", "2"]),
+    ("optim.lr=nan", ["optim.lr", "nan"]), ("optim.lr=-1", ["optim.lr", "0", "-1"]),
+    ("train.ema=2", ["train.ema", "0 and 1", "2"]),
     ("network.features=true data.photometric=0.4", ["set data.photometric=0"]),
     ('network.features=true network.unfreeze={0="*"}', ["leave out network.unfreeze"]),
     ('network.name=paper network.unfreeze={0="*"}', ["leave out network.unfreeze"]),
@@ -62,10 +63,10 @@ def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
 
 def test_a_change_beats_the_file_and_the_file_the_preset(tmp_path):
     (tmp_path / "my.toml").write_text("[optim]\nlr = 1\n[data]\nbatch = 3\nheld_out = ['a']\n"
-                                      "[network.unfreeze]\n5 = 'backbone.*'\n")
+                                      "[network.unfreeze]\n5 = 'backbone.*'\n[train]\nsteps = 7\n")
     config = make_config("demo", tmp_path / "my.toml", ["data.batch=5", "data.method=raft"])
-    assert (config.optim.lr, config.data.batch, config.train.steps) == (1., 5, 450)
-    assert config.data.held_out == ["a"] and type(config.optim.lr) is float
+    assert (config.optim.lr, config.data.batch, config.train.steps) == (1., 5, 7)
+    assert config.data.held_out == ["a"] and config.log.labels and type(config.optim.lr) is float
     assert config.network.unfreeze == {"5": "backbone.*"}
     assert make_config(changes=["data.held_out=dog,cows"]).data.held_out == ["dog", "cows"]
     assert make_config(changes=['network.name="paper"']).network.name == "paper"
@@ -73,8 +74,8 @@ def test_a_change_beats_the_file_and_the_file_the_preset(tmp_path):
 
 @pytest.mark.parametrize("preset", ["", *presets()])
 def test_options_survive_the_file_they_are_written_to(tmp_path, preset):
-    changes = ['data.path=a "b" \\ ü\x7f', "data.held_out=['x']", "optim.lr=inf",
-               'network.init_from=runs/a', 'log.trackers=[]']
+    changes = ['data.path=a "b" \\ ü\x7f', "data.held_out=['x']", "loss.weight=inf",
+               "network.init_from=runs/a", "optim.lr=1.2345678e-5"]
     if not preset:
         changes.append('network.unfreeze={5="a.*", 9="b"}')
     config = make_config(preset, changes=changes)

@@ -98,6 +98,8 @@ def test_folders_of_labels(davis, tmp_path):
     labels = davis / "DAVIS2016/Annotations"
     for folder in (labels, labels / "480p/dog"):
         assert "(Annotations)" in refused("clip", folder, tmp_path / "x")
+    shutil.copytree(labels / "480p/dog", tmp_path / "mine")
+    assert "16 colours" in refused("clip", tmp_path / "mine", tmp_path / "x")
 
 
 def test_too_few_samples(tmp_path, davis):
