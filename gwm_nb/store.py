@@ -356,7 +356,8 @@ def _fill_clip(clip, stored, method, workers, batch):
         shutil.rmtree(stored.folder, ignore_errors=True)   # it was damaged
         part.rename(stored.folder)
     except OSError as e:                                   # a full disk does not say where
-        raise OSError(e.errno, e.strerror, e.filename or str(stored.folder.parent)) from None
+        if e.errno != errno.ENOSPC: raise
+        raise OSError(e.errno, e.strerror, str(stored.folder.parent)) from None
     finally:
         pool.shutdown(cancel_futures=True)
         shutil.rmtree(part, ignore_errors=True)
@@ -452,7 +453,7 @@ def cached_store(clips: list[Clip], # from find_clips
     make = partial(make_store, source=clips, settings=settings, plan=plan)
     try:
         with ExitStack() as lock:
-            with suppress(PermissionError):            # a cache that can only be read
+            with suppress(OSError):                # a cache that can only be read
                 lock.enter_context(locked(folder.with_name(f'{folder.name}-{uuid4().hex}')))
             try: store = make(folder)
             except DamagedStore:

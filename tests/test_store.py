@@ -289,6 +289,15 @@ def test_without_a_cache_flow_is_computed_all_the_same(clips, store, tmp_path, m
     assert str(tmp_path / "file") in capsys.readouterr().out
 
 
+def test_a_cache_that_can_only_be_read_is_used(clips, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GWM_CACHE", str(tmp_path))
+    made = cached_store(find_clips(clips), SETTINGS).folder
+    def read_only(path, wait=True): raise OSError(errno.EROFS, "Read-only file system", str(path))
+    monkeypatch.setattr(room, "locked", read_only)
+    assert cached_store(find_clips(clips), SETTINGS).folder == made
+    assert capsys.readouterr().out == ""
+
+
 # ---- folders, settings and clips
 
 @pytest.mark.parametrize("damage", ["empty", "zeros", "long", "gone", "foreign"])
@@ -358,16 +367,19 @@ def test_clips_that_can_not_be_used_are_named(clips, tmp_path):
 
 # ---- estimators
 
-def out_of_memory(*frames): raise RuntimeError("out of memory\nand more")
+def failing(error):
+    def flow(image): raise error
+    return flow
 
 
 @pytest.mark.parametrize("flow, says", [
     (lambda image: torch.full_like(image, np.nan), "cows/00000: NaN or infinite .* gap 1"),
     (lambda image: torch.full_like(image, 1e6), "65504 px"),
-    (out_of_memory, "cows/00000: .* failed: out of memory$")])
+    (failing(RuntimeError("out of memory\nand more")), "cows/00000: .* failed: out of memory$"),
+    (failing(FileNotFoundError("raft.pth: gone")), "raft.pth: gone")])
 def test_an_estimator_that_fails_is_named_with_its_frame(clips, tmp_path, flow, says):
     def estimator(image1, image2): return flow(image1[:, :2]) if image1.any() else image1[:, :2]
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, OSError), match=says):
         make_store(tmp_path / "s", clips, replace(SETTINGS, method=estimator), workers=1)
     assert [f.name for f in (tmp_path / "s").iterdir()] == ["zarr.json"]
 
