@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from gwm_nb.evaluate import (border_ratio, boundary, boundary_f, choose_object, evaluate, jaccard,
-                             motion_ratio, object_mask, over_time, own_motion, show_ranked)
+                             motion_ratio, object_mask, over_time, residual_motion, show_ranked)
 from gwm_nb.flow import DIS
 from gwm_nb.network import predict_masks
 from gwm_nb.scenes import MovingScenes
@@ -200,7 +200,7 @@ def test_a_cue_without_a_margin_is_not_asked():
     truth[:, 10:30, 20:40] = 1
     noise = 2 * torch.randn(4, 2, 40, 60, generator=torch.Generator().manual_seed(0))
     masks = torch.stack([1 - truth, truth], 1)
-    moves = motion_ratio(masks, own_motion(noise))
+    moves = motion_ratio(masks, residual_motion(noise))
     assert .9 < moves.min() and moves.max() < 1.1
     for factor in (0, .05, -.05):
         flow = noise * (1 + factor * truth[:, None])

@@ -14,7 +14,7 @@ from fastcore.script import call_parse
 from torch import Tensor
 
 from gwm_nb.benchmarks import load_any, read_truths, sequences_there
-from gwm_nb.evaluate import choose_by_border, choose_object, jaccard, motion_ratio, object_mask, own_motion
+from gwm_nb.evaluate import choose_by_border, choose_object, jaccard, motion_ratio, object_mask, residual_motion
 from gwm_nb.clips import read_frames
 from gwm_nb.flow import estimate_flow, warp
 from gwm_nb.network import predict_masks
@@ -51,7 +51,7 @@ def measure(masks: Tensor, flow: Tensor, truth: Tensor) -> dict[str, float]:
     score = lambda chosen: jaccard(object_mask(masks[:len(truth)], chosen), truth).mean().item()
     subsets = [torch.tensor(s) for s in itertools.product([False, True], repeat=masks.shape[1])][1:-1]
     return dict(best=max(map(score, subsets)), border=score(choose_by_border(masks)),
-                motion=score(above_mean(motion_ratio(masks, own_motion(flow)))), both=score(choose_object(masks, flow)),
+                motion=score(above_mean(motion_ratio(masks, residual_motion(flow)))), both=score(choose_object(masks, flow)),
                 consistency=score(above_mean(consistency(masks, flow))))
 
 

@@ -6,7 +6,7 @@ from gwm_nb.flow import DIS, DIS_PRESETS, estimate_flow
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.network import create_network
 from gwm_nb.loss import ReconstructionLoss
-from gwm_nb.refine import folded
+from gwm_nb.superpixels import fold_batch_norm
 
 
 @pytest.mark.parametrize("preset", list(DIS_PRESETS))
@@ -29,7 +29,7 @@ def test_training_step(benchmark, name):
 def test_features_of_a_picture(benchmark, form):
     network = create_network("efficientnet_lite0", pretrained=False).backbone.eval().requires_grad_(False)
     number = getattr(torch, form.split(", ")[1]) if ", " in form else torch.float32
-    network = (network if form == "as it is" else folded(network)).to(number, memory_format=torch.channels_last)
+    network = (network if form == "as it is" else fold_batch_norm(network)).to(number, memory_format=torch.channels_last)
     picture = torch.rand(1, 3, 720, 1281).to(number, memory_format=torch.channels_last)
     benchmark.group = "features of a picture of 1281x720, one thread"
     threads = torch.get_num_threads()
