@@ -105,8 +105,7 @@ class Refined:
     shape: tuple[int, int] # (height, width) of the clip's frames
     confidence: np.ndarray # (T,) in [0,1]
     reliability: np.ndarray # (T,) in [0,1] of each frame's motion
-    flow_stats: np.ndarray # (T,3) residual motion of the object, speed, forward-backward error
-    side_coverage: np.ndarray # (T,) of the boxes, as by `side_coverage`
+    stats: np.ndarray # (T,4) for `quality_warnings`, of `WindowRefiner.stats`
     objects: np.ndarray # (T,h,w) uint8 number of each pixel's object; (T,0,0) for one object
 
     def __len__(self): return len(self.soft)
@@ -127,13 +126,13 @@ class Refined:
         "Frames `start` to `stop`."
         return replace(self, **{name: getattr(self, name)[start:stop] for name in _PER_FRAME})
 
-_PER_FRAME = 'soft', 'boxes', 'confidence', 'reliability', 'flow_stats', 'side_coverage', 'objects'
+_PER_FRAME = 'soft', 'boxes', 'confidence', 'reliability', 'stats', 'objects'
 
 # %% ../nbs/08_refine.ipynb #refcd072c
 def quality_warnings(refined: Refined # a segmented clip, or a part of it
                     ) -> list[str]: # sentences; none if nothing speaks against the masks
     "Why the masks may be wrong, as far as that can be measured without annotations."
-    residual, speed, error = np.median(refined.flow_stats, 0)
+    residual, speed, error, _ = np.median(refined.stats, 0)
     confidence, found = refined.confidence.mean(), []
     if residual < .15: found.append(f'no motion detected ({residual:.2f} pixels a frame at '
                                     f'{refined.size[0]} lines): the masks are not meaningful')
@@ -141,7 +140,7 @@ def quality_warnings(refined: Refined # a segmented clip, or a part of it
         found.append(f'inconsistent flow (forward-backward error {error:.2f} pixels): '
                      'a fast camera, cuts, water or spray?')
     if confidence < .6: found.append(f'low confidence ({confidence:.2f}): check the masks')
-    cut = (refined.side_coverage > .1).sum()
+    cut = (refined.stats[:, 3] > .1).sum()
     if cut > 1: found.append(f'the last box cuts the object off in {cut} frames')
     return found
 
@@ -227,12 +226,15 @@ def object_numbers(self: WindowRefiner): # -> (T,h,w) uint8; (T,0,0) for one obj
 
 # %% ../nbs/08_refine.ipynb #refcd074
 @patch
-def flow_stats(self: WindowRefiner, mask, t): # (h,w) at the working size -> (3,) pixels a frame
-    "Residual motion of the object; median speed and median forward-backward error of frame `t`."
-    flows = [self.window.flow[t, s] for s in (t - 1, t + 1) if (t, s) in self.window.flow]
-    u, v, error = np.stack(flows, 1).astype(np.float32)
-    residual = np.average(self.window.residual[t], weights=mask + 1e-9)
-    return np.array([residual, np.median(np.hypot(u, v)), np.median(error)])
+def stats(self: WindowRefiner, masks): # (T,h,w) in [0,1], inside the boxes -> (T,4)
+    "Residual motion of the object, median speed, median forward-backward error, side coverage."
+    window, rows = self.window, []
+    for t, mask in enumerate(self.in_frame(masks)):
+        flows = [window.flow[t, s] for s in (t - 1, t + 1) if (t, s) in window.flow]
+        u, v, error = np.stack(flows, 1).astype(np.float32)
+        residual = np.average(window.residual[t], weights=mask + 1e-9)
+        rows.append([residual, np.median(np.hypot(u, v)), np.median(error)])
+    return np.column_stack([rows, side_coverage(masks > .5, self.graph.boxes, window.size)])
 
 @patch
 def result(self: WindowRefiner,
@@ -242,12 +244,9 @@ def result(self: WindowRefiner,
     graph, p, frames = self.graph, self.p, range(len(self.window))
     soft = graph.paint(np.clip(p, 0, 1))
     masks = np.stack(parallel_map(lambda t: self.align_edges(soft[t], t), frames, 'edges'))
-    stats = np.stack([self.flow_stats(mask, t) for t, mask in enumerate(self.in_frame(masks))])
     confidence = np.cbrt(certainty(graph, p) * temporal_consistency(graph, p) * self.agreement)
-    masks = (255 * masks).round().astype(np.uint8)
-    coverage = side_coverage(masks > 127, graph.boxes, graph.size)
-    return Refined(masks, graph.boxes, graph.size, shape, confidence, self.reliability, stats,
-                   coverage, self.object_numbers())
+    return Refined((255 * masks).round().astype(np.uint8), graph.boxes, graph.size, shape,
+                   confidence, self.reliability, self.stats(masks), self.object_numbers())
 
 # %% ../nbs/08_refine.ipynb #refcd075
 def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
@@ -328,10 +327,9 @@ def refine_steps(settings: RefineSettings, # how
                 ) -> dict[str, float]: # {'part: step': share of the time}
     "The steps that a clip is expected to take, for `JobProgress`."
     windows = max(1, -(-(frames - settings.overlap) // (settings.window - settings.overlap)))
-    passes = {'pass 1': dict(flow=6, motion=4, superpixels=5, features=9, links=1, learning=3),
-              'pass 2': dict(superpixels=5, features=9, links=1, learning=2, edges=3)}
-    if not settings.features:
-        passes = {'pass 1': dict(flow=6, motion=4, superpixels=5, links=1, edges=3)}
+    motion, learned = dict(flow=6, motion=4), dict(superpixels=5, features=9, links=1, learning=3)
+    passes = {'pass 1': motion | learned, 'pass 2': learned | dict(edges=3)}
+    if not settings.features: passes = {'pass 1': motion | dict(superpixels=5, links=1, edges=3)}
     titles = [f'window {n + 1}, ' if windows > 1 else '' for n in range(windows)]
     return {f'{title}{name}: {step}': share for title in titles for name, steps in passes.items()
             for step, share in steps.items()}

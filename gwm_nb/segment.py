@@ -318,10 +318,9 @@ def by_refining(job: Job, # what to segment
             begin_part('')
             for t in show_progress(range(len(part)), 'writing'):
                 yield Cut(part[t], float(part.confidence[t]), part.labels(t))
-            seen.append((part.confidence, part.flow_stats, part.side_coverage))
-        confidence, stats, coverage = map(np.concatenate, zip(*seen))
-        whole = replace(part, confidence=confidence, flow_stats=stats, side_coverage=coverage)
-        about['doubts'] = quality_warnings(whole)
+            seen.append((part.confidence, part.stats))
+        confidence, stats = map(np.concatenate, zip(*seen))
+        about['doubts'] = quality_warnings(replace(part, confidence=confidence, stats=stats))
         shutil.rmtree(place, ignore_errors=True)
     return Found(cuts(), about)
 

@@ -191,8 +191,8 @@ def _feature_maps(net, image):
     "The last four feature maps (C,h',w') of a backbone, finest first, for an image (h,w,3) uint8."
     x = rearrange(torch.from_numpy(image), 'h w c -> 1 c h w').float() / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (net.mean, net.std))
-    maps = net(((x - mean) / std).to(next(net.parameters()).device))
-    return [m[0].float().cpu().numpy() for m in maps[-4:]]
+    maps = net(((x - mean) / std).to(next(net.parameters()).device))[-4:]
+    return [m[0].float().cpu().numpy() for m in maps]
 
 # %% ../nbs/45_superpixels.ipynb #spx0037
 @torch.no_grad()                               # weights made in inference_mode have restrictions
@@ -205,9 +205,8 @@ def fold_batch_norm(net: nn.Module # a frozen backbone, for evaluation
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, before, nn.utils.fuse_conv_bn_eval(conv, norm))
                 setattr(module, name, getattr(norm, 'act', nn.Identity()))     # timm's include it
-    same = [torch.allclose(a, b, rtol=1e-3, atol=1e-3 * a.abs().max())
-            for a, b in zip(net(x), folded(x), strict=True)]
-    return folded if all(same) else net
+    same = lambda a, b: torch.allclose(a, b, rtol=1e-3, atol=1e-3 * a.abs().max())
+    return folded if all(map(same, net(x), folded(x))) else net
 
 def frozen_backbone(features: str, # a name for `create_network`; '': no backbone
                     pretrained: str | None = None # a file; None: installed weights, else timm's

@@ -52,34 +52,35 @@ def test_agreement_of_soft_masks():
         assert soft_iou(a, b).shape == (2,) and np.allclose(soft_iou(a, b), wanted, atol=1e-4)
 
 
-def test_stats_are_of_the_object_and_finite_without_one(disk):
-    stats = lambda mask, t: WindowRefiner.flow_stats(SimpleNamespace(window=disk[0]), mask, t)
-    residual, speed, error = stats(disk[1][2].astype(np.float32), 2)
-    assert residual > 2 and 0 <= speed < .5 and 0 <= error < .2
-    assert stats(1 - disk[1][2], 2)[0] < residual / 3
-    assert np.isfinite(stats(np.zeros((64, 96)), 0)).all()
+def test_stats_are_of_the_object_and_finite_without_one(disk, disk_graph):
+    refiner = WindowRefiner.__new__(WindowRefiner)
+    refiner.window, refiner.graph = disk[0], disk_graph
+    masks = disk[1].astype(np.float32)
+    residual, speed, error, side = refiner.stats(masks)[2]
+    assert residual > 2 and 0 <= speed < .5 and 0 <= error < .2 and side == 0
+    assert refiner.stats(1 - masks)[2, 0] < residual / 3
+    assert np.isfinite(refiner.stats(0 * masks)).all()
 
 
-def result(n, boxes=None, confidence=.8, stats=(6, 7, .06), coverage=None):
-    boxes = np.zeros((n, 4)) if boxes is None else boxes
-    return Refined(np.zeros((n, 4, 4), np.uint8), boxes, (64, 96), (64, 96), np.full(n, confidence),
-                   np.ones(n), np.tile(stats, (n, 1)), np.zeros(n) if coverage is None else coverage,
-                   np.zeros((n, 0, 0), np.uint8))
+def result(confidence=.8, stats=(6, 7, .06), coverage=(0, 0, 0, 0)):
+    return Refined(np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4)), (64, 96), (64, 96),
+                   np.full(4, confidence), np.ones(4), np.array([(*stats, c) for c in coverage]),
+                   np.zeros((4, 0, 0), np.uint8))
 
 
 @pytest.mark.parametrize("stats, confidence, says", [
     ((6, 7, .06), .8, ""), ((16, 20, .08), .8, ""), ((6, 7, .06), .5, "0.50"),
     ((.05, 3, .02), .7, "0.05 pixels a frame"), ((6, 6.7, .12), .74, "0.12 pixels")])
 def test_warnings_say_why(stats, confidence, says):
-    told = quality_warnings(result(3, stats=stats, confidence=confidence))
+    told = quality_warnings(result(confidence, stats))
     assert len(told) == bool(says) and all(says in line for line in told)
 
 
 def test_an_object_that_boxes_cut_off_is_told():
-    found = result(4, coverage=np.array([0, .3, .3, 0]))
+    found = result(coverage=(0, .3, .3, 0))
     (told,) = quality_warnings(found)
     assert "in 2 frames" in told
-    assert quality_warnings(found.part(0, 2)) == [] and len(found.part(1, 3).side_coverage) == 2
+    assert quality_warnings(found.part(0, 2)) == [] and len(found.part(1, 3).stats) == 2
 
 
 def test_a_result_that_is_all_but_empty_is_rejected(disk_graph, monkeypatch):
@@ -104,9 +105,8 @@ def test_each_frame_comes_once_whatever_the_windows(monkeypatch, n, length, over
     def fake(frames, shape, settings, net, replays, title):
         numbers = np.array([int(f[0, 0, 0]) for f in frames])
         assert len(numbers) <= length and (np.diff(numbers) == 1).all()
-        stats = np.zeros((len(numbers), 3))
-        return Refined(numbers, numbers[:, None], (8, 8), shape, numbers, numbers, stats, numbers,
-                       stats[:, :0, None]), replays
+        return Refined(numbers, numbers[:, None], (8, 8), shape, numbers, numbers, numbers,
+                       np.zeros((len(numbers), 0, 0))), replays
     monkeypatch.setattr(refine, "refine_window", fake)
     frames = [torch.full((3, 32, 32), t, dtype=torch.uint8) for t in range(n)]
     settings, everything = replace(SMALL, window=length, overlap=overlap), list(range(n))

@@ -124,7 +124,7 @@ def test_labels_cut_the_mask_and_nothing_else():
     ids = np.ones_like(soft)
     ids[:, :, 4:] = 2
     found = Refined(soft, np.array([[0., 0, 6, 8]] * 2), (6, 8), (12, 16), np.ones(2), np.ones(2),
-                    flow_stats=np.zeros((2, 3)), side_coverage=np.zeros(2), objects=ids)
+                    stats=np.zeros((2, 4)), objects=ids)
     assert torch.equal(found.labels(0) > 0, found[0] > .5) and set(found.labels(1).unique().tolist()) == {0, 1, 2}
     assert replace(found, objects=np.zeros((2, 0, 0), np.uint8)).labels(0) is None and found.part(1, 2).objects.shape == (1, 6, 8)
 
