@@ -14,7 +14,9 @@ from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import jaccard
 from gwm_nb.commands import command
 from gwm_nb.files import find_clips, list_images, read_mask
-from gwm_nb.refine import diffuse, doubts, first_guess, get_refine_settings, learn, look_at, motion_odds, motion_residual, motion_thresholds, refine_clip
+from gwm_nb.refine import clip_refiner, get_refine_settings, quality_warnings, refine_clip
+from gwm_nb.self_training import first_guess, motion_logits, motion_thresholds, self_train
+from gwm_nb.superpixels import diffuse, otsu_threshold
 
 
 def frames_of(clip): return (image for _, image in read_frames(clip))
@@ -33,27 +35,42 @@ def score_clip(clip, annotations, settings, residual):
     seconds = time.perf_counter() - start
     masks = [found[t] > .5 for t in range(len(found))]
     frames = score(masks, truths)
-    row = dict(J=frames.mean(), smallest=min(m.float().mean().item() for m in masks), confidence=found.confidence.mean(), seconds=seconds, frames=len(found),
-               within=spearmanr(found.confidence, frames).statistic, doubts=len(doubts(found)))
-    if residual: row['residual'] = score(motion_residual(frames_of(clip), settings), truths).mean()
+    row = dict(J=frames.mean(), smallest=min(m.float().mean().item() for m in masks),
+               confidence=found.confidence.mean(), seconds=seconds, frames=len(found),
+               within=spearmanr(found.confidence, frames).statistic,
+               warnings=len(quality_warnings(found)))
+    if residual: row['residual'] = score(moving_pixels(clip, settings, truths[0].shape), truths).mean()
     return row
 
 
+def enlarge(masks, shape): return torch.nn.functional.interpolate(masks[None].float(), shape)[0] > .5
+
+
+def moving_pixels(clip, settings, shape):
+    "Masks (T,h,w) of motion alone: the residual motion over each frame's threshold, by Otsu."
+    residual = clip_refiner(frames_of(clip), replace(settings, features='')).window.residual
+    return enlarge(torch.from_numpy(np.stack([v > otsu_threshold(v.ravel()) for v in residual])), shape)
+
+
 def lever_row(clip, annotations, settings):
-    "J of the first look, on superpixels, with one thing changed at a time."
+    "J of the first pass, on superpixels, with one thing changed at a time."
     truths = [read_mask(file) > 0 for file in list_images(annotations)]
-    look = look_at(frames_of(clip), settings)
-    moves = motion_odds(look, motion_thresholds(look))
-    plain, guess = diffuse(look.graph, expit(moves)), first_guess(look, moves, settings)
-    rounds = len(settings.first)
+    graph = clip_refiner(frames_of(clip), settings).build()
+    motion = motion_logits(graph, motion_thresholds(graph))
+    plain = diffuse(graph.links, expit(motion), settings.anchor)
+    guess, rounds = first_guess(graph, motion, settings.anchor), len(settings.balances)
 
-    def learned(start=guess, balances=settings.first, trust=None, **changes):
-        return learn(look, moves, start, balances, replace(settings, **changes), trust=trust)[0]
+    def learned(start=guess, balances=settings.balances, ridge=settings.ridge,
+                anchor=settings.anchor, reliability=None):
+        return self_train(graph, motion, start, balances, ridge, anchor, reliability=reliability)[0]
 
-    found = {'diffusion': plain, 'and border prior': guess, 'first look': learned(), 'ridge .01': learned(ridge=.01), 'ridge .16': learned(ridge=.16), 'only grow': learned(balances=(1.,) * rounds),
-             'only purify': learned(balances=(.5,) * rounds), 'no graph': learned(anchor=1e5), 'no border prior': learned(plain), 'no trust': learned(trust=np.ones(len(truths)))}
-    enlarged = lambda p: (torch.nn.functional.interpolate(torch.from_numpy(look.paint(p))[None], truths[0].shape)[0] > .5)
-    return {name: score(enlarged(p), truths).mean() for name, p in found.items()}
+    found = {'diffusion': plain, 'and border prior': guess, 'first pass': learned(),
+             'ridge .01': learned(ridge=.01), 'ridge .16': learned(ridge=.16),
+             'only grow': learned(balances=(1.,) * rounds), 'only purify': learned(balances=(.5,) * rounds),
+             'no graph': learned(anchor=1e5), 'no border prior': learned(plain),
+             'no reliability': learned(reliability=np.ones(len(truths)))}
+    enlarged = {name: enlarge(torch.from_numpy(graph.paint(p)), truths[0].shape) for name, p in found.items()}
+    return {name: score(masks, truths).mean() for name, masks in enlarged.items()}
 
 
 def print_levers(clips, settings):
@@ -68,7 +85,7 @@ def print_levers(clips, settings):
 def score_clips(data: str, # a prepared data set: JPEGImages and Annotations in it
                 preset: str = 'default', # of gwm_nb.refine: default or fast
                 residual: bool = False, # measure the thresholded residual too
-                levers: bool = False, # what parts of the first look are worth, in place of the whole
+                levers: bool = False, # what parts of the first pass are worth, in place of the whole
                 clips: str = (), # only these; default: all
                 set: str = ()): # changes of the settings, as in ridge=0.1
     "Print J of each clip, and the rank correlation of the confidence with J."

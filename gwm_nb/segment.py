@@ -44,7 +44,7 @@ from .checkpoints import save
 from .train import fit
 from .evaluate import choose_object, jaccard, object_mask
 from .polish import get_polisher
-from .refine import doubts, get_refine_settings, refine_steps, refine_windows
+from .refine import get_refine_settings, quality_warnings, refine_steps, refine_windows
 from .runs import adapt as adapt_network
 from .benchmarks import load_any
 from .merging import get_merger
@@ -319,9 +319,9 @@ def by_refining(job: Job, # what to segment
             begin_part('')
             for t in show_progress(range(len(part)), 'writing'):
                 yield Cut(part[t], float(part.confidence[t]), part.labels(t))
-            seen.append((part.confidence, part.signs, part.cut))
-        confidence, signs, cut = map(np.concatenate, zip(*seen))
-        about['doubts'] = doubts(replace(part, confidence=confidence, signs=signs, cut=cut))
+            seen.append((part.confidence, part.stats))
+        confidence, stats = map(np.concatenate, zip(*seen))
+        about['doubts'] = quality_warnings(replace(part, confidence=confidence, stats=stats))
         shutil.rmtree(place, ignore_errors=True)
     return Found(cuts(), about)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 # before torch is imported, and for the programs that tests start: sums in one order
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 
 
@@ -53,3 +54,20 @@ def davis(tmp_path_factory):
     "A miniature of DAVIS, which no test may change."
     from inputs import write_davis
     return write_davis(tmp_path_factory.mktemp("davis"))
+
+
+@pytest.fixture(scope="session")
+def disk():
+    "A moving disk: the motion of its frames (a `Window`), and its masks (T,h,w) bool."
+    from gwm_nb.superpixels import estimate_motion
+    from inputs import moving_disk
+    frames, masks = moving_disk()
+    pixels = [f.permute(1, 2, 0).contiguous().numpy() for f in frames]
+    return estimate_motion(pixels), np.stack(masks)
+
+
+@pytest.fixture(scope="session")
+def disk_graph(disk):
+    "Its superpixels, without features."
+    from gwm_nb.superpixels import build_graph
+    return build_graph(disk[0], None, [disk[0].residual], None, superpixels=150)

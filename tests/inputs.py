@@ -148,3 +148,21 @@ ON_CLIPS = ["data.size=[48, 64]", "data.batch=2", "train.steps=2", "train.device
 
 def davis_config(davis, *changes):
     return make_config("davis", changes=[*ON_DAVIS, f"data.path={davis}", *changes])
+
+
+# ---- one clip
+
+def moving_disk(n=6, size=(64, 96), speed=3, radius=12):
+    "A textured disk that crosses a textured ground: frames (3,h,w) uint8 and masks (h,w)."
+    rng, (h, w) = np.random.default_rng(0), size
+    coarse = lambda: rng.integers(40, 216, (3, h // 4 + 9, w // 4 + 9))
+    ground, paint = (np.kron(coarse(), np.ones((4, 4))) for _ in range(2))
+    y, x = np.indices(size)
+    frames, masks = [], []
+    for t in range(n):
+        inside = (y - h / 2)**2 + (x - w / 3 - speed * t)**2 < radius**2
+        moved = np.roll(paint, speed * t, 2)
+        pixels = np.where(inside, 255 - moved[:, :h, :w] // 2, ground[:, :h, :w] // 2)
+        frames.append(torch.from_numpy(pixels.astype(np.uint8)))
+        masks.append(torch.from_numpy(inside))
+    return frames, masks

@@ -5,7 +5,7 @@ import scipy.sparse as sparse
 import torch
 
 from gwm_nb.objects import halve, match_objects, split_objects
-from gwm_nb.refine import RefineSettings, look_at
+from gwm_nb.refine import RefineSettings, clip_refiner
 from gwm_nb.scenes import MovingScenes
 
 
@@ -130,23 +130,23 @@ def test_a_limit_gives_free_numbers_again():
 
 @pytest.fixture(scope="module")
 def meeting():
-    "Two objects of a scene that meet and part again: exact labels, and a look."
+    "Two objects of a scene that meet and part again: exact labels, and a graph."
     scene = MovingScenes(40, seed=7, objects=2, camera=.5).scene(1)
     labels = torch.stack([scene.labels(t) for t in range(10)]).numpy()
-    settings = RefineSettings(features="", superpixels=600, gaps=(1, -1), workers=1)
+    settings = RefineSettings(features="", superpixels=600, gaps=(1, -1))
     frames = [(scene.frame(t) * 255).round().byte() for t in range(10)]
-    return labels, look_at(frames, settings)
+    return labels, clip_refiner(frames, settings).build()
 
 
-def split(look, p):
-    place = look.place / look.size[0]
-    return split_objects(look.graph, p, look.frame, look.area, place, look.colour)
+def split(nodes, p):
+    place = nodes.place / nodes.size[0]
+    return split_objects(nodes.links, p, nodes.frame, nodes.area, place, nodes.colour)
 
 
 def test_two_that_meet_keep_their_numbers(meeting):
-    labels, look = meeting
-    votes = [np.bincount(look.label.ravel(), (labels == k).ravel(), look.count) for k in range(3)]
-    ids = split(look, np.argmax(votes, 0) > 0)[look.label]
+    labels, nodes = meeting
+    votes = [np.bincount(nodes.label.ravel(), (labels == k).ravel(), len(nodes)) for k in range(3)]
+    ids = split(nodes, np.argmax(votes, 0) > 0)[nodes.label]
     assert ids.max() == 2
     for k in (1, 2):
         mine = labels == k

@@ -97,12 +97,12 @@ def test_an_interrupted_run_goes_on_from_its_windows(clip, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt): segment_clip(clip, tmp_path / "out", preset="fast", outputs=["masks"])
     begun = json.loads((tmp_path / "out/result.json").read_text())
     assert begun["unfinished"] and 0 < len(written(tmp_path / "out")) < 10
-    assert len(list((tmp_path / "cache/windows").rglob("*.npz"))) == 2
+    assert len(list((tmp_path / "cache/windows").rglob("*.pt"))) == 2
     calls = []
     monkeypatch.setattr(refine, "refine_window", lambda *a, **o: calls.append(1) or real(*a, **o))
     segment_clip(clip, tmp_path / "out", preset="fast", outputs=["masks"])
     assert len(calls) == 1 and torch.equal(written(tmp_path / "out"), written(tmp_path / "whole")) and len(whole) == 10
-    assert not list((tmp_path / "cache/windows").rglob("*.npz"))
+    assert not list((tmp_path / "cache/windows").rglob("*.pt"))
 
 
 def test_several_objects_are_numbers_in_masks(tmp_path):
@@ -123,7 +123,8 @@ def test_labels_cut_the_mask_and_nothing_else():
     soft[:, 1:5, 1:7] = 255
     ids = np.ones_like(soft)
     ids[:, :, 4:] = 2
-    found = Refined(soft, np.array([[0., 0, 6, 8]] * 2), (6, 8), (12, 16), np.ones(2), np.ones(2), objects=ids)
+    found = Refined(soft, np.array([[0., 0, 6, 8]] * 2), (6, 8), (12, 16), np.ones(2), np.ones(2),
+                    stats=np.zeros((2, 4)), objects=ids)
     assert torch.equal(found.labels(0) > 0, found[0] > .5) and set(found.labels(1).unique().tolist()) == {0, 1, 2}
     assert replace(found, objects=np.zeros((2, 0, 0), np.uint8)).labels(0) is None and found.part(1, 2).objects.shape == (1, 6, 8)
 
@@ -133,7 +134,8 @@ def test_any_backbone_describes_superpixels(clip, tmp_path):
     weights = tmp_path / "vit.pth"
     import timm
     torch.save(timm.create_model("vit_tiny_patch16_224").state_dict(), weights)
-    quick = RefineSettings(features="vit_tiny_patch16_224", pretrained=str(weights), superpixels=200, enlarge=1., looks=1)
+    quick = RefineSettings(features="vit_tiny_patch16_224", pretrained=str(weights), superpixels=200,
+                           enlarge=1., second_passes=1)
     frames = [image for _, image in open_clip(clip)][:4]
     assert refine_clip(frames, quick, progress=False)[0].shape == (96, 160)
     assert get_way("best", dict(features="vit_tiny_patch16_224"))[1]["features"] == "vit_tiny_patch16_224"
@@ -246,18 +248,18 @@ def test_masks_are_there_as_they_come(clip, tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_costs_nothing(clip, tmp_path, monkeypatch, cache):
     monkeypatch.setenv("GWM_CACHE", str(tmp_path / "cache"))
     if cache == "a file": (tmp_path / "cache").write_text("")
-    else: monkeypatch.setattr(refine.np, "savez", fails)
+    else: monkeypatch.setattr(refine, "write_whole", fails)
     report = segment_clip(clip, tmp_path / "out", preset="fast", part=dict(end=4))
     assert len(written(tmp_path / "out")) == 4 and ["finished windows are not kept" in n for n in report["notes"]] == [True]
 
 
 def test_two_runs_of_one_clip_at_once(clip, tmp_path, monkeypatch):
     "The other run is done first, and removes what both have kept."
-    keep = refine._keep
+    keep = refine._save_window
     def other_is_done(file, *args):
         keep(file, *args)
         segment_module.shutil.rmtree(file.parent)
-    monkeypatch.setattr(refine, "_keep", other_is_done)
+    monkeypatch.setattr(refine, "_save_window", other_is_done)
     assert segment_clip(clip, tmp_path / "out", preset="fast", part=dict(end=4))["frames"] == 4
 
 

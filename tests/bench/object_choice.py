@@ -17,7 +17,7 @@ from torch import Tensor
 from gwm_nb.benchmarks import annotated_sequences, check_clip, load_any
 from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import (choose_by_border, choose_object, jaccard, motion_ratio, object_mask,
-                             own_motion)
+                             residual_motion)
 from gwm_nb.flow import estimate_flow, warp
 from gwm_nb.network import predict_masks
 from gwm_nb.store import shrink
@@ -55,7 +55,7 @@ def measure(masks: Tensor, flow: Tensor, truth: Tensor) -> dict[str, float]:
     subsets = itertools.product([False, True], repeat=masks.shape[1])
     return dict(best=max(score(torch.tensor(s)) for s in subsets if 0 < sum(s) < len(s)),
                 border=score(choose_by_border(masks)), both=score(choose_object(masks, flow)),
-                motion=score(above_mean(motion_ratio(masks, own_motion(flow)))),
+                motion=score(above_mean(motion_ratio(masks, residual_motion(flow)))),
                 consistency=score(above_mean(consistency(masks, flow))))
 
 

@@ -17,10 +17,10 @@ from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.network import create_network
 from gwm_nb.paper import cache_features, paper_recipe
 from gwm_nb.polish import Polished, get_polisher
-from gwm_nb.refine import folded
 from gwm_nb.drawing import load_photo
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.tracks import beyond_rank
+from gwm_nb.superpixels import fold_batch_norm
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fit import FORMS, SIZES, inputs, step  # noqa: E402
@@ -65,7 +65,7 @@ def test_features_of_an_image(benchmark, form):
     network = create_network("efficientnet_lite0", pretrained=False).backbone.eval()
     network.requires_grad_(False)
     number = getattr(torch, form.split(", ")[1]) if ", " in form else torch.float32
-    network = network if form == "as it is" else folded(network)
+    network = network if form == "as it is" else fold_batch_norm(network)
     network = network.to(number, memory_format=torch.channels_last)
     image = torch.rand(1, 3, 720, 1281).to(number, memory_format=torch.channels_last)
     benchmark.group = "features of an image of 1281x720"

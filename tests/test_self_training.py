@@ -1,0 +1,138 @@
+"A classifier that learns from noisy labels, and the boxes of what it finds."
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gwm_nb.self_training import (ReplayBuffer, appearance_logits, boxes_cut_object, first_guess,
+                                  motion_logits, motion_reliability, motion_thresholds, self_train,
+                                  side_coverage, track_boxes, update_replay)
+
+
+@pytest.fixture
+def motion(disk_graph): return motion_logits(disk_graph, motion_thresholds(disk_graph))
+
+
+def test_labels_of_one_class_teach_nothing():
+    "Uncertain labels count nothing."
+    x, one = np.random.default_rng(0).normal(size=(40, 3)), np.ones(40)
+    right = x[:, 0] > 0
+    logits = lambda p: appearance_logits(x, p, one, 1., .05)
+    assert all(logits(p) is None for p in (.9 * one, .1 * one, np.where(right, .9, .5)))
+    assert ((logits(np.where(right, .9, .1)) > 0) == right).mean() > .9
+
+
+def test_a_strong_ridge_does_not_repeat_wrong_labels():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 150))
+    x[:, 0] *= 3
+    true = x[:, 0] > 0
+    noisy = np.where(true ^ (rng.random(200) < .2), .99, .01)
+    weak, strong = (appearance_logits(x, noisy, np.ones(200), 0., r) > 0 for r in (1e-6, .5))
+    assert (weak == (noisy > .5)).all() and (strong == (noisy > .5)).mean() < .9
+    assert (strong == true).mean() > (weak == true).mean() + .05
+
+
+def test_balance_moves_the_border_towards_the_larger_class():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 1, (900, 1)), rng.normal(2, 1, (100, 1))])
+    p = np.repeat([.1, .9], [900, 100])
+    logits = [appearance_logits(x, p, np.ones(1000), b, .01) for b in (0., .5, 1.)]
+    shares = [(v > 0).mean() for v in logits]
+    assert shares == sorted(shares) and shares[0] < shares[2]
+
+
+def test_the_first_guess_is_low_at_the_border(disk_graph):
+    even = np.zeros(len(disk_graph))
+    guess, flat = (first_guess(disk_graph, even, .35, border) for border in (4., 0.))
+    assert np.allclose(flat, .5, atol=1e-3)
+    y, x = disk_graph.place.T
+    middle = (abs(y - 32) < 12) & (abs(x - 48) < 20)
+    assert guess[middle].min() > guess[(y < 3) | (x < 3)].max() + .1
+
+
+def test_a_frame_that_contradicts_the_others_is_not_reliable(disk_graph, motion):
+    inverted = np.where(disk_graph.frame == 3, -motion, motion)
+    reliability = motion_reliability(disk_graph, inverted, motion)
+    assert reliability[3] == reliability.min() == 0
+    assert reliability.max() == 1 and np.delete(reliability, 3).min() > .9
+
+
+def test_without_labels_nothing_changes_and_given_reliability_stays(disk_graph, motion):
+    p = np.full(len(disk_graph), .2)
+    q, reliability = self_train(disk_graph, 0 * motion, p, (1., 1.), .05, .35)
+    assert (q == p).all() and (reliability == 1).all()
+    given, guess = np.linspace(0, 1, 6), first_guess(disk_graph, motion, .35)
+    assert (self_train(disk_graph, motion, guess, (1.,), .05, .35, reliability=given)[1] == given).all()
+
+
+def test_a_replay_buffer_does_not_grow(disk_graph):
+    n = len(disk_graph)
+    graph, replay = replace(disk_graph, stages=[np.zeros((n, 5), np.float16)]), None
+    for _ in range(4):
+        replay = update_replay(graph, np.zeros(n), replay, limit=100)
+        assert len(replay.p) == 100 == len(replay.colour) == len(replay.stages[0])
+        assert replay.weight.sum() == pytest.approx(1)
+    first = ReplayBuffer(graph.colour, graph.stages, np.ones(n), graph.area)
+    mixed = update_replay(graph, np.zeros(n), first, limit=100)
+    assert (mixed.p == 1).sum() == 50 and mixed.weight[mixed.p == 1].sum() == pytest.approx(.5)
+
+
+def test_the_replay_buffer_decides_what_is_the_object(disk_graph):
+    "Two kinds of superpixels look different; labels are given in the buffer only."
+    n, kind = len(disk_graph), (disk_graph.place[:, 1] > 40).astype(float)
+    noise = .01 * np.random.default_rng(0).normal(size=(n, 3))
+    stage = (np.stack([kind, 1 - kind, kind**2], 1) + noise).astype(np.float16)
+    graph = replace(disk_graph, stages=[stage])
+    replay = update_replay(graph, np.where(kind > 0, .99, .01))
+    vague = np.where(kind > 0, .49, .51)
+    q, _ = self_train(graph, np.zeros(n), vague, (1.,), .05, 1e3, replay)
+    assert ((q > .5) == (kind > 0)).mean() > .95
+
+
+# ---- boxes
+
+def test_boxes_follow_and_have_the_frames_proportions(moving_square):
+    boxes = track_boxes(moving_square)
+    y, x, h, w = boxes.T
+    assert np.allclose(w / h, 80 / 60) and (np.diff(x) >= 0).all() and h.max() <= 60 / 1.5
+    assert min(x.min(), y.min()) >= 0 and (x + w).max() <= 80 + 1e-9 and (y + h).max() <= 60 + 1e-9
+    for t in range(2, 10):
+        assert y[t] <= 20 and y[t] + h[t] >= 32
+        assert x[t] <= 5 + 4 * t and x[t] + w[t] >= 17 + 4 * t
+    assert track_boxes(moving_square, zoom=1.5)[:, 2].min() == pytest.approx(40)
+
+
+def test_boxes_bridge_frames_without_an_object_and_are_whole_without_any(moving_square):
+    whole, full = np.tile([0., 0, 60, 80], (12, 1)), track_boxes(moving_square)
+    assert (track_boxes(moving_square * .5) == whole).all()
+    moving_square[5] = 0
+    assert np.allclose(track_boxes(moving_square), full, atol=3)
+    assert (track_boxes(moving_square * 0) == whole).all()
+
+
+@pytest.fixture
+def moving_square():
+    soft = np.zeros((12, 60, 80), np.float32)
+    for t in range(12): soft[t, 20:32, 5 + 4 * t:17 + 4 * t] = .9
+    return soft
+
+
+EVERYTHING = slice(None)
+
+
+@pytest.mark.parametrize("frames, box, rows, columns, covered", [
+    (20, (10, 10, 30, 40), EVERYTHING, slice(60, 80), 1),           # it fills the box's right side
+    (20, (10, 10, 30, 40), slice(20, 40), slice(60, 80), 1 / 3),    # it touches that alone
+    (20, (10, 40, 30, 40), slice(20, 40), slice(60, 80), 0),        # which is the frame's
+    (20, (10, 10, 30, 40), slice(0), slice(0), 0), (20, (0, 0, 60, 80), EVERYTHING, EVERYTHING, 0),
+    (2, (10, 10, 30, 40), slice(50, 60), slice(20, 60), .5),        # in too few frames
+    (3, (10, 10, 30, 40), slice(50, 60), slice(20, 60), .5)])
+def test_a_box_that_cuts_the_object_is_noticed(disk_graph, frames, box, rows, columns, covered):
+    "Also in three frames of twenty: where the object comes to rest, and only there."
+    label, boxes = np.zeros((20, 60, 80), np.int32), np.tile(np.array(box, float), (20, 1))
+    label[20 - frames:, rows, columns] = 1
+    coverage = side_coverage(label > 0, boxes, (60, 80))
+    assert np.allclose(coverage, np.where(np.arange(20) < 20 - frames, 0, covered))
+    graph = replace(disk_graph, size=(60, 80), label=label, boxes=boxes)
+    assert boxes_cut_object(graph, np.array([0., 1.])) == (covered > 0 and frames > 2)
