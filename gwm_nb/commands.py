@@ -356,7 +356,7 @@ def clear_scene(scenes, # `MovingScenes`
 def scene_video(path: Path, # the .mp4 file
                 network, # trained
                 held_out, # `MovingScenes`
-                frames: int = 36):
+                frames: int = 36): # of the video
     "A held-out scene in motion: frame, exact flow, masks and cut-out, as a 2x2 video."
     import torch
     import torch.nn.functional as F
@@ -388,7 +388,7 @@ def gwm_demo(out: str = 'gwm_demo_out', # folder for images and videos
              steps: int = None, # optimiser steps of a training; without: 250, with --full: 450
              preset: str = 'default'): # for the real clip: default or fast
     "Cut out a real clip, and train on moving scenes, without labels: 90 s on two free cores."
-    steps = steps or (450 if full else 250)
+    if steps is None: steps = 450 if full else 250
     if steps < 1: raise ValueError(f'steps must be at least 1 (got {steps})')
     if preset not in ('default', 'fast'):
         raise ValueError(f'preset must be default or fast (got {preset!r})')

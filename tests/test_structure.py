@@ -314,6 +314,20 @@ def test_a_method_that_comes_late_is_caught(line):
 
 
 @each_room
+def test_patched_methods_hide_nothing(room):
+    assert house.shadowing_methods(code(room)) == []
+
+
+@pytest.mark.parametrize("above", [
+    "from .show import overlay", "from .show import o as overlay", "overlay = 1",
+    "def overlay(image): pass", "class overlay: pass", "a, overlay = 1, 2"])
+def test_a_method_that_hides_a_function_is_caught(above):
+    method = "class A: pass\n@patch\ndef overlay(self: A): return overlay(1)\n"
+    assert len(house.shadowing_methods(f"{above}\n{method}")) == 1
+    assert house.shadowing_methods(f"{method}{above}\n") == []
+
+
+@each_room
 def test_one_idea_a_line(room):
     assert house.crowded(code(room)) == []
 
