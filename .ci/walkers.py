@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from gwm_nb.clips import Excerpt, read_frames
-from gwm_nb.segment import segment_clip
+from gwm_nb.segment import segment
 
 clip, part = sys.argv[1], dict(start=530, end=580)
 file = Path(__file__).resolve().parent.parent / "nbs/images/walkers.webp"
 with tempfile.TemporaryDirectory() as place:
-    segment_clip(clip, f"{place}/out", objects="auto", part=part, outputs=["overlay"])
+    segment(clip, f"{place}/out", objects="auto", outputs=["overlay"], **part)
     both = zip(Excerpt(clip, **part), read_frames(f"{place}/out/overlay.mp4"), strict=True)
     pairs = [np.concatenate([a, b], 2).transpose(1, 2, 0)[130:] for (_, a), (_, b) in both]
 first, *rest = (Image.fromarray(pair).resize((1024, 297), Image.Resampling.LANCZOS) for pair in pairs)

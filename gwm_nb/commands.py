@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAITING', 'NEXT', 'parse_options', 'prepare_process', 'keep_freed_memory', 'printable', 'one_line', 'command',
-           'gwm_segment', 'gwm_flow', 'gwm_train', 'gwm_evaluate', 'gwm_demo']
+           'gwm_segment', 'gwm_flow', 'gwm_train', 'gwm_evaluate', 'cut_example', 'train_and_measure', 'clear_scene',
+           'scene_video', 'gwm_demo']
 
 # %% ../nbs/29_commands.ipynb #d77767bd
 import ctypes, json, os, re, shlex, shutil, sys, tempfile, time
@@ -22,8 +23,11 @@ def _hyphens(argument):
     name, equals, value = argument.partition('=')
     return name.replace('_', '-') + equals + value if argument.startswith('--') else argument
 
-def _parser(func, details):
-    "The parser of a function with documented parameters; a usage error is one line."
+def parse_options(func, # a function with documented parameters
+                  details: dict, # {parameter: more about it}, see `command`
+                  argv: list[str] # the words behind the program's name
+                 ) -> dict: # {parameter: value}
+    "The arguments of a command line. Raises `SystemExit` with one line for a usage error."
     def fail(message): raise SystemExit(f'{func.__name__}: {message} (see {func.__name__} --help)')
     parser = anno_parser(func, func.__name__)
     parser.error = fail
@@ -31,39 +35,29 @@ def _parser(func, details):
         vars(action).update(details.get(action.dest, {}))
         action.option_strings = [_hyphens(option) for option in action.option_strings]
         if action.default == '': action.help = re.sub(r" \(default: (''|)\)$", '', action.help)
-    options = {option: action for action in parser._actions for option in action.option_strings}
+    actions = {option: action for action in parser._actions for option in action.option_strings}
     parser._option_string_actions.clear()
-    parser._option_string_actions.update(options)
-    for name in [name for name, detail in details.items() if detail.get('place')]:
-        action = next(a for a in parser._actions if a.dest == name)
+    parser._option_string_actions.update(actions)
+    placed = [action for action in parser._actions if details.get(action.dest, {}).get('place')]
+    for action in placed:
         help = f'same as {action.option_strings[-1]}'
-        parser.add_argument(f'{name} ', nargs='?', metavar=name, type=action.type, help=help)
-    parser.add_argument('--version', action='version', version=f'{func.__name__} {__version__}')
-    return parser
+        name, kind = action.dest, action.type
+        parser.add_argument(f'{name} ', nargs='?', metavar=name, type=kind, help=help)
+    version = f'{func.__name__} {__version__}'
+    parser.add_argument('--version', action='version', version=version)
 
-# %% ../nbs/29_commands.ipynb #4f05c97b
-def _expanded(value):
-    "A value with `~` as the home folder."
-    return os.path.expanduser(value) if isinstance(value, str) and value.startswith('~') else value
-
-def parse_options(func, # a function with documented parameters
-                  details: dict, # {parameter: more about it}, see `command`
-                  argv: list[str] # the words behind the program's name
-                 ) -> dict: # {parameter: value}
-    "The arguments that a command line names. Raises `SystemExit` with one line if it is not understood."
-    parser = _parser(func, details)
     options = vars(parser.parse_args([_hyphens(a) for a in argv]))
     for own in ('pdb', 'xtra'): options.pop(own, None)      # of fastcore, not of the function
-    for name in [name for name in options if name.endswith(' ')]:
-        by_position, name = options.pop(name), name.rstrip()
+    for name in (action.dest for action in placed):
+        by_position = options.pop(f'{name} ')
         if by_position is None: continue
         if options[name] != parser.get_default(name):
-            parser.error(f'{name} is given twice: {by_position}, {options[name]}')
+            fail(f'{name} is given twice: {by_position}, {options[name]}')
         options[name] = by_position
-    for word in argv:
-        if word == '' or word.endswith('='):
-            parser.error('an option or argument is empty; is a variable unset?')
-    return {name: _expanded(value) for name, value in options.items()}
+    if any(word == '' or word.endswith('=') for word in argv):
+        fail('an option or argument is empty; is a variable unset?')
+    homes = {name: value for name, value in options.items() if str(value).startswith('~')}
+    return options | {name: os.path.expanduser(value) for name, value in homes.items()}
 
 # %% ../nbs/29_commands.ipynb #3de19642
 WAITING = dict(OMP_WAIT_POLICY='PASSIVE', # sleep at the end of a loop, do not spin
@@ -80,7 +74,7 @@ def prepare_process():
         sys.stdout.reconfigure(errors='backslashreplace')
 
 def keep_freed_memory():
-    "Let glibc keep up to 2 GB of freed memory for the next training step; elsewhere nothing happens."
+    "Let glibc keep up to 2 GB of freed memory for the next training step; elsewhere no effect."
     trim_threshold, mmap_threshold = -1, -3
     with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
@@ -98,7 +92,8 @@ def one_line(error: Exception # that was raised
     "An error as one printable line; those of the operating system begin with the file's name."
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        text = f'{os.fsdecode(error.filename)}: {error.strerror}' if error.filename else error.strerror
+        place = f'{os.fsdecode(error.filename)}: ' if error.filename else ''
+        text = place + error.strerror
     return printable(' '.join(text.split()))
 
 class _Printable:
@@ -108,7 +103,7 @@ class _Printable:
     def __getattr__(self, name): return getattr(self.stream, name)
 
 def command(func=None, # a function with documented parameters
-            **details # more about a parameter, in argparse's words, or `place`: gaps=dict(nargs='+')
+            **details # {parameter: argparse's options, or `place`}: gaps=dict(nargs='+')
            ):
     "Make a function a program: `--help`, errors in one line. With arguments it is the function."
     if func is None: return partial(command, **details)
@@ -119,67 +114,71 @@ def command(func=None, # a function with documented parameters
             prepare_process()
             options = parse_options(func, details, sys.argv[1:])
             with redirect_stdout(_Printable(sys.stdout)): code = func(**options)
-        except (ValueError, OSError) as e: raise SystemExit(f'{func.__name__}: {one_line(e)}') from None
+        except (ValueError, OSError) as e:
+            raise SystemExit(f'{func.__name__}: {one_line(e)}') from None
         except KeyboardInterrupt: raise SystemExit(f'{func.__name__}: interrupted') from None
         if code: raise SystemExit(code)
     return main
 
 # %% ../nbs/29_commands.ipynb #a9a543f7
 def _check_exists(path, what):
-    "Raises `FileNotFoundError` for a path that is not there."
+    "Raises `FileNotFoundError` for a path that does not exist."
     if not os.path.lexists(path): raise FileNotFoundError(f'{path}: no such {what}')
 
-@command(out=dict(place=True), outputs=dict(nargs='+', type=str), trained=dict(option_strings=['--from']))
+@command(out=dict(place=True), outputs=dict(nargs='+', type=str),
+         trained=dict(option_strings=['--from']))
 def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of clips
                 out: str = 'gwm_out', # folder for the results; of several clips: a folder each
-                masks: str = '', # annotations, only to measure J: a folder, or a film of masks
-                preset: str = '', # default, fast, best, gwm or published; without: default
+                masks: str = None, # annotations, only to measure J: a folder, or a video of masks
+                preset: str = None, # default, fast, best, gwm or published; without: default
                 outputs: str = ('masks', 'overlay'), # masks overlay cutout mov webm green rle sheet
-                objects: str = None, # how many objects are told apart, or auto; without: 1
-                start: str = '', # begin at a frame (90) or a time (3s, 1:05)
-                end: str = '', # end before a frame, or at a time
-                every: int = 1, # keep every N-th frame
+                objects: str = None, # number of objects to tell apart, or auto; without: 1
+                start: str = None, # begin at a frame (90) or a time (3s, 1:05)
+                end: str = None, # end before a frame or a time
+                every: int = None, # keep every N-th frame; without: 1
                 max_side: int = None, # shrink frames: longer side in pixels
-                fps: float = None, # frames a second, of a folder; without: 24
-                no_sound: bool = False, # films without the clip's sound
-                features: str = None, # a timm backbone in place of the preset's
-                trained: str = None, # use this network: a run, a file of weights, or DAVIS, FBMS, STv2
+                fps: float = None, # frames per second of a folder of frames; without: 24
+                no_sound: bool = False, # write videos without the clip's sound
+                features: str = None, # a timm backbone instead of the preset's
+                trained: str = None, # a trained network: a run, a file, or DAVIS, FBMS, STv2
                 adapt: int = None, # with a trained network: training steps on the clip first (100)
-                polish: str = None, # of a network's masks: guided, bilateral or crf
+                polish: str = None, # refine a network's masks: guided, bilateral or crf
                 network: str = None, # gwm: small, or a timm model such as efficientnet_lite0
-                pretrained: str = None, # weights: timm (fetched), offline, random or a file; without: timm
-                num_masks: int = None, # gwm: regions that a frame is divided into (4)
+                pretrained: str = None, # weights: timm (downloaded), offline, random or a file
+                num_masks: int = None, # gwm: regions per frame (4)
                 steps: int = None, # gwm: training steps (300)
-                basis: str = None, # gwm: translation, affine, quadratic (default), similarity, planar
+                basis: str = None, # gwm: translation, affine, similarity, planar (quadratic)
                 method: str = None, # flow estimator; without: dis, best: raft
                 seed: int = None, # gwm: of everything random (0)
                 keep_network: bool = False): # write network.safetensors, for --from
-    "Cut the moving object out of a clip, without labels: masks, films and a report."
+    "Cut the moving object out of a clip, without labels: masks, videos and a report."
     options = dict(locals())
+    clip, out = options.pop('clip'), options.pop('out')
     _check_exists(clip, 'clip (give a video file, a folder of frames, or a folder of clips)')
-    from gwm_nb.segment import segment_all
-    return segment_all(**options)
+    from gwm_nb.segment import SegmentOptions, segment_all
+    return segment_all(clip, out, SegmentOptions(**options))
 
 # %% ../nbs/29_commands.ipynb #e3e8358c
 @command(source=dict(nargs='?'), gaps=dict(nargs='+', type=int))
-def gwm_flow(source: str, # a clip, a folder of clips, a data set, or several as in DAVIS+FBMS+STv2
+def gwm_flow(source: str, # a clip, a folder of clips, a data set, or several: DAVIS+FBMS+STv2
              gaps: list[int] | None = None, # frames to t + gap; default: published, or 1 -1 2 -2
              method: str = 'dis', # dis, raft, raft_small, or files (.flo, published layout)
              size: str | None = None, # HEIGHTxWIDTH to keep; default: shorter side about 128
              workers: int | None = None, # threads; default: one a processor, for raft one
              out: str | None = None, # folder of the flow store; default: NAME-flow here
-             data: str = 'data', # where published data sets lie
+             data: str = 'data', # folder of published data sets
              longest: int = 640, # largest longer side of frames that flow is estimated from
              resample: str = 'antialias', # how frames are shrunk: antialias, or published
              preset: str | None = None, # of dis: ultrafast, fast, medium
-             weights: str | None = None, # of raft: a file of torchvision's; default: fetched
+             weights: str | None = None, # of raft: a file of torchvision's; default: downloaded
              batch: int | None = None, # pairs at once; default: 8 for raft on a GPU, else 1
              clear_cache: bool = False # remove all flow in the cache
             ):
     "Compute the flow of clips once, and store it for training. Finished clips survive an interruption."
     if not (source or clear_cache): raise ValueError('source is missing (or give --clear-cache)')
     for name, value in dict(workers=workers, batch=batch).items():
-        if value is not None and value < 1: raise ValueError(f'{name} must be at least 1 (got {value})')
+        if value is not None and value < 1:
+            raise ValueError(f'{name} must be at least 1 (got {value})')
     from gwm_nb.files import cache_folder, find_clips, readable_size
     from gwm_nb.store import (FlowSettings, clear_cached_stores, make_store, plan_store,
                               plan_summary)
@@ -228,7 +227,7 @@ def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_
     if sys.argv.count('--set') > 1:
         raise ValueError('--set is given twice; give it once, followed by all options')
     if resume and any((preset, data, out, config, set, init_from)):
-        raise ValueError('--resume takes no other options; for other options start a run with --init-from')
+        raise ValueError('--resume takes no other options; start a new run with --init-from')
     if config: _check_exists(config, 'configuration file')
     from gwm_nb.configuration import make_config
     shorthand = {'data.path': data, 'network.init_from': init_from}
@@ -248,10 +247,10 @@ def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAV
                  data: str = 'data/DAVIS2016', # a data set, or a folder of clips with annotations
                  protocol: str = 'all', # protocols, joined by commas; all: those that suit the data
                  merge: str = 'motion', # K masks to two: motion, border, spectral (published), none
-                 dino: str | None = None, # of spectral: a file of DINO ViT-S/8; default: fetched
+                 dino: str | None = None, # of spectral: a file of DINO ViT-S/8; default: downloaded
                  save: str | None = None, # folder for tables, report and masks
                  predictions: str | None = None, # instead of a network: masks SEQUENCE/FRAME.png
-                 read_as: str | None = None, # of predictions: ids, colours, shades, alpha; default: found
+                 read_as: str | None = None, # of predictions: ids, colours, shades or alpha
                  compare: list[str] | None = None, # instead of all else: two folders of --save
                  clips: list[str] | None = None, # sequences; default: the published ones, or all
                  convention: str | None = None, # DAVIS, frames, sequences; default: the data's own
@@ -260,7 +259,7 @@ def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAV
                 ):
     "Measure J and F by every protocol; each figure says whether it looked at labels."
     if not compare and (run is None) == (predictions is None):
-        raise ValueError('give either a trained network or --predictions (or --compare two folders)')
+        raise ValueError('give a trained network or --predictions (or --compare two folders)')
     for path in compare or [predictions or data]: _check_exists(path, 'folder')
     from gwm_nb.benchmarks import evaluate_files, get_convention, mask_source, parse_protocols
     from gwm_nb.files import JobProgress
@@ -276,42 +275,46 @@ def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAV
     if save: print(f'\nwritten to {save}: results.csv, results.json, report.html, masks/')
 
 # %% ../nbs/29_commands.ipynb #bbcc99b0
-def _moving_picture(path, result):
-    "Frame, flow and cut-out side by side as an animated picture, at half of the film's speed."
+def cut_example(out: Path, # folder for clip.webp, rabbit.png and rabbit.webm
+                preset: str # default or fast
+               ) -> dict: # the report of `segment`
+    "Cut out the clip that comes with the package; clip.webp is frame, flow and cut-out in motion."
     import numpy as np
     import torch
     from PIL import Image
     from gwm_nb.clips import open_clip
     from gwm_nb.flow import estimate_flow, flow_to_rgb
-    def on_squares(picture): # with opacity, in front of light squares
-        squares = (np.indices((picture.height, picture.width)) // 15).sum(0) % 2
+    from gwm_nb.refine import example_clip
+    from gwm_nb.segment import segment
+    def on_squares(image): # with opacity, in front of light squares
+        squares = (np.indices((image.height, image.width)) // 15).sum(0) % 2
         below = Image.fromarray((190 + 40 * squares).astype(np.uint8)).convert('RGBA')
-        pixels = np.array(Image.alpha_composite(below, picture).convert('RGB'))
+        pixels = np.array(Image.alpha_composite(below, image).convert('RGB'))
         return torch.from_numpy(pixels).permute(2, 0, 1) / 255
-    frames = torch.stack([image for _, image in open_clip(result.report['settings']['clip'])]) / 255
+    video, masks = example_clip()
+    result = segment(video, masks=masks, preset=preset, quiet=True,
+                     outputs=('masks', 'cutout', 'sheet', 'webm'))
+    frames = torch.stack([image for _, image in open_clip(video)]) / 255
     flow = estimate_flow(frames[:-1], frames[1:])
     colours = flow_to_rgb(torch.cat([flow, flow[-1:]]), max_norm=10.)      # the last has no next
-    cut_outs = (on_squares(Image.open(result.folder/f'cutout_{name}.png')) for name in result.names)
-    thirds = zip(frames, colours, cut_outs, strict=True)
-    rows = (torch.cat(three, 2).permute(1, 2, 0) for three in thirds)
-    first, *more = (Image.fromarray((row * 255).round().byte().numpy()) for row in rows)
-    first.save(path, save_all=True, append_images=more, duration=83, loop=0, quality=75, method=4)
-
-def _cut_example(out, preset):
-    "Cut out the clip that comes with the package, into clip.webp, rabbit.png and rabbit.webm."
-    from gwm_nb.refine import example_clip
-    from gwm_nb.segment import Result, segment_clip
-    film, drawn = example_clip()
-    with tempfile.TemporaryDirectory() as place:
-        report = segment_clip(film, place, drawn, preset, ('masks', 'cutout', 'sheet', 'webm'), quiet=True)
-        _moving_picture(out/'clip.webp', Result(place))
-        for name, new in (('sheet.png', 'rabbit.png'), ('cutout.webm', 'rabbit.webm')):
-            shutil.move(Path(place)/name, out/new)
-    return report
+    cutouts = (on_squares(Image.open(result.folder/f'cutout_{n}.png')) for n in result.names)
+    rows = (torch.cat(three, 2) for three in zip(frames, colours, cutouts, strict=True))
+    pixels = ((row.permute(1, 2, 0) * 255).round().byte().numpy() for row in rows)
+    first, *more = map(Image.fromarray, pixels)
+    options = dict(duration=83, loop=0, quality=75, method=4)      # half of the video's speed
+    first.save(out/'clip.webp', save_all=True, append_images=more, **options)
+    for name, new in (('sheet.png', 'rabbit.png'), ('cutout.webm', 'rabbit.webm')):
+        shutil.move(result.folder/name, out/new)
+    return result.report
 
 # %% ../nbs/29_commands.ipynb #ae2cab73
-def _train_and_measure(out, title, seed, steps, objects=1):
-    "Train on 256 scenes, measure on 64 others; the line of the table, the network, and the 64 scenes."
+def train_and_measure(out: Path, # folder for training.png
+                      title: str, # of the training, for the bar
+                      seed: int, # of scenes and training
+                      steps: int, # optimiser steps
+                      objects: int = 1 # in a scene
+                     ): # row of the table, the network, the held-out scenes
+    "Train on 256 scenes, measure on 64 others; training.png is redrawn ten times."
     from gwm_nb.evaluate import evaluate
     from gwm_nb.callbacks import Measure
     from gwm_nb.scenes import MovingScenes
@@ -330,58 +333,63 @@ def _train_and_measure(out, title, seed, steps, objects=1):
         figure.savefig(out/'training.png', dpi=80)
         figure.clear()
         return 0.
-    watch = Measure(max(1, steps // 10), 'drawn', draw)
-    learn = fit(train, steps=steps, num_masks=num_masks, seed=seed, progress=title,
-                callbacks=[watch])
+    measure = Measure(max(1, steps // 10), 'drawn', draw)
+    options = dict(seed=seed, progress=title, callbacks=[measure])
+    learn = fit(train, steps=steps, num_masks=num_masks, **options)
     result = evaluate(learn.network, held_out)
     row = dict(scenes=title, J=result['J'], J_best_of_two=result['J_best_of_two'],
                seconds=time.perf_counter() - start)
     return row, learn.network, held_out
 
 # %% ../nbs/29_commands.ipynb #419939a2
-def _scene_in_view(scenes, frames):
-    "The first of the scenes whose object is well to be seen all the time; else the last."
-    for i in range(len(scenes)):
-        scene = scenes.scene(i)
+def clear_scene(scenes, # `MovingScenes`
+                frames: int # for which the object must stay
+               ): # a `Scene`
+    "The first scene whose object always covers 5 % of the frame; if there is none, the last."
+    for scene in map(scenes.scene, range(len(scenes))):
         shares = [(scene.labels(t) > 0).float().mean() for t in range(0, frames, 7)]
         if min(shares) > .05: break
     return scene
 
-def _scene_video(path, network, held_out, frames=36):
-    "A held-out scene in motion: frame, exact flow, masks, cut-out, as a 2x2 film."
+def scene_video(path: Path, # the .mp4 file
+                network, # trained
+                held_out, # `MovingScenes`
+                frames: int = 36): # of the video
+    "A held-out scene in motion: frame, exact flow, masks and cut-out, as a 2x2 video."
     import torch
     import torch.nn.functional as F
     from gwm_nb.evaluate import choose_object, object_mask
     from gwm_nb.flow import flow_to_rgb
     from gwm_nb.network import predict_masks
     from gwm_nb.show import VideoWriter, masks_to_rgb, overlay
-    chosen = choose_object(predict_masks(network, (s['image'] for s in held_out)))
-    scene = _scene_in_view(held_out, frames)
+    scene = clear_scene(held_out, frames)
     images = [scene.frame(t) for t in range(frames)]
     masks = predict_masks(network, images)
+    chosen = choose_object(predict_masks(network, (s['image'] for s in held_out)))
     cut = object_mask(masks, chosen)
     with VideoWriter(path, rate=8) as video:
         for t, image in enumerate(images):
             above = torch.cat([image, flow_to_rgb(scene.flow(t), 10.)], 2)
             below = torch.cat([masks_to_rgb(masks[t]), overlay(image, cut[t])], 2)
-            film = torch.cat([above, below], 1)
-            video.add(F.interpolate(film[None], scale_factor=2, mode='nearest')[0])
+            grid = torch.cat([above, below], 1)
+            video.add(F.interpolate(grid[None], scale_factor=2, mode='nearest')[0])
 
 # %% ../nbs/29_commands.ipynb #dd5c7614
 NEXT = """next:
   gwm_segment my_clip.mp4 --out result      cut the moving object out of a clip of yours
   gwm_train --preset clip --data my_clips   train the network on clips of yours
-  gwm_demo --full                           three seeds, three objects, a film: the figures of the README"""
+  gwm_demo --full                           the README's figures: three seeds, three objects"""
 
 @command
-def gwm_demo(out: str = 'gwm_demo_out', # folder for pictures and films
-             full: bool = False, # three seeds and three objects, a table and a film
-             steps: int = None, # optimiser steps of a training; without: 250, with --full 450
+def gwm_demo(out: str = 'gwm_demo_out', # folder for images and videos
+             full: bool = False, # three seeds and three objects, a table and a video
+             steps: int = None, # optimiser steps of a training; without: 250, with --full: 450
              preset: str = 'default'): # for the real clip: default or fast
-    "Cut out a real clip, and train on moving scenes, without labels. A minute and a half on two quiet cores."
-    steps = steps or (450 if full else 250)
+    "Cut out a real clip, and train on moving scenes, without labels: 90 s on two free cores."
+    if steps is None: steps = 450 if full else 250
     if steps < 1: raise ValueError(f'steps must be at least 1 (got {steps})')
-    if preset not in ('default', 'fast'): raise ValueError(f'preset must be default or fast (got {preset!r})')
+    if preset not in ('default', 'fast'):
+        raise ValueError(f'preset must be default or fast (got {preset!r})')
     trainings = {'training, one object': (0, 1)}
     if full:
         trainings = {f'one object, seed {seed}': (seed, 1) for seed in range(3)}
@@ -394,27 +402,27 @@ def gwm_demo(out: str = 'gwm_demo_out', # folder for pictures and films
     with results_folder(out, files) as start, JobProgress(parts):
         start()
         current_job().at('the rabbit', 0)
-        clip, rows, runs = _cut_example(start.folder, preset), [], []
+        clip, rows, runs = cut_example(start.folder, preset), [], []
         J, seconds = clip['J']['mean'], clip['seconds']['total']
-        say(f'real clip, {clip["frames"]} frames in {seconds:.0f} s: J = {J:.3f}; look at {Path(out)/"clip.webp"}')
-        say(f'training; what it learns is in {Path(out)/"training.png"}, drawn anew ten times')
+        say(f'real clip, {clip["frames"]} frames in {seconds:.0f} s: J = {J:.3f}; '
+            f'see {Path(out)/"clip.webp"}')
+        say(f'training; what it learns is in {Path(out)/"training.png"}, redrawn ten times')
         for title, (seed, objects) in trainings.items():
-            row, *run = _train_and_measure(start.folder, title, seed, steps, objects)
+            row, *run = train_and_measure(start.folder, title, seed, steps, objects)
             runs.append(run)
             rows.append(row)
             best = row['J_best_of_two']
             say(f'{title}: J = {row["J"]:.3f} on 64 other scenes (best of two {best:.3f}), '
                 f'{row["seconds"]:.0f} s')
-        if full: _show_all(start.folder, *runs[0])
+        if full:
+            from gwm_nb.evaluate import show_ranked
+            figure = show_ranked(*runs[0], (0, .25, .5, 1))
+            figure.savefig(start.folder/'results.png', dpi=110)
+            scene_video(start.folder/'overlay.mp4', *runs[0])
         mean = sum(row['J'] for row in rows[:3]) / len(rows[:3])
         report = dict(rows=rows, mean_J=mean, clip=clip, files=files)
         write_whole(start.folder/'result.json', json.dumps(report, indent=1).encode())
-    if full: print(f'one object, mean of three seeds: J = {mean:.3f} (labels measure, they never train)')
+    if full:
+        print(f'one object, mean of three seeds: J = {mean:.3f} '
+              '(labels measure, they never train)')
     print('\n'.join(str(Path(out)/name) for name in files), NEXT, sep='\n')
-
-# %% ../nbs/29_commands.ipynb #80ba552e
-def _show_all(folder, network, held_out):
-    "The film and the picture of `gwm_demo --full`."
-    from gwm_nb.evaluate import show_ranked
-    show_ranked(network, held_out, (0, .25, .5, 1)).savefig(folder/'results.png', dpi=110)
-    _scene_video(folder/'overlay.mp4', network, held_out)

@@ -246,6 +246,24 @@ def late_methods(code):
             for node, owner in found if ast.unparse(owner) in classes]
 
 
+def shadowing_methods(code):
+    """Patched methods with the name of something imported or defined above them: that it is still
+    there below is a kindness of fastcore. Such a method belongs in its class."""
+    bound, complaints = set(), []
+    for node in ast.parse(code).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            bound |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        elif isinstance(node, ast.Assign):
+            targets = [name for target in node.targets for name in ast.walk(target)]
+            bound |= {name.id for name in targets if isinstance(name, ast.Name)}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            if not is_patch(node):
+                bound.add(node.name)
+            elif node.name in bound:
+                complaints.append(f"{node.name}: a patched method hides what has its name above")
+    return complaints
+
+
 def crowded(code):
     "Lines of two ideas: text times a condition, a walrus in a comprehension, two statements."
     def is_text(node):

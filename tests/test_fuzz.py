@@ -31,7 +31,7 @@ from gwm_nb.commands import command
 from gwm_nb.files import output_folder, readable_name, visible
 from gwm_nb.flow_files import read_flo, read_kitti, write_flo, write_kitti
 from gwm_nb.network import create_network
-from gwm_nb.configuration import KEYS, Config, make_config, to_toml
+from gwm_nb.configuration import KEYS, Config, make_config
 from gwm_nb.segment import Result
 from gwm_nb.store import FlowSettings, FlowStore, StoredClip, make_store
 from gwm_nb.weights import read_weights
@@ -63,7 +63,7 @@ def originals(tmp_path_factory):
     return masks | {
         "flo": [(root / "a.flo").read_bytes()], "kitti": [(root / "a.png").read_bytes()],
         "checkpoint": [(root / "a.safetensors").read_bytes()],
-        "weights": [(root / "weights.pth").read_bytes()], "config": [to_toml(Config()).encode()]}
+        "weights": [(root / "weights.pth").read_bytes()], "config": [Config().to_toml().encode()]}
 
 
 def read_mask(path): Annotations([path]).labels(path.stem)

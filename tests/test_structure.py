@@ -88,7 +88,8 @@ def test_who_knows_too_much_is_caught(room, planted):
 
 # ---- modules
 
-RULES = [house.undocumented, house.late_methods, house.crowded, house.libraries_exported]
+RULES = [house.undocumented, house.late_methods, house.shadowing_methods, house.crowded,
+         house.libraries_exported]
 
 
 @each_room
@@ -112,6 +113,10 @@ PLANTED = {
         "'s' * (n > 1)", "(n > 1) * 's'", "f'{n} frame' + 's' * (n != 1)", "'s' * bool(n)",
         "f'{n}' * (n > 1 and m)", "[y for x in z if (y := x)]", "a = 1; b = 2",
         "if a: b = 1; c = 2", "def f(): a(); b()"],
+    house.shadowing_methods: [
+        f"{above}\nclass A: pass\n@patch\ndef overlay(self: A): return overlay(1)\n" for above in (
+            "from .show import overlay", "overlay = 1", "def overlay(image): pass",
+            "class overlay: pass", "a, overlay = 1, 2")],
     house.libraries_exported: ["__all__ = ['a', 'b']\nb = 1\n" + line for line in (
         "a = lazily('torch')", "a = importlib.import_module('torch')", "import torch as a",
         "from torch import nn as a", "from . import a")]}
