@@ -38,7 +38,7 @@ from .polish import Polished, get_polisher
 from .reports import FACTS, how_read, results_table, sequence_figure, write_results
 from .runs import Config, best_file, load_run, sets_there, validation_clips
 from .store import shrink
-from .videos import data_sets, find_masks, known_data_set, parse_size, lonely_masks
+from .videos import data_sets, find_masks, known_data_set, lonely_masks, parse_size
 
 # %% ../nbs/16_benchmarks.ipynb #lazy1601
 metrics = lazily('sklearn.metrics')
