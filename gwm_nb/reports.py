@@ -98,23 +98,20 @@ COLUMNS = ('protocol', 'looks_at_labels', 'merged_by', 'polished_by', 'average_o
 def results_csv(results: list[dict] # from `protocol_result`
                ) -> str: # a line for each protocol and sequence
     "The table for a spreadsheet; the mean is the sequence without a name. No cell is a formula."
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(COLUMNS)
-
-    def write(**row):
-        cells = [row.get(key, '') for key in COLUMNS]
-        formula = [isinstance(c, str) and c.startswith(tuple('=+-@\t\r')) for c in cells]
-        writer.writerow([f"'{c}" if f else c for c, f in zip(cells, formula)])
-
+    rows = []
     for r in results:
-        about, measures = {key: r[key] for key in COLUMNS[:6]}, [m for m in 'JF' if m in r]
-        means = {measure: sequence_means(r, measure) for measure in measures}
+        about = {key: r[key] for key in COLUMNS[:6]}
+        means = {measure: sequence_means(r, measure) for measure in 'JF' if measure in r}
         for name, frames in r['sequences'].items():
             facts = {k: words(r[k][name]) for k, (_, words) in FACTS.items() if name in r[k]}
-            own = {measure: means[measure][name] for measure in measures}
-            write(**about, **facts, **own, sequence=name, frames=len(frames))
-        write(**about, **facts_in_words(r), frames=r['frames'], **{m: r[m] for m in measures})
+            own = {measure: of[name] for measure, of in means.items()}
+            rows.append(about | facts | own | dict(sequence=name, frames=len(frames)))
+        rows.append(about | facts_in_words(r) | {m: r[m] for m in means} | dict(frames=r['frames']))
+    formula = lambda cell: isinstance(cell, str) and cell.startswith(tuple('=+-@\t\r'))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows({k: f"'{v}" if formula(v) else v for k, v in row.items()} for row in rows)
     return text.getvalue()
 
 # %% ../nbs/44_reports.ipynb #b29eb983
