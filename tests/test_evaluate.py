@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from gwm_nb.evaluate import (boundary_f, choose_object, evaluate, jaccard, object_mask, over_time,
-                             show_ranked)
+                             show_ranked, soft_iou)
 from gwm_nb.network import predict_masks
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.segment import segment
@@ -143,6 +143,15 @@ def test_masks_that_share_a_background_are_judged_by_a_clear_margin(scale):
     large = torch.nn.functional.interpolate(flow, scale_factor=scale)
     assert choose_object(masks).tolist() == [True, False, False, False]
     assert choose_object(masks, large).tolist() == [False, False, False, True]
+
+
+def test_iou_of_soft_masks():
+    soft = torch.zeros(2, 60, 80)
+    soft[:, 20:32, 5:17] = .9
+    for other, wanted in ((soft, 1), (soft * 0, 0), (soft.roll(6, 1), 1 / 3)):
+        assert torch.allclose(soft_iou(soft, other), torch.full((2,), float(wanted)), atol=1e-4)
+    assert soft_iou(soft * 0, soft * 0).tolist() == [1, 1]
+
 
 
 # ---- show_ranked

@@ -10,11 +10,11 @@ import torch
 
 from gwm_nb import refine
 from gwm_nb.clips import read_frames
-from gwm_nb.evaluate import jaccard, soft_iou
+from gwm_nb.evaluate import jaccard
 from gwm_nb.files import JobProgress, list_images, read_mask
 from gwm_nb.refine import (Refined, RefineSettings, WindowRefiner, certainty, clip_refiner,
-                           example_clip, get_refine_settings, quality_warnings, refine_clip,
-                           refine_presets, refine_windows, temporal_consistency)
+                           example_clip, quality_warnings, refine_clip, refine_presets,
+                           refine_windows, temporal_consistency)
 from gwm_nb.self_training import ReplayBuffer
 from gwm_nb.superpixels import otsu_threshold
 from inputs import moving_disk
@@ -24,15 +24,9 @@ LONG = replace(SMALL, features="efficientnet_lite0", enlarge=1., window=4, overl
 TINY = moving_disk(8, size=(32, 48), radius=8)[0]      # three windows of LONG
 
 
-def mean_J(soft, masks):
-    return np.mean([jaccard(soft[t] > .5, m).item() for t, m in enumerate(masks)])
-
-
 def windows(frames, settings, **options):
     return list(refine_windows(frames, settings, **dict(progress=False) | options))
 
-
-# ---- how sure, and why not
 
 def test_confidence_of_the_certain_and_of_the_uncertain(disk_graph):
     graph = disk_graph
@@ -42,14 +36,6 @@ def test_confidence_of_the_certain_and_of_the_uncertain(disk_graph):
     assert (temporal_consistency(graph, none) == 0).all()
     assert temporal_consistency(graph, sure).max() > .9
     assert (temporal_consistency(graph, (graph.frame % 2).astype(float)) < 1e-6).all()
-
-
-def test_agreement_of_soft_masks():
-    soft = torch.zeros(2, 60, 80)
-    soft[:, 20:32, 5:17] = .9
-    for a, b, wanted in ((soft, soft, 1), (soft, soft * 0, 0), (soft * 0, soft * 0, 1),
-                         (soft, soft.roll(6, 1), 1 / 3)):
-        assert soft_iou(a, b).shape == (2,) and np.allclose(soft_iou(a, b), wanted, atol=1e-4)
 
 
 def test_stats_are_of_the_object_and_finite_without_one(disk, disk_graph):
@@ -62,25 +48,16 @@ def test_stats_are_of_the_object_and_finite_without_one(disk, disk_graph):
     assert np.isfinite(refiner.stats(0 * masks)).all()
 
 
-def result(confidence=.8, stats=(6, 7, .06), coverage=(0, 0, 0, 0)):
-    return Refined(np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4)), (64, 96), (64, 96),
-                   np.full(4, confidence), np.ones(4), np.array([(*stats, c) for c in coverage]),
-                   np.zeros((4, 0, 0), np.uint8))
-
-
-@pytest.mark.parametrize("stats, confidence, says", [
-    ((6, 7, .06), .8, ""), ((16, 20, .08), .8, ""), ((6, 7, .06), .5, "0.50"),
-    ((.05, 3, .02), .7, "0.05 pixels a frame"), ((6, 6.7, .12), .74, "0.12 pixels")])
-def test_warnings_say_why(stats, confidence, says):
-    told = quality_warnings(result(confidence, stats))
+@pytest.mark.parametrize("stats, cut, confidence, says", [
+    ((6, 7, .06), 1, .8, ""), ((16, 20, .08), 0, .8, ""), ((6, 7, .06), 0, .5, "0.50"),
+    ((.05, 3, .02), 0, .7, "0.05 pixels a frame"), ((6, 6.7, .12), 0, .74, "0.12 pixels"),
+    ((6, 7, .06), 2, .8, "in 2 frames")])
+def test_warnings_say_why(stats, cut, confidence, says):
+    rows = np.array([(*stats, .3 * (t < cut)) for t in range(4)])
+    found = Refined(np.zeros((4, 4, 4), np.uint8), rows, (64, 96), (64, 96), np.full(4, confidence),
+                    np.ones(4), rows, np.zeros((4, 0, 0), np.uint8))
+    told = quality_warnings(found)
     assert len(told) == bool(says) and all(says in line for line in told)
-
-
-def test_an_object_that_boxes_cut_off_is_told():
-    found = result(coverage=(0, .3, .3, 0))
-    (told,) = quality_warnings(found)
-    assert "in 2 frames" in told
-    assert quality_warnings(found.part(0, 2)) == [] and len(found.part(1, 3).stats) == 2
 
 
 def test_a_result_that_is_all_but_empty_is_rejected(disk_graph, monkeypatch):
@@ -96,8 +73,6 @@ def test_a_result_that_is_all_but_empty_is_rejected(disk_graph, monkeypatch):
     before = ReplayBuffer(disk_graph.colour[:9], [], start[:9], np.ones(9) / 9)
     assert kept(gone, start, before) is gone
 
-
-# ---- windows
 
 @pytest.mark.parametrize("n, length, overlap", [(2, 5, 2), (5, 5, 2), (6, 5, 2), (8, 5, 2),
                                                 (9, 5, 3), (30, 5, 0), (31, 7, 3), (100, 40, 10)])
@@ -127,17 +102,13 @@ def test_hardly_more_is_read_than_is_needed():
 
 def test_steps_of_a_job_are_those_that_were_expected():
     "Parts and steps by their names; a window has its number if there are several."
-    def steps(frames, settings):
-        expected = refine.refine_steps(settings, len(frames))
-        with JobProgress(expected) as job: windows(frames, settings, progress=False)
-        return [*job.seconds, job.step], list(expected)
-    found, expected = steps(TINY[:4], SMALL)
-    assert set(expected) <= set(found) and found[0] == "pass 1: flow"
-    found, expected = steps(TINY, replace(SMALL, window=4, overlap=1))
-    assert found[0] == "window 1, pass 1: flow" == expected[0] and "window 2, pass 1: flow" in found
+    for settings, first in ((SMALL, "pass 1: flow"),
+                            (replace(SMALL, window=4, overlap=1), "window 1, pass 1: flow")):
+        expected = refine.refine_steps(settings, len(TINY))
+        with JobProgress(expected) as job: windows(TINY, settings)
+        found = [*job.seconds, job.step]
+        assert set(expected) <= set(found) and found[0] == first == list(expected)[0]
 
-
-# ---- what is kept
 
 @pytest.fixture(scope="module")
 def whole():
@@ -207,16 +178,18 @@ def test_what_is_kept_is_used_only_if_it_is_of_the_same(monkeypatch, tmp_path, w
     assert same(found, windows(frames, settings) if anew else before)
 
 
-# ---- whole clips
+DOUBTFUL = replace(LONG, window=40, superpixels=400, balances=(0.,) * 5, ridge=1e3)
 
-def test_a_moving_disk_is_found_better_than_by_motion_alone():
+
+@pytest.mark.parametrize("settings, least, gain", [("default", .9, .1), (DOUBTFUL, .5, -1)])
+def test_a_moving_disk_is_found_better_than_by_motion_alone(settings, least, gain):
+    "And where the classifier says only 'background', what motion found is kept."
     frames, masks = moving_disk(8, size=(96, 144), radius=18)
     residual = clip_refiner(frames, SMALL).window.residual
     naive = [torch.from_numpy(v > otsu_threshold(v.ravel())).float() for v in residual]
-    learned = refine_clip(frames, progress=False)
-    assert learned[0].shape == (96, 144) and len(learned) == 8
-    assert learned.reliability.shape == learned.confidence.shape == (8,)
-    assert mean_J(learned, masks) > max(.9, mean_J(naive, masks) + .1)
+    J, naive = (np.mean([jaccard(soft[t] > .5, m).item() for t, m in enumerate(masks)])
+                for soft in (refine_clip(frames, settings, progress=False), naive))
+    assert J > max(least, naive + gain)
 
 
 def test_the_same_clip_twice_is_the_same_answer(whole):
@@ -227,18 +200,12 @@ def test_the_same_clip_twice_is_the_same_answer(whole):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("size", [(64, 96), (97, 131), (50, 160)])
-def test_any_size_and_masks_of_the_clips_own_size(size):
-    found = refine_clip(moving_disk(3, size=size)[0], SMALL, progress=False)
+@pytest.mark.parametrize("size, small", [((50, 160), (50, 160)), ((97, 131), (97, 131)),
+                                         ((504, 756), (240, 360))])
+def test_any_size_and_masks_of_the_clips_own_size(size, small):
+    found = refine_clip(moving_disk(2, size=size)[0], SMALL, progress=False)
     assert found[1].shape == size and 0 <= found[1].min() and found[1].max() <= 1
-    assert found.part(1, 3)[0].equal(found[1])
-
-
-def test_large_frames_are_worked_on_small():
-    frames = [f.repeat_interleave(9, 1).repeat_interleave(9, 2) for f in moving_disk(2)[0]]
-    found = refine_clip(frames, SMALL, progress=False)
-    assert found.size == (240, 360) and found.soft.shape == (2, 240, 360)
-    assert found[0].shape == (576, 864)
+    assert found.size == found.soft.shape[1:] == small and found.part(1, 2)[0].equal(found[1])
 
 
 def noise(): return torch.randint(0, 255, (3, 48, 64), generator=torch.manual_seed(0)).byte()
@@ -254,38 +221,22 @@ def test_where_nothing_moves_nothing_breaks(frames, features):
     assert found.soft.shape == (3, *frames[0].shape[1:])
 
 
-@pytest.mark.parametrize("go", [refine_clip, clip_refiner])
-@pytest.mark.parametrize("n", [0, 1])
-def test_motion_takes_two_frames(go, n):
-    with pytest.raises(ValueError, match=f"at least two frames.*{n}"):
-        go(TINY[:n], SMALL)
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="'slow'.* fast, default"):
-        get_refine_settings("slow")
-    for wrong, value in (("features", "resnet5000"), ("method", "magic")):
-        with pytest.raises(ValueError, match=f"'{value}'"):
-            refine_clip(TINY[:2], replace(SMALL, **{wrong: value}), progress=False)
-
-
-def test_a_classifier_without_an_opinion_leaves_what_motion_saw():
-    "A ridge by which the classifier says 'background' only: without a check, the object is lost."
-    frames, masks = moving_disk(8, size=(96, 144), radius=18)
-    settings = replace(LONG, window=40, superpixels=400, balances=(0.,) * 5, ridge=1e3)
-    assert mean_J(refine_clip(frames, settings, progress=False), masks) > .5
+@pytest.mark.parametrize("n, settings, value", [
+    (0, SMALL, "0"), (1, SMALL, "1"), (2, "slow", "'slow'.* fast, default"),
+    (2, replace(SMALL, features="resnet5000"), "resnet5000"),
+    (2, replace(SMALL, method="magic"), "magic")])
+def test_what_cannot_be_meant_is_refused(n, settings, value):
+    for go in (clip_refiner, refine_clip):
+        with pytest.raises(ValueError, match=value):
+            go(TINY[:n], settings)
 
 
 def test_the_clip_that_comes_with_the_package():
     clip, drawn = example_clip()
-    frames = dict(read_frames(clip))
-    assert len(frames) == 36 and clip.stat().st_size < 400_000
-    for file in list_images(drawn):
-        mask = read_mask(file)
-        assert mask.shape == frames[file.stem].shape[1:] and .05 < mask.float().mean() < .25
+    frames, masks = dict(read_frames(clip)), {f.stem: read_mask(f) for f in list_images(drawn)}
+    assert len(frames) == 36 and clip.stat().st_size < 400_000 and len(masks) == 3
+    assert all(mask.shape == frames[name].shape[1:] for name, mask in masks.items())
 
-
-# ---- real sequences
 
 WORST = {"kite-surf": .15, "bmx-trees": .55}                  # the least J; of the others: .75
 REAL = """bmx-trees camel car-shadow dog drift-straight goat horsejump-high kite-surf libby parkour
