@@ -81,6 +81,8 @@ def test_command_makes_each_data_set_with_its_gaps(data, tmp_path, call):
     ("nowhere", "nowhere: no such"), ("DAVIS+KITTI", "'KITTI'"),
     ("DAVIS+STv2 --data DATA", "SegTrackv2 or STv2"), ("CLIP --gaps 0", "other than 0"),
     ("CLIP --gaps one", "invalid int"), ("CLIP --method magic", "'magic'"),
+    ("CLIP --gaps 1 1", "gaps"), ("CLIP --size 8x8", "8x8"), ("CLIP --longest 0", "longest"),
+    ("CLIP --resample lanczos", "lanczos"),
     ("CLIP --preset slow", "'slow'"), ("CLIP --method raft --preset fast", "'preset'"),
     ("CLIP --method raft --weights none.pth", "none.pth"), ("CLIP --method files", "gap 1"),
     ("CLIP --size 32", "HEIGHTxWIDTH"), ("CLIP --workers 0", "workers"),
@@ -153,6 +155,7 @@ def test_video_frames_over_a_whole_data_set(data, store):
     torch.testing.assert_close(frames[7]["flow"], store.flow(7, 1).float())
     torch.testing.assert_close(frames[13]["flow"], store.flow(13, -1).float())      # the last
     assert VideoFrames(store.folder)[7]["name"] == "dog/00001"
+    assert VideoFrames(store.folder, FlowSettings((32, 48), (2,))).gaps == (2,)
 
 
 @pytest.mark.parametrize("gaps, says", [
