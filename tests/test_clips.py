@@ -449,6 +449,12 @@ def test_transparent_pixels_are_put_on_plain_grey(tmp_path, kind):
     assert not read_mask(path)[20:].any()                         # hidden colours are no object
 
 
+def test_half_transparent_pixels_mix_and_empty_opacity_is_none(tmp_path):
+    for alpha, wanted in ((128, [164, 63, 114]), (0, [200, 0, 100])):
+        Image.new("RGBA", (4, 4), (200, 0, 100, alpha)).save(tmp_path / "a.png")
+        assert read_image(tmp_path / "a.png")[:, 0, 0].tolist() == pytest.approx(wanted, abs=1)
+
+
 # ---- animations, and files of several pages
 
 def animation(path, **options):
