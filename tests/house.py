@@ -230,22 +230,6 @@ def bare_parameters(node, comments):
     return [p.arg for p, line in zip(every, lines) if line not in comments or lines.count(line) > 1]
 
 
-def late_methods(code):
-    "Assignments to attributes of a class, after the class."
-    tree = ast.parse(code)
-    of = lambda kind: [n for n in tree.body if isinstance(n, kind)]
-    imported = [a for n in of(ast.ImportFrom) for a in n.names if a.name[:1].isupper()]
-    classes = {n.name for n in of(ast.ClassDef)} | {a.asname or a.name for a in imported}
-    targets = [t for n in of(ast.Assign) for t in n.targets]
-    targets += [n.target for n in of((ast.AugAssign, ast.AnnAssign))]
-    flat = [e for t in targets for e in (t.elts if isinstance(t, (ast.Tuple, ast.List)) else [t])]
-    found = [(t, t.value) for t in flat if isinstance(t, ast.Attribute)]
-    called = [n.value for n in of(ast.Expr) if isinstance(n.value, ast.Call)]
-    found += [(c, c.args[0]) for c in called if ast.unparse(c.func) == "setattr"]
-    return [f"{ast.unparse(node)}: write a method in its class, or below it with @patch"
-            for node, owner in found if ast.unparse(owner) in classes]
-
-
 def shadowing_methods(code):
     """Patched methods with the name of something imported or defined above them: that it is still
     there below is a kindness of fastcore. Such a method belongs in its class."""
@@ -265,20 +249,9 @@ def shadowing_methods(code):
 
 
 def crowded(code):
-    "Lines of two ideas: text times a condition, a walrus in a comprehension, two statements."
-    def is_text(node):
-        return isinstance(getattr(node, "value", None), str) or isinstance(node, ast.JoinedStr)
-
-    def is_condition(node):
-        called = isinstance(node, ast.Call) and ast.unparse(node.func) == "bool"
-        return called or isinstance(node, (ast.Compare, ast.BoolOp))
-
+    "Lines of two ideas: a walrus in a comprehension, two statements."
     complaints = []
     for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            sides = node.left, node.right
-            if any(map(is_text, sides)) and any(map(is_condition, sides)):
-                complaints.append(f"{ast.unparse(node)}: text times a condition")
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
             complaints += [f"{ast.unparse(n)}: a walrus in a comprehension"
                            for n in ast.walk(node) if isinstance(n, ast.NamedExpr)]
@@ -286,7 +259,7 @@ def crowded(code):
             for one, two in zip(body, body[1:]) if isinstance(body, list) else ():
                 if one.end_lineno == two.lineno:
                     complaints.append(f"{ast.unparse(two)}: a second statement on its line")
-    return list(dict.fromkeys(complaints))
+    return complaints
 
 
 def libraries_exported(code):

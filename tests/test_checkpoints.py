@@ -223,7 +223,7 @@ def test_files_that_are_not_ours(tmp_path):
         assert "\n" not in str(e.value)
     with pytest.raises(FileNotFoundError, match="none"):
         load(tmp_path / "none")
-    with pytest.raises(ValueError, match="good: .*no state of a training"):
+    with pytest.raises(ValueError, match="good: "):
         load_training(tmp_path / "good")
 
 

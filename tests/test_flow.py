@@ -86,6 +86,13 @@ def test_what_estimate_flow_refuses(change, says):
     assert says in str(e.value)
 
 
+def test_what_leaves_the_frame_is_hidden():
+    right = torch.zeros(2, 40, 60)
+    right[0] = 2
+    hidden = occlusion_mask(right, -right)
+    assert hidden[:, -2:].all() and not hidden[:, :-2].any()
+
+
 # ---- estimators
 
 def test_one_dis_object_serves_many_threads():
@@ -125,6 +132,7 @@ def test_an_estimator_is_a_name_an_object_or_a_function(added):
     flow_estimators.register("constant")(Constant)
     assert get_estimator("still") is still and get_estimator("constant") == Constant()
     assert estimate_flow(frame, frame, "still").abs().max() == 0
+    assert MovingScenes(1, flow_method="still")[0]["flow"].abs().max() == 0
     assert estimate_flow(frame, frame, Constant(3.)).unique().tolist() == [3.]
     assert estimate_flow(frame, frame, lambda a, b: Constant()(a, b)).unique().tolist() == [1.]
 
@@ -162,7 +170,11 @@ def test_raft_reads_a_local_file_and_notices_a_new_one(raft, tmp_path):
     assert (local(a, b) - raft(a, b)).abs().max() > .01
 
 
-def test_raft_refuses_weights_that_are_not_its_own(tmp_path):
+def test_raft_refuses_weights_that_are_not_its_own(tmp_path, monkeypatch):
+    def unreachable(*args, **kwargs): raise OSError("no route")
+    monkeypatch.setattr("gwm_nb.flow.models.get_model_weights", unreachable)
+    with pytest.raises(ValueError, match=r"raft_large.*weights=.*DIS"):
+        RAFT(device="cpu")(frame[None], frame[None])
     torch.save({"weight": torch.ones(3)}, tmp_path / "wrong.pth")
     (tmp_path / "torn.pth").write_bytes(b"PK")
     for name in ("wrong.pth", "torn.pth"):

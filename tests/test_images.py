@@ -228,12 +228,11 @@ MAPS = torch.zeros(3, 4), torch.zeros(3, 4) > 0
     (None, lambda root: find_pairs("ECSD", root), ["'ECSD'", "ECSSD?"]),
     (None, lambda root: find_pairs("DUTS", root), ["DUTS-TE-Image", "data_scripts"]),
     (remove("ECSSD/images/*"), samples, ["images: no images"]),
-    (remove(f"{TRUTH}/p001.png"), samples, ["no mask named p001", "1 of 3"]),
-    (remove("ECSSD/images/p001.jpg"), samples, ["no image named p001", "1 of 3"]),
+    (remove(f"{TRUTH}/p001.png"), samples, ["p001", "1 of 3"]),
+    (remove("ECSSD/images/p001.jpg"), samples, ["p001", "1 of 3"]),
     (lambda root: write_image(root / TRUTH / "p001.png", np.zeros((40, 50), np.uint8)), measured,
      ["p001.png", "50x40", "200x150"]),
     (lambda root: (root / TRUTH / "p002.png").write_bytes(b"no"), measured, ["p002.png"]),
-    (None, lambda root: ImageScores().result(), ["no image"]),
     (None, lambda root: image_measures(MAPS[0], torch.zeros(3, 5) > 0), ["(3, 4)", "(3, 5)"]),
     (None, lambda root: precision_recall(*MAPS, "F1"), ["'F1'", "saliency", "published"])])
 def test_what_is_wrong_is_named(tmp_path, spoil, run, says):

@@ -88,8 +88,7 @@ def test_who_knows_too_much_is_caught(room, planted):
 
 # ---- modules
 
-RULES = [house.undocumented, house.late_methods, house.shadowing_methods, house.crowded,
-         house.libraries_exported]
+RULES = [house.undocumented, house.shadowing_methods, house.crowded, house.libraries_exported]
 
 
 @each_room
@@ -98,7 +97,6 @@ def test_modules_keep_the_rules(rule, room):
     assert rule(code(room)) == []
 
 
-METHODS = "from .above import B, low\nclass _A:\n    x = 1\ndef _g(self): self.y = 2\n"
 PLANTED = {
     house.undocumented: [
         "def f(): return 1", "class A: pass", "def f(x):\n    'Words.'",
@@ -106,13 +104,7 @@ PLANTED = {
         "def f(*args): 'Words.'", "def f(*, x: int = 3): 'Words.'",
         "@patch\ndef f(self: A): return 1", "def f(x='# no comment'): 'Words.'",
         "class A:\n    'Words.'\n    def __init__(self, x): pass"],
-    house.late_methods: [METHODS + line for line in (
-        "_A.f = _g", "_A.f, _A.g = _g, h", "[_A.f] = [_g]", "_A.f: object = _g", "B.f = _g",
-        "setattr(_A, 'f', _g)")],
-    house.crowded: [
-        "'s' * (n > 1)", "(n > 1) * 's'", "f'{n} frame' + 's' * (n != 1)", "'s' * bool(n)",
-        "f'{n}' * (n > 1 and m)", "[y for x in z if (y := x)]", "a = 1; b = 2",
-        "if a: b = 1; c = 2", "def f(): a(); b()"],
+    house.crowded: ["[y for x in z if (y := x)]", "a = 1; b = 2", "if a: b = 1; c = 2"],
     house.shadowing_methods: [
         f"{above}\nclass A: pass\n@patch\ndef overlay(self: A): return overlay(1)\n" for above in (
             "from .show import overlay", "overlay = 1", "def overlay(image): pass",
@@ -126,9 +118,7 @@ GOOD_CODE = [
     "def f(*args, # some\n      **more # others\n     ): 'Words.'",
     "class A(nn.Module):\n    'Words.'\n    def __init__(self, x): pass",
     "@patch\ndef f(self: A, x): 'Words.'",
-    METHODS + "@patch\ndef _h(self: _A): _A.z = 3\nlow.level = 4\na = _A.x\n",
-    "'-' * 70\n' ' * n\n2 * (n > 1)\nif (y := x): print(y)\nif a: b = 1\nelse: b = 2\n"
-    "d = {k: v for k, v in z}\nf(';')\n"]
+    "if (y := x): print(y)\nif a: b = 1\nelse: b = 2\nd = {k: v for k, v in z}\nf(';')\n"]
 
 
 @pytest.mark.parametrize("rule, text", [(r, text) for r in RULES for text in PLANTED[r]])
@@ -136,7 +126,7 @@ def test_a_fault_of_a_module_is_caught(rule, text): assert rule(text)
 
 
 @pytest.mark.parametrize("text", GOOD_CODE)
-def test_a_good_module_passes(text): assert [rule(text) for rule in RULES] == [[], [], []]
+def test_a_good_module_passes(text): assert [rule(text) for rule in RULES] == [[], []]
 
 
 def test_only_what_every_fastcore_has_is_imported():
