@@ -164,7 +164,7 @@ def full_scale(self: Survey) -> int:
     return next((full for full in SCALES if brightest <= full), brightest)
 
 # %% ../nbs/25_annotations.ipynb #cc559f72
-def find_kind(seen: Survey # all pictures of a sequence
+def find_kind(seen: Survey # all images of a sequence
              ) -> str: # one of `KINDS`
     "How to read these label images. Raises `ValueError` if they are ambiguous."
     colours, areas, half = seen.colours, seen.areas, seen.full_scale / 2
@@ -188,7 +188,7 @@ def find_kind(seen: Survey # all pictures of a sequence
     raise ValueError('no pixel is black, so the background is unknown; make the background black')
 
 # %% ../nbs/25_annotations.ipynb #7877afd6
-def number_values(seen: Survey, # all pictures of a sequence
+def number_values(seen: Survey, # all images of a sequence
                   kind: str, # 'ids' or 'colours'
                   void: bool = True # whether there may be void values
                  ) -> tuple[np.ndarray, np.ndarray]: # (n,1) ids or (n,3) colours; (n,) labels
