@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from gwm_nb.flow import (DIS, estimate_flow, flow_estimators, get_estimator,
+from gwm_nb.flow import (DIS, estimate_flow, flow_estimators, get_estimator, occlusion_mask,
                          resize_flow, warp)
 from gwm_nb.flow_files import FLO_MAGIC, read_flo, read_flow, read_kitti, write_flo, write_kitti
 from gwm_nb.loss import ReconstructionLoss
