@@ -25,7 +25,7 @@ def badges():
     found = [("tests", workflow.format("test") + "/badge.svg", workflow.format("test")),
              ("documentation", workflow.format("docs") + "/badge.svg", site),
              ("Open in Colab", "https://colab.research.google.com/assets/colab-badge.svg",
-              f"{colab}/blob/{branch}/nbs/00_flow.ipynb")]
+              f"{colab}/blob/{branch}/nbs/01_flow.ipynb")]
     return " ".join(f"[![{alt}]({image})]({address})" for alt, image, address in found)
 
 

@@ -221,9 +221,9 @@ class Preset:
 _refined = 'features', 'pretrained', 'method', 'objects' # options of `RefineSettings`
 _trained = dict(trained='DAVIS', adapt=0, merge='', polish='', method='dis', keep_network=False)
 _abouts = dict(
-    default="per-clip refinement (08_refine); --preset gwm trains the paper's network",
-    fast='per-clip refinement by motion and edges, without weights (08_refine)',
-    best='per-clip refinement with DINO and RAFT, downloaded; for a GPU (08_refine)')
+    default="per-clip refinement (19_refine); --preset gwm trains the paper's network",
+    fast='per-clip refinement by motion and edges, without weights (19_refine)',
+    best='per-clip refinement with DINO and RAFT, downloaded; for a GPU (19_refine)')
 
 # %% ../nbs/09_segment.ipynb #meth0004
 presets = {name: Preset(about, refinement_method,

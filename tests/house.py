@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "gwm_nb"
-WIDTH, MEDIAN, LONGEST = 120, 12, 60            # of an exported line; of exported cells, in lines
+WIDTH, MEDIAN, LONGEST = 100, 14, 60            # of an exported line; of exported cells, in lines
 # by the tens digit of a notebook's number
 KINDS = dict(enumerate(("the lesson", "the published system", "the engine room",
                         "the back of the book", "inside the programs")))
@@ -44,8 +44,8 @@ def script(name):
 
 
 def is_page(name):
-    "Whether a notebook stands at the back of the book: it exports nothing, so it is no room."
-    return Path(name).name.startswith("3")
+    "Whether a notebook exports nothing, so that it is no room: 00_start, and the back of the book."
+    return Path(name).name.startswith(("00_", "3"))
 
 
 def source(cell): return "".join(cell["source"])
