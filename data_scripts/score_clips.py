@@ -11,8 +11,8 @@ from scipy.special import expit
 from scipy.stats import spearmanr
 
 from gwm_nb.clips import read_frames
-from gwm_nb.commands import command
 from gwm_nb.evaluate import jaccard
+from gwm_nb.commands import command
 from gwm_nb.files import find_clips, list_images, read_mask
 from gwm_nb.refine import clip_refiner, get_refine_settings, quality_warnings, refine_clip
 from gwm_nb.self_training import first_guess, motion_logits, motion_thresholds, self_train
