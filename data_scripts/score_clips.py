@@ -39,17 +39,21 @@ def score_clip(clip, annotations, settings, residual):
                confidence=found.confidence.mean(), seconds=seconds, frames=len(found),
                within=spearmanr(found.confidence, frames).statistic,
                warnings=len(quality_warnings(found)))
-    if residual: row['residual'] = score(moving_pixels(clip, settings, truths[0].shape), truths).mean()
+    if residual:
+        row['residual'] = score(moving_pixels(clip, settings, truths[0].shape), truths).mean()
     return row
 
 
-def enlarge(masks, shape): return torch.nn.functional.interpolate(masks[None].float(), shape)[0] > .5
+def enlarge(masks, shape):
+    "Masks (T,h,w) at another size, bool."
+    return torch.nn.functional.interpolate(masks[None].float(), shape)[0] > .5
 
 
 def moving_pixels(clip, settings, shape):
     "Masks (T,h,w) of motion alone: the residual motion over each frame's threshold, by Otsu."
     residual = clip_refiner(frames_of(clip), replace(settings, features='')).window.residual
-    return enlarge(torch.from_numpy(np.stack([v > otsu_threshold(v.ravel()) for v in residual])), shape)
+    moving = np.stack([v > otsu_threshold(v.ravel()) for v in residual])
+    return enlarge(torch.from_numpy(moving), shape)
 
 
 def lever_row(clip, annotations, settings):
@@ -66,11 +70,13 @@ def lever_row(clip, annotations, settings):
 
     found = {'diffusion': plain, 'and border prior': guess, 'first pass': learned(),
              'ridge .01': learned(ridge=.01), 'ridge .16': learned(ridge=.16),
-             'only grow': learned(balances=(1.,) * rounds), 'only purify': learned(balances=(.5,) * rounds),
+             'only grow': learned(balances=(1.,) * rounds),
+             'only purify': learned(balances=(.5,) * rounds),
              'no graph': learned(anchor=1e5), 'no border prior': learned(plain),
              'no reliability': learned(reliability=np.ones(len(truths)))}
-    enlarged = {name: enlarge(torch.from_numpy(graph.paint(p)), truths[0].shape) for name, p in found.items()}
-    return {name: score(masks, truths).mean() for name, masks in enlarged.items()}
+    painted = {name: torch.from_numpy(graph.paint(p)) for name, p in found.items()}
+    return {name: score(enlarge(soft, truths[0].shape), truths).mean()
+            for name, soft in painted.items()}
 
 
 def print_levers(clips, settings):
