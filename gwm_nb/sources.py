@@ -196,6 +196,7 @@ class ClipSource(Source):
 # %% ../nbs/41_sources.ipynb #src00024
 @patch
 def validation_frames(self: ClipSource):
+    "All frames that can be measured on."
     masks = True if self.labels else None
     frames = VideoFrames(self.data.path, self.settings, masks, self.validation_clips())
     return frames.annotated() if self.labels else frames
@@ -210,6 +211,7 @@ def validation_samples(self: ClipSource):
 # %% ../nbs/41_sources.ipynb #src00026
 @patch
 def describe(self: ClipSource):
+    "The number of frames that are trained on, and lines about them."
     total, lines = 0, []
     for name, folder in self.folders.items():
         if is_store(folder):
@@ -227,6 +229,7 @@ def describe(self: ClipSource):
 
 @patch
 def describe_validation(self: ClipSource):
+    "What is measured on, in words."
     data, clips = self.data, self.validation_clips()
     share = f'at most {data.validation:,} frames' if data.validation else 'all frames'
     if self.labels: share += ' with annotations'
