@@ -168,7 +168,7 @@ class Measure(Callback):
     "Calls `function(network)` every `every` steps and at the last, with averaged weights."
     def __init__(self, every: int, # steps
                  name: str, # of a single number
-                 function: Callable): # network -> a number, or a dict with named numbers
+                 function: Callable): # network -> a number, or a dict whose floats count
         self.every, self.name, self.function, self.results = every, name, function, []
 
     def after_step(self, learn):
@@ -176,8 +176,8 @@ class Measure(Callback):
         found = None
         if learn.accelerator.is_main_process:
             with averaged(learn) as network: found = self.function(network)
-            if not isinstance(found, dict): found = {self.name: found}
-            found = {k: v for k, v in found.items() if isinstance(v, (int, float))}
+            if not isinstance(found, dict): found = {self.name: float(found)}
+            found = {k: v for k, v in found.items() if isinstance(v, float)}
         found, = accelerate.utils.broadcast_object_list([found])
         self.results.append(dict(step=learn.step) | found)
 

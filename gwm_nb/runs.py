@@ -128,10 +128,6 @@ def make_callbacks(config: Config, # from make_config
     if log.checkpoint: found.append(Checkpoint(folder/'last.safetensors', log.checkpoint, **notes))
     return [*found, SaveFinal(folder, **notes)]
 
-def _versions():
-    packages = 'gwm_nb', 'torch', 'timm', 'accelerate'
-    return ', '.join(f'{name} {version(name)}' for name in packages)
-
 # %% ../nbs/15_runs.ipynb #0d59a5da
 def make_learner(config: Config, # from make_config
                  folder: str | Path # an existing folder for the log and checkpoints
@@ -153,6 +149,11 @@ def make_learner(config: Config, # from make_config
         cache_features(network, kept, share, flips=config.data.flips > 0)
     torch.manual_seed(config.train.seed + learn.accelerator.process_index)      # dropout differs
     return learn
+
+# %% ../nbs/15_runs.ipynb #run00001
+def _versions():
+    packages = 'gwm_nb', 'torch', 'timm', 'accelerate'
+    return ', '.join(f'{name} {version(name)}' for name in packages)
 
 # %% ../nbs/15_runs.ipynb #8e674a6a
 def _train(learn, checkpoint=None):
@@ -210,15 +211,15 @@ def resume_run(path: str | Path # a run's folder, or one of its checkpoints
 def training_summary(learn: Learner # of a run that is finished
                     ) -> str: # some lines
     "The last measurements of a run, its best step, and its files."
-    def line(name, value):
-        return f'{name} {value:.4f}' + ('' if lower_is_better(name) else ' (looks at labels)')
+    def told(name, value):
+        return f'{value:.4f}' + ('' if lower_is_better(name) else ' (looks at labels)')
     early = '' if learn.step == learn.steps else f' of {learn.steps} (stopped early)'
     lines = [f'{learn.step} steps{early}']
     for result in measurements(learn)[-1:]:
-        lines += [line(f'{name}:', value) for name, value in list(result.items())[1:]]
+        lines += [f'{name}: {told(name, value)}' for name, value in list(result.items())[1:]]
     for by in [c.by for c in learn.callbacks if isinstance(c, Best)]:
         step, value = best_of(learn, by)
-        lines.append(f'best network: that of step {step}, {line(by, value)}')
+        lines.append(f'best network: that of step {step}, {by} {told(by, value)}')
     files = f'network: {best_file(learn.folder)}', f'log: {learn.folder/"log.jsonl"}'
     return '\n'.join([*lines, *files])
 

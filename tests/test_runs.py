@@ -51,6 +51,9 @@ def test_a_run_on_a_data_set_ends_with_every_protocol(davis, tmp_path, capsys):
     last = read_log(tmp_path / "x/log.jsonl")[-1]
     assert last["step"] == 2
     assert {"validation loss", "J", "J_best_of_two", "J_best_mask"} <= last.keys()
+    assert "frames" not in last
+    told = {line.split(":")[0]: "looks at labels" in line for line in printed.splitlines()}
+    assert not told["validation loss"] and not told["best network"] and told["J"]
     notes = load(tmp_path / "x/best.safetensors").notes
     assert notes["chosen_by"] == "validation loss" and notes["looks_at_labels"] is False
     assert notes["config"] == asdict(make_config(file=tmp_path / "x/config.toml"))
