@@ -249,11 +249,11 @@ def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAV
                  data: str = 'data/DAVIS2016', # a data set, or a folder of clips with annotations
                  protocol: str = 'all', # protocols, joined by commas; all: those that suit the data
                  merge: str = 'motion', # K masks to two: motion, border, spectral (published), none
-                 dino: str | None = None, # of spectral: a file of DINO ViT-S/8; default: fetched
+                 dino: str | None = None, # weights of DINO ViT-S/8 for spectral; default: fetched
                  save: str | None = None, # folder for tables, report and masks
                  predictions: str | None = None, # instead of a network: masks SEQUENCE/FRAME.png
-                 read_as: str | None = None, # of predictions: ids, colours, shades, alpha; default: found
-                 compare: list[str] | None = None, # instead of all else: two folders of --save
+                 read_as: str | None = None, # kind of predictions: ids, colours, shades, alpha; default: found
+                 compare: list[str] | None = None, # compare two folders of --save, and measure nothing
                  clips: list[str] | None = None, # sequences; default: the published ones, or all
                  convention: str | None = None, # DAVIS, frames, sequences; default: the data's own
                  size: str = '128x224', # HEIGHTxWIDTH of the frames that the network sees
