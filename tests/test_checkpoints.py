@@ -198,11 +198,12 @@ def test_any_network_is_exported_and_left_as_it_was(tmp_path, export):
         pytest.importorskip("onnxscript")
     network, file = create_network("small").train(), tmp_path / "net"
     assert export(network, file, size=(32, 48)) < 1e-4
-    before = file.read_bytes()
-    with pytest.raises(ValueError, match="differs by"):
-        export(network, file, size=(32, 48), tolerance=-1)
-    assert network.training and file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
-    if export is export_program:
+    assert network.training and list(tmp_path.iterdir()) == [file]
+    if export is export_program:                              # the other takes long
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match="differs by"):
+            export(network, file, size=(32, 48), tolerance=-1)
+        assert network.training and file.read_bytes() == before
         again = torch.export.load(file).module()
         assert again(torch.rand(7, 3, 32, 48)).shape == (7, 2, 32, 48)
 
