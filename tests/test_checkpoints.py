@@ -50,7 +50,6 @@ def round_trip(tmp_path, training):
 
 # ---- the state of a run
 
-
 VALUES = [
     {}, [], (), None, True, 0, -0., float("inf"), float("nan"), 2**200, "", "training/0",
     {"tensor": "training/0"}, {"dict": [[1, 2]]}, ((),), {(1, "a"): {None: [(2,)]}},

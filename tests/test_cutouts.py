@@ -158,7 +158,6 @@ def test_all_and_nothing(tmp_path, size, value):
 
 # ---- pictures
 
-
 def test_masks_of_several_objects_are_numbers_with_a_palette(tmp_path):
     parts = lambda t: (disk(t) * .9, disk(t + 5) * .8)
     written(tmp_path, "masks,rle,overlay", lambda t: torch.stack([*parts(t), torch.zeros(H, W)]))
@@ -288,7 +287,6 @@ def test_pictures_of_a_folder_keep_their_names(tmp_path):
 
 
 # ---- the sheet
-
 
 def test_the_sheet_has_the_right_frames(tmp_path):
     names = [f"{t:05d}" for t in range(40)]

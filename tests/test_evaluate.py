@@ -124,7 +124,6 @@ def test_evaluate_asks_the_motion_where_there_is_flow():
 
 # ---- choosing
 
-
 def shared_background():
     "An object that moves and touches the border; three masks share the background unevenly."
     truth, middle = torch.zeros(2, 4, 40, 60)
@@ -153,7 +152,6 @@ def test_only_what_is_shown_is_loaded_twice():
 
 
 # ---- 09_segment
-
 
 def test_help_in_the_notebook_is_the_command_s_own():
     cells = json.loads((root / "nbs/09_segment.ipynb").read_text(encoding="utf-8"))["cells"]

@@ -115,7 +115,6 @@ def test_a_moved_picture_is_pulled_back_by_its_flow_and_a_naively_warped_one_is_
 
 # ---- masks on a flow
 
-
 @pytest.mark.parametrize("basis", ["similarity", "quadratic"])
 def test_the_loss_that_is_shown_is_the_loss(sample, basis):
     explorer = explore_fit(sample)

@@ -185,7 +185,6 @@ def test_raft_refuses_weights_that_are_not_its_own(tmp_path, monkeypatch):
 
 # ---- scenes, motion, loss: what they refuse, and cases that must stay finite
 
-
 def test_scenes_stay_finite_and_their_flow_exact():
     late = MovingScenes(6, seed=1000, size=(48, 80))
     assert all(late.scene(i).frame(20).isfinite().all() for i in range(3))

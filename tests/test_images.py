@@ -137,7 +137,6 @@ def test_measures_agree_with_pysodmetrics(normalise):
 
 # ---- by hand
 
-
 @pytest.mark.parametrize("kind", ["empty", "full"])
 def test_truth_without_object_or_without_background(kind):
     truth = torch.full((8, 9), kind == "full")
@@ -161,11 +160,7 @@ def test_scores_do_not_keep_pictures_and_curves_are_averaged_before_the_maximum(
     assert max(v.numel() for v in scores.sums.values()) == 256
 
 
-# ---- the border
-
-
 # ---- data sets
-
 
 @pytest.mark.parametrize("name", image_sets)
 def test_every_data_set(tmp_path, name):

@@ -184,7 +184,6 @@ def test_a_missing_package_is_one_line(monkeypatch):
 
 # ---- along the flow
 
-
 def test_masks_are_followed():
     "A mask that moves by (3, 1) pixels a frame, all on one line of the flow."
     first = some_masks(1, 2, 20, 30)[0]
