@@ -1,7 +1,6 @@
 "Still images: agreement with the published code and pysodmetrics, degenerate maps, wrong input."
 import warnings
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -9,10 +8,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from gwm_nb import benchmarks
-from gwm_nb.benchmarks import box_overlap, moca_score, object_box
+from gwm_nb.benchmarks import box_overlap, object_box
 from gwm_nb.images import (ImageScores, StillImages, border_contact, border_object, e_measure,
                            evaluate_images, f_beta, find_pairs, image_measures, image_sets,
-                           precision_recall, s_measure, show_curves, threshold_counts)
+                           precision_recall, s_measure, threshold_counts)
 from inputs import write_image
 
 
@@ -194,18 +193,6 @@ def test_merging_by_name(tmp_path, monkeypatch):
             measure(k, merge)
 
 
-def test_figures_carry_the_name_of_their_protocol(tmp_path):
-    result = evaluate_images(Brightness(), "ECSSD", lay_out(tmp_path))
-    assert {k for k, v in result.items() if isinstance(v, float)} == {
-        *(f"{name}_published" for name in ("accuracy", "IoU", "F", "max_F")), "IoU_best_of_two",
-        *(f"{name}_saliency" for name in ("MAE", "S", "max_F", "max_E", "mean_E"))}
-    curves = {n: len(c) for n, c in result["curves"].items() if "published" not in n}
-    assert "no labels" in result["object"] and set(curves.values()) == {256}
-    figure = show_curves({"a": result})
-    assert [len(axes.lines) for axes in figure.axes] == [1, 1, 1]
-    plt.close(figure)
-
-
 def samples(root): return StillImages("ECSSD", root)
 
 
@@ -259,12 +246,3 @@ def test_overlap_of_boxes():
     assert box_overlap(torch.zeros(1, 5, 5), truth[2:]).tolist() == [0]
     with pytest.raises(ValueError):
         box_overlap(masks[:2], truth)
-
-
-def test_moca_averages():
-    score = moca_score({"a": torch.tensor([.95, .65, .2]), "b": torch.tensor([.5])})
-    assert score["J_moca"] == pytest.approx((.6 + .5) / 2) and score["frames"] == 4
-    rates = [score[f"success_{t}_moca"] for t in (.5, .6, .7, .8, .9)]
-    assert rates == [.5, .5, .25, .25, .25] and score["success_moca"] == pytest.approx(.35)
-    with pytest.raises(ValueError, match="no clip has boxes"):
-        moca_score({})
