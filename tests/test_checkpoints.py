@@ -50,7 +50,6 @@ def round_trip(tmp_path, training):
 
 # ---- the state of a run
 
-
 VALUES = [
     {}, [], (), None, True, 0, -0., float("inf"), float("nan"), 2**200, "", "training/0",
     {"tensor": "training/0"}, {"dict": [[1, 2]]}, ((),), {(1, "a"): {None: [(2,)]}},
@@ -198,11 +197,12 @@ def test_any_network_is_exported_and_left_as_it_was(tmp_path, export):
         pytest.importorskip("onnxscript")
     network, file = create_network("small").train(), tmp_path / "net"
     assert export(network, file, size=(32, 48)) < 1e-4
-    before = file.read_bytes()
-    with pytest.raises(ValueError, match="differs by"):
-        export(network, file, size=(32, 48), tolerance=-1)
-    assert network.training and file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
-    if export is export_program:
+    assert network.training and list(tmp_path.iterdir()) == [file]
+    if export is export_program:                              # the other takes long
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match="differs by"):
+            export(network, file, size=(32, 48), tolerance=-1)
+        assert network.training and file.read_bytes() == before
         again = torch.export.load(file).module()
         assert again(torch.rand(7, 3, 32, 48)).shape == (7, 2, 32, 48)
 

@@ -1,4 +1,4 @@
-"Measuring in a stream, choosing without labels, and what 09_segment promises beyond its commands."
+"Measuring in a stream, choosing without labels, J and F."
 import gc
 import json
 import math
@@ -18,8 +18,7 @@ from gwm_nb.evaluate import (boundary_f, choose_object, evaluate, jaccard, objec
                              show_ranked, soft_iou)
 from gwm_nb.network import predict_masks
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.segment import segment
-from inputs import Bright, write_scene
+from inputs import Bright
 
 root = Path(__file__).resolve().parent.parent
 
@@ -125,7 +124,6 @@ def test_evaluate_asks_the_motion_where_there_is_flow():
 
 # ---- choosing
 
-
 def shared_background():
     "An object that moves and touches the border; three masks share the background unevenly."
     truth, middle = torch.zeros(2, 4, 40, 60)
@@ -164,11 +162,6 @@ def test_only_what_is_shown_is_loaded_twice():
 
 # ---- 09_segment
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return write_scene(tmp_path_factory.mktemp("clips") / "clip", n=3)
-
-
 def test_help_in_the_notebook_is_the_command_s_own():
     cells = json.loads((root / "nbs/09_segment.ipynb").read_text(encoding="utf-8"))["cells"]
     cell = next(c for c in cells if "run('--help')" in "".join(c["source"]) and "outputs" in c)
@@ -177,15 +170,6 @@ def test_help_in_the_notebook_is_the_command_s_own():
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True,
                           env=os.environ | dict(COLUMNS="100"), check=True)
     assert kept.split() == done.stdout.split()      # run the notebook again if this fails
-
-
-@pytest.mark.parametrize("options, says", [
-    (dict(num_masks=1), "num_masks.*at least 2"), (dict(pretrained="imagenet"), "imagenet"),
-    (dict(method="magic"), "magic.*dis"), (dict(basis="cubic"), "cubic.*quadratic")])
-def test_settings_are_refused_before_any_work(clip, tmp_path, options, says):
-    with pytest.raises(ValueError, match=says):
-        segment(clip, tmp_path / "out", preset="gwm", **options)
-    assert not (tmp_path / "out").exists()
 
 
 # ---- J and F

@@ -9,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gwm_nb.explore import (Explorer, Snapshots, explore_divisions, explore_fit, explore_motion,
-                            explore_results, explore_training, fitted, mergings, moved,
-                            parameter_names, png, theta_of, tiles)
-from gwm_nb.flow import flow_to_rgb, warp
+from gwm_nb.explore import (Explorer, Snapshots, explore_divisions, explore_fit, explore_results,
+                            explore_training, fitted, mergings, moved, png, theta_of, tiles)
+from gwm_nb.flow import warp
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import bases, fit_motion, motion_fields
 from gwm_nb.drawing import load_photo
@@ -80,30 +79,6 @@ def test_controls_are_followed_one_by_one_and_together():
 
 # ---- motions
 
-@pytest.mark.parametrize("basis", bases)
-def test_each_slider_is_a_parameter_of_the_basis(basis):
-    names = parameter_names(basis)
-    assert len(set(names)) == len(names) and names[:2] == ["u", "v"]
-    theta = theta_of(torch.linspace(-2, 3, len(names)).tolist(), basis)
-    found = fit_motion(torch.ones(1, 1, *SIZE), motion_fields(theta, SIZE, basis)[:, 0], basis)
-    assert torch.allclose(found, theta, atol=1e-3)
-
-
-@pytest.mark.parametrize("basis", ["translation", "quadratic"])
-def test_dragging_u_by_three_pixels_makes_the_mean_three(basis):
-    explorer = explore_motion(basis, load_photo("chelsea")[:, ::6, ::6])
-    shown = lambda name: explorer.pictures[name]
-    assert explorer.numbers == {"mean u": 0., "mean v": 0., "longest": 0.}
-    explorer.controls["u"].value = 3.
-    wanted = {"mean u": 3., "mean v": 0., "longest": 3.}
-    assert explorer.numbers == pytest.approx(wanted, abs=1e-5)
-    constant = torch.tensor([3., 0.])[:, None, None].expand(2, *shown("before").shape[1:])
-    assert torch.equal(shown("flow"), flow_to_rgb(constant, 10.))
-    assert torch.allclose(shown("after")[:, :, 3:], shown("before")[:, :, :-3], atol=1e-4)
-    explorer.move(u=0., v=-4.)
-    assert explorer.numbers["mean v"] == pytest.approx(-4.)
-    assert torch.allclose(shown("after")[:, :-4], shown("before")[:, 4:], atol=1e-4)
-
 
 def test_a_moved_picture_is_pulled_back_by_its_flow_and_a_naively_warped_one_is_not():
     x = torch.linspace(0, 12, 97)
@@ -115,7 +90,6 @@ def test_a_moved_picture_is_pulled_back_by_its_flow_and_a_naively_warped_one_is_
 
 
 # ---- masks on a flow
-
 
 @pytest.mark.parametrize("basis", ["similarity", "quadratic"])
 def test_the_loss_that_is_shown_is_the_loss(sample, basis):
@@ -177,12 +151,6 @@ def test_the_step_slider_shows_that_step(trained):
     explorer.controls["scene"].value = 1
     assert torch.equal(explorer.pictures["frame"], snapshots.samples[1]["image"])
     assert 0 <= explorer.numbers["J"] <= 1
-
-
-def test_a_training_without_snapshots_says_what_to_do():
-    learn = fit(MovingScenes(2, size=SIZE), steps=1, progress=False, device="cpu")
-    with pytest.raises(ValueError, match=r"callbacks=\[Snapshots\(samples\)\]"):
-        explore_training(learn)
 
 
 # ---- divisions

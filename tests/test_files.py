@@ -214,7 +214,6 @@ def test_a_command_helps_and_is_still_a_function(call, capsys):
 
 # ---- pictures and films to look at
 
-
 def test_a_film_in_the_colours_that_were_meant(tmp_path):
     colours = torch.tensor([[1., 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1], [.5, .5, .5]])
     with VideoWriter(tmp_path / "c.mp4") as out:

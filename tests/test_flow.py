@@ -188,11 +188,10 @@ def test_raft_refuses_weights_that_are_not_its_own(tmp_path, monkeypatch):
 
 # ---- scenes, motion, loss: what they refuse, and cases that must stay finite
 
-
 def test_scenes_stay_finite_and_their_flow_exact():
     late = MovingScenes(6, seed=1000, size=(48, 80))
-    assert all(late.scene(i).frame(20).isfinite().all() for i in range(6))
-    for i in range(4):
+    assert all(late.scene(i).frame(20).isfinite().all() for i in range(3))
+    for i in range(2):
         scene = MovingScenes(4, seed=2, size=(64, 96), objects=2).scene(i)
         for t in (0, 2):
             visible = ~scene.occluded(t, 2)
@@ -229,7 +228,7 @@ def test_small_soft_masks_anywhere_stay_finite(size):
     "Over a tiny rest, as a saturated softmax leaves them."
     torch.manual_seed(0)
     number = lambda below: int(torch.randint(0, below, ()))
-    for _ in range(10):
+    for _ in range(5):
         m = torch.full((1, 2, *size), 10. ** -(3 + number(37)))
         i, j = number(size[0]), number(size[1])
         m[0, 0, i:i + 1 + number(8), j:j + 1 + number(8)] = 1

@@ -1,7 +1,6 @@
 "Still images: agreement with the published code and pysodmetrics, degenerate maps, wrong input."
 import warnings
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -12,7 +11,7 @@ from gwm_nb import merging
 from gwm_nb.benchmarks import box_overlap, object_box, protocol_result
 from gwm_nb.images import (ImageScores, StillImages, border_contact, border_object, e_measure,
                            evaluate_images, f_beta, find_pairs, image_measures, image_sets,
-                           precision_recall, s_measure, show_curves, threshold_counts)
+                           precision_recall, s_measure, threshold_counts)
 from inputs import write_image
 
 
@@ -137,7 +136,6 @@ def test_measures_agree_with_pysodmetrics(normalise):
 
 # ---- by hand
 
-
 @pytest.mark.parametrize("kind", ["empty", "full"])
 def test_truth_without_object_or_without_background(kind):
     truth = torch.full((8, 9), kind == "full")
@@ -161,11 +159,7 @@ def test_scores_do_not_keep_pictures_and_curves_are_averaged_before_the_maximum(
     assert max(v.numel() for v in scores.sums.values()) == 256
 
 
-# ---- the border
-
-
 # ---- data sets
-
 
 @pytest.mark.parametrize("name", image_sets)
 def test_every_data_set(tmp_path, name):
@@ -197,18 +191,6 @@ def test_merging_by_name(tmp_path, monkeypatch):
                            (1, "magic", "'magic'.*spectral")):
         with pytest.raises(ValueError, match=says):
             measure(k, merge)
-
-
-def test_figures_carry_the_name_of_their_protocol(tmp_path):
-    result = evaluate_images(Brightness(), "ECSSD", lay_out(tmp_path))
-    assert {k for k, v in result.items() if isinstance(v, float)} == {
-        *(f"{name}_published" for name in ("accuracy", "IoU", "F", "max_F")), "IoU_best_of_two",
-        *(f"{name}_saliency" for name in ("MAE", "S", "max_F", "max_E", "mean_E"))}
-    curves = {n: len(c) for n, c in result["curves"].items() if "published" not in n}
-    assert "no labels" in result["object"] and set(curves.values()) == {256}
-    figure = show_curves({"a": result})
-    assert [len(axes.lines) for axes in figure.axes] == [1, 1, 1]
-    plt.close(figure)
 
 
 def samples(root): return StillImages("ECSSD", root)

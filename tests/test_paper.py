@@ -49,7 +49,6 @@ def network(golden): return fill_network(paper_network()).eval()
 
 # ---- names and weights
 
-
 @pytest.mark.parametrize("K", [4, 2])
 def test_names_shapes_and_order(network, golden, K):
     file = golden / f"state_dict_manifest{'' if K == 4 else '_K2'}.json"

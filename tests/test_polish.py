@@ -107,18 +107,6 @@ def test_names_with_a_plus_are_one_after_the_other(name, by_hand):
         near(lazy[t].float(), whole[t], 3e-3)
 
 
-@pytest.mark.parametrize("name", ["flow+guided", "guided+flow", "flow+flow"])
-def test_the_reach_of_joined_polishers_is_enough(name):
-    "Frame 2 from the frames within reach, and from all; one frame less on either side is too few."
-    (masks, images), way = film(), get_polisher(name)
-    whole = way.apply(masks, images)[2]
-    def from_near(reach):
-        frames = slice(2 - reach, 3 + reach)
-        return way.apply(masks[frames], images[frames])[reach]
-    near(from_near(way.reach), whole, 1e-5)
-    assert (from_near(way.reach - 1) - whole).abs().max() > .01
-
-
 # ---- by colour
 
 def test_the_guided_filter_is_least_squares_in_windows():
@@ -184,7 +172,6 @@ def test_a_missing_package_is_one_line(monkeypatch):
 
 
 # ---- along the flow
-
 
 def test_masks_are_followed():
     "A mask that moves by (3, 1) pixels a frame, all on one line of the flow."

@@ -101,15 +101,6 @@ def test_what_is_covered_ends():
     assert off.quantile(.99) < .01
 
 
-def test_exact_tracks_go_on_behind_what_covers_them_and_out_of_the_frame():
-    points = torch.tensor([[20., 24.], [40., 24.], [5., 5.]]).double()
-    tracks = scene_tracks(still_life((9., 0.)), points, 8)
-    assert tracks.points[:, 0, 0].tolist() == pytest.approx([20, 20, 20, 29, 38, 47, 56, 65])
-    close(tracks.points[:, 1], points[1].expand(8, 2))
-    seen = lambda k: "".join("-x"[v] for v in tracks.visible[:, k].int())
-    assert [seen(k) for k in range(3)] == ["xxxxxxx-", "xxxx--xx", "xxxxxxxx"]     # the disk passes
-
-
 @pytest.mark.parametrize("change, says", [
     (dict(backs=torch.zeros(3, 2, 20, 30)), "flows and backs.*3, 2, 20, 30"),
     (dict(points=torch.zeros(5, 3)), r"points must be \(N,2\)"), (dict(start=5), "0 to 4.* 5")])
