@@ -194,7 +194,7 @@ def results(tmp_path_factory):
     for t in (0, 2, 3, 5):
         (place / f"masks/{t:05d}.png").unlink()
     segment(place / "frames", place / "out", masks=place / "masks", preset="fast",
-            outputs=["masks"], sound=False)
+            outputs=["masks"], no_sound=True)
     return place
 
 
