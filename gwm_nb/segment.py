@@ -74,10 +74,11 @@ def predict_by_refinement(job: SegmentationJob, # what to segment
             begin_part('')
             for t in show_progress(range(len(window)), 'writing'):
                 yield FrameMask(window[t], float(window.confidence[t]), window.labels(t))
-            seen.append((window.confidence, window.signs, window.cut))
+            seen.append((window.confidence, window.stats))
             last = window
-        confidence, signs, cut = map(np.concatenate, zip(*seen))
-        about['doubts'] = quality_warnings(replace(last, confidence=confidence, signs=signs, cut=cut))
+        confidence, stats = map(np.concatenate, zip(*seen))
+        whole = replace(last, confidence=confidence, stats=stats)
+        about['quality_warnings'] = quality_warnings(whole)
         shutil.rmtree(cache, ignore_errors=True)
     return Prediction(masks(), about)
 
@@ -368,7 +369,7 @@ def _segment_one(clip, out, options):
     measured = f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''
     print(f"{report['frames']} frames in {seconds['total']:.0f} s ({parts}){measured}")
     if confidence:
-        because = ''.join(f'; unsure: {doubt}' for doubt in report['doubts'])
+        because = ''.join(f'; {warning}' for warning in report['quality_warnings'])
         print(f"confidence {confidence['mean']:.2f}{because}")
     for name in options.outputs:
         if output_files([name], report['names'])[0] not in report['files']: continue

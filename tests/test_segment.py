@@ -60,7 +60,7 @@ def test_a_result_is_what_was_written(clip, tmp_path):
     sure = report["confidence"]
     assert result.confidence.tolist() == pytest.approx([sure["frames"][n] for n in names])
     assert sure["mean"] == pytest.approx(result.confidence.mean().item(), abs=1e-3)
-    assert set(report["J"]["frames"]) == set(names) and isinstance(report["doubts"], list)
+    assert set(report["J"]["frames"]) == set(names) and isinstance(report["quality_warnings"], list)
     overlays = list(result.overlay())
     assert len(overlays) == 10 and overlays[0].shape == (3, 96, 160)
     copied = sorted(p.name for p in result.save(tmp_path / "copy").iterdir())
