@@ -40,7 +40,7 @@ from .configuration import make_config
 from .runs import best_file
 from .sources import DataSetSource, make_source
 from .store import shrink
-from .videos import data_sets, find_masks, known_data_set, lonely_masks, parse_size
+from .videos import data_sets, find_masks, known_data_set, unmatched_annotations, parse_size
 
 # %% ../nbs/16_benchmarks.ipynb #lazy1601
 metrics = lazily('sklearn.metrics')
@@ -388,7 +388,7 @@ def check_clip(clip: Clip, # an annotated sequence
     names = [file.stem for file in files] if files else [name for name, _ in read_frames(clip.path)]
     annotations = Annotations(clip.masks)
     annotated = find_masks(annotations, names, every_frame)
-    lonely_masks(annotations, names)                   # raises if numbers are shifted
+    unmatched_annotations(annotations, names)                   # raises if numbers are shifted
     annotations.check_size([file.stem for file in annotated.values()], frame_size(clip.path))
     alone = [] if annotations.is_film else set(annotations.files) - set(map(nfc, names))
     return CheckedClip(names, annotations, annotated, sorted({*skipped_frames(names), *alone}))

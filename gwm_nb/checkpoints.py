@@ -378,7 +378,7 @@ def export_onnx(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,
                 path: str | Path, # the .onnx to write
                 size: tuple[int, int] = (128, 224) # (height, width) to record with
                ) -> float: # the difference that was found
-    "Write a network as ONNX after checking it with onnxruntime. Raises `ValueError` if it computes anything else."
+    "Write a network as ONNX. Raises `ValueError` if onnxruntime computes something else."
     try: import onnxruntime, onnxscript
     except ImportError:
         raise ValueError("ONNX needs more packages: pip install 'gwm_nb[onnx]'") from None
@@ -397,7 +397,7 @@ def export_program(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K
                    path: str | Path, # the .pt2 to write
                    size: tuple[int, int] = (128, 224) # (height, width), which is fixed
                   ) -> float: # the difference that was found
-    "Write a network with torch.export, for any batch of one size, after checking it; `torch.export.load` reads it."
+    "Write a network with torch.export, for any batch of one size; checked before it is written."
     with _checked(network, path) as (network, part):
         example, checks, _ = _examples(network, size)
         free = {0: torch.export.Dim('batch', min=1)}

@@ -174,7 +174,7 @@ def gwm_flow(source: str, # a clip, a folder of clips, a data set, or several: D
              batch: int | None = None, # pairs at once; default: 8 for raft on a GPU, else 1
              clear_cache: bool = False # remove all flow in the cache
             ):
-    "Compute the flow of clips once, and store it for training. Finished clips survive an interruption."
+    "Compute the flow of clips once for training. Finished clips survive an interruption."
     if not (source or clear_cache): raise ValueError('source is missing (or give --clear-cache)')
     for name, value in dict(workers=workers, batch=batch).items():
         if value is not None and value < 1:
@@ -219,7 +219,7 @@ def gwm_train(preset: str = '', # demo, clip, davis, fbms, stv2 or all; see gwm_
               out: str = '', # a new folder for the run; default: runs/PRESET
               config: str = '', # a TOML file of options that changes the preset
               set: str = None, # options that change both, as in optim.lr=1e-4 data.batch=4
-              init_from: str = '', # initial weights: a run, a file of ours, or a published checkpoint
+              init_from: str = '', # initial weights: a run, a file, or a published checkpoint
               resume: str = '', # continue the run in this folder
               dry_run: bool = False # print what would be done, and stop
              ):

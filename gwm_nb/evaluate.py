@@ -80,7 +80,7 @@ def boundary_f(mask: Tensor | np.ndarray, # (...,h,w) bool
                truth: Tensor | np.ndarray, # (...,h,w) bool
                void: Tensor | np.ndarray | None = None, # (...,h,w) bool: counts as background
                tolerance: float = .008 # distance allowed, as a part of the frame's diagonal
-              ) -> Tensor | np.ndarray: # (...) float64; 1 where neither has a boundary, 0 where one has none
+              ) -> Tensor | np.ndarray: # (...) float64; 1 if neither has a boundary, 0 if one has
     "Boundary measure F of each image, as in DAVIS (Perazzi et al., CVPR 2016)."
     m, t, v = _arrays(mask, truth, void)
     if v is not None: m, t = m & ~v, t & ~v
@@ -93,7 +93,7 @@ def boundary_f(mask: Tensor | np.ndarray, # (...,h,w) bool
 
 # %% ../nbs/07_evaluate.ipynb #6392ef17
 def over_time(values: Tensor | np.ndarray | list[float] # J or F of a sequence's frames, in order
-             ) -> dict[str, float]: # mean, recall (share above 0.5), decay (first less last quarter)
+             ) -> dict[str, float]: # mean, recall (above 0.5), decay (first less last quarter)
     "The three figures of a sequence, as in DAVIS. Raises `ValueError` for no values."
     v = np.asarray(values, np.float64)
     if not v.size: raise ValueError('a sequence of no frames has no mean')
@@ -137,21 +137,22 @@ def object_mask(masks: Tensor, # (N,K,h,w) soft masks
 
 # %% ../nbs/07_evaluate.ipynb #motioncue2
 def residual_motion(flow: Tensor, # (N,2,h,w) pixels
-                    weight: Tensor | None = None, # (N,h,w) of each pixel in the fit; None: `background_weights`
-                    basis: str = 'affine' # of the background's motion, a key of `gwm_nb.motion.bases`
+                    weight: Tensor | None = None, # (N,h,w) of the fit; None: `background_weights`
+                    basis: str = 'affine' # of the background's motion, a key of `bases`
                    ) -> Tensor: # (N,h,w) pixels
     "Length of what the motion of the background does not explain."
     if weight is None: weight = background_weights(flow, basis)
-    field = motion_fields(fit_motion_fast(weight[:, None].sqrt(), flow, basis), flow.shape[-2:], basis)
+    theta = fit_motion_fast(weight[:, None].sqrt(), flow, basis)
+    field = motion_fields(theta, flow.shape[-2:], basis)
     return (flow - field[:, 0]).square().sum(1).sqrt()
 
 def background_weights(flow: Tensor, # (N,2,h,w) pixels
                        basis: str = 'affine', # of the background's motion
                        rounds: int = 4, # of fitting and weighing again
-                       prior: Tensor | None = None, # (h,w) weights to start from; None: 1 everywhere
+                       prior: Tensor | None = None, # (h,w) initial weights; None: 1
                        scale: float = 1. # residual of weight 1/4, relative to the frame's median
                       ) -> Tensor: # (N,h,w)
-    "How far each pixel follows the background: iteratively reweighted least squares, (1 + r^2 / s^2)^-2."
+    "Weights (1 + r^2 / s^2)^-2 of iteratively reweighted least squares: low off the background."
     prior = torch.ones_like(flow[:, 0]) if prior is None else prior.expand(len(flow), -1, -1)
     weight = prior
     for _ in range(rounds):

@@ -402,7 +402,8 @@ def overfitted(sample: dict, # `image` (3,h,w) in [0,1], `flow` (2,h,w) in pixel
               ) -> Tensor: # (K,h,w) soft masks
     "Masks of a small network trained on this frame only."
     loss = ReconstructionLoss(basis, normalise=True)
-    options = dict(steps=60, num_masks=num_masks, batch_size=1, loss=loss, augment=[], progress=False)
+    options = dict(steps=60, num_masks=num_masks, batch_size=1, loss=loss, augment=[],
+                   progress=False)
     return fit([sample], device='cpu', **options).predict(sample['image'])
 
 # %% ../nbs/13_explore.ipynb #expl0062

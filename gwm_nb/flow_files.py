@@ -31,18 +31,20 @@ def write_flo(path: str | Path, # the file to write; its folder must exist
              ) -> Path:
     "Write `flow` as a Middlebury .flo file, whole or not at all."
     _check_flow(path, flow)
-    data = rearrange(flow.detach().cpu().float(), 'c h w -> h w c').contiguous().numpy().astype('<f4')
+    data = rearrange(flow.detach().cpu().float(), 'c h w -> h w c').contiguous()
     header = struct.pack('<fii', FLO_MAGIC, flow.shape[2], flow.shape[1])
-    return write_whole(path, header + data.tobytes())
+    return write_whole(path, header + data.numpy().astype('<f4').tobytes())
 
 # %% ../nbs/48_flow_files.ipynb #a6aa9729
 def _flo_size(path, header):
     "Width and height from the 12 bytes of `header`, or a `ValueError`."
     if len(header) < 12:
-        raise ValueError(f'{path}: truncated .flo file: {len(header)} bytes, the header alone has 12')
+        raise ValueError(f'{path}: truncated .flo file: {len(header)} bytes, '
+                         'the header alone has 12')
     magic, w, h = struct.unpack('<fii', header)
     if magic != FLO_MAGIC:
-        raise ValueError(f'{path}: not a .flo file: it begins with {magic:g} instead of {FLO_MAGIC}')
+        raise ValueError(f'{path}: not a .flo file: '
+                         f'it begins with {magic:g} instead of {FLO_MAGIC}')
     if not (0 < w <= 65_536 and 0 < h <= 65_536):
         raise ValueError(f'{path}: impossible flow size {w}x{h} in the .flo header')
     return w, h
@@ -58,7 +60,7 @@ def _refuse_unknown(path, data):
 # %% ../nbs/48_flow_files.ipynb #493e26fe
 def read_flo(path: str | Path # a Middlebury .flo file
             ) -> Tensor: # (2,h,w) float32, displacement in pixels: u to the right, v down
-    "Read a .flo file. Raises `FileNotFoundError`, or `ValueError` for a damaged file, NaN, or pixels marked unknown."
+    "Read a .flo file. Raises `ValueError` for a damaged file, NaN, and unknown pixels."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such .flo file')
     with open(path, 'rb') as file:
         w, h = _flo_size(path, file.read(12))
@@ -66,7 +68,8 @@ def read_flo(path: str | Path # a Middlebury .flo file
         have = Path(path).stat().st_size
         if have != want:
             fault = 'truncated' if have < want else 'overlong'
-            raise ValueError(f'{path}: {fault} .flo file: {w}x{h} flow takes {want} bytes, it has {have}')
+            raise ValueError(f'{path}: {fault} .flo file: '
+                             f'{w}x{h} flow takes {want} bytes, it has {have}')
         data = np.fromfile(file, '<f4').reshape(h, w, 2)
     _refuse_unknown(path, data)
     return rearrange(torch.from_numpy(data.astype(np.float32)), 'h w c -> c h w').contiguous()
@@ -76,7 +79,7 @@ def write_kitti(path: str | Path, # the .png to write; its folder must exist
                 flow: Tensor, # (2,h,w) displacement in pixels, each component in [-512,512)
                 known: Tensor | None = None # (h,w) bool: where flow is known; None: everywhere
                ) -> Path:
-    "Write `flow` as a KITTI 16-bit PNG, rounded to 1/64 px. Raises `ValueError` for more than it can hold."
+    "Write a KITTI 16-bit PNG, rounded to 1/64 px. Raises `ValueError` for longer displacements."
     _check_flow(path, flow)
     known = torch.ones(flow.shape[1:], dtype=torch.bool) if known is None else known.cpu()
     code = torch.where(known, flow.detach().cpu().double() * 64 + 2**15, 0).round()
@@ -88,8 +91,8 @@ def write_kitti(path: str | Path, # the .png to write; its folder must exist
 
 # %% ../nbs/48_flow_files.ipynb #b5303077
 def read_kitti(path: str | Path # a KITTI flow file, PNG with 3 channels of 16 bits
-              ) -> tuple[Tensor, Tensor]: # (2,h,w) float32 displacement in pixels, 0 where unknown; (h,w) bool: known
-    "Read a KITTI flow file. Raises `FileNotFoundError`, or `ValueError` for a file of another kind."
+              ) -> tuple[Tensor, Tensor]: # (2,h,w) float32 pixels, 0 where unknown; (h,w) bool: known
+    "Read a KITTI flow file. Raises `ValueError` for a file of another kind."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such flow file')
     data = np.fromfile(path, np.uint8)
     pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
@@ -97,7 +100,8 @@ def read_kitti(path: str | Path # a KITTI flow file, PNG with 3 channels of 16 b
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     bits = 8 * pixels.dtype.itemsize
     if (channels, pixels.dtype) != (3, np.uint16):
-        raise ValueError(f'{path}: KITTI flow has 3 channels of 16 bits, this picture has {channels} of {bits}')
+        raise ValueError(f'{path}: KITTI flow has 3 channels of 16 bits, '
+                         f'this image has {channels} of {bits}')
     known = torch.from_numpy(pixels[..., 0] > 0)
     flow = torch.from_numpy((pixels[..., :0:-1].astype(np.float32) - 2**15) / 64)
     return rearrange(flow, 'h w c -> c h w') * known, known
@@ -105,9 +109,10 @@ def read_kitti(path: str | Path # a KITTI flow file, PNG with 3 channels of 16 b
 # %% ../nbs/48_flow_files.ipynb #55b09895
 def read_flow(path: str | Path # a .flo file or a KITTI .png
              ) -> Tensor: # (2,h,w) float32 displacement in pixels
-    "Read dense flow from a file of either kind. `FileNotFoundError`, or `ValueError` for damage or unknown pixels."
+    "Read dense flow from either format. Raises `ValueError` for damage and unknown pixels."
     if Path(path).suffix.lower() != '.png': return read_flo(path)
     flow, known = read_kitti(path)
     if not known.all():
-        raise ValueError(f'{path}: flow is unknown at {(~known).sum()} pixels; read_kitti tells where')
+        raise ValueError(f'{path}: flow is unknown at {(~known).sum()} pixels; '
+                         'read_kitti tells where')
     return flow

@@ -29,7 +29,7 @@ from .files import (JobProgress, check_foreign_files, results_folder, say, show_
                           write_whole)
 from .store import estimator_settings
 from .store import check_free_space, shrink, working_size
-from .videos import find_masks, lonely_masks
+from .videos import find_masks, unmatched_annotations
 
 # %% ../nbs/47_jobs.ipynb #jobs0006
 @dataclass
@@ -197,7 +197,7 @@ def check_clip(self: SegmentationJob,
     self.notes += [text.partition(': ')[2] for text in frames.warnings]
     if masks:
         annotations = Annotations(masks)
-        files, unused = find_masks(annotations, self.names), lonely_masks(annotations, self.names)
+        files, unused = find_masks(annotations, self.names), unmatched_annotations(annotations, self.names)
         annotations.check_size((file.stem for file in files.values()), self.size)
         self.annotations = {n: partial(annotations.mask, file.stem) for n, file in files.items()}
         self.notes += [*filter(None, [unused]), f'annotations are read as: {annotations.about}']

@@ -22,7 +22,7 @@ from .store import FlowSettings, FlowStore, is_store, plan_store, plan_summary, 
 from .clips import frame_names
 from .annotations import Annotations
 from .videos import (VideoFrames, data_sets, evaluation_samples, find_data_sets, find_masks,
-                           known_data_set, lonely_masks, training_samples)
+                           known_data_set, unmatched_annotations, training_samples)
 
 # %% ../nbs/41_sources.ipynb #3c5df6a3
 class SeededSamples(Dataset):
@@ -167,7 +167,7 @@ class ClipSource(Source):
                 raise ValueError(f'{clip.path}: no annotations for this clip; name clips that have '
                                  'them (--set data.held_out=CLIP), or --set log.labels=false')
             annotations, names = Annotations(clip.masks), frame_names(clip.path)
-            lonely_masks(annotations, names)
+            unmatched_annotations(annotations, names)
             find_masks(annotations, names, known is None or known.every_frame)
 
     def check_held_out(self):

@@ -170,7 +170,8 @@ def check_trainable(self: Learner):
         value = getattr(self, name)
         if value < 1: raise ValueError(f'{name} must be at least 1 (got {value})')
     if n % parts:
-        raise ValueError(f'batch_size must be a multiple of accumulate x processes = {parts} (got {n})')
+        raise ValueError(f'batch_size must be a multiple of {parts}, which is accumulate times '
+                         f'processes (got {n})')
 
 # %% ../nbs/06_train.ipynb #284e49a5
 @patch
@@ -411,7 +412,7 @@ def fit(data, # a data set of samples {image, flow, ...}, or the path of a clip 
 # %% ../nbs/06_train.ipynb #457639ef
 @patch
 def resume(self: Learner, path: str | Path): # a file of Checkpoint
-    "Load weights and state. Raises `ValueError` if the checkpoint is of another network or training."
+    "Load weights and state. Raises `ValueError` for another network or training."
     load(path, network=self.network)
     state = load_training(path)
     expected = dict(step=int, optimiser=dict, schedule=dict, callbacks=list, random=list)
@@ -440,8 +441,3 @@ def show_results(self: Learner,
     samples = [data[i * len(data) // n] for i in range(n)]
     rows = [explanation(s, self.predict(s['image'])) for s in samples]
     return show_images([p for row in rows for p in row.values()], list(rows[0]), rows=n)
-
-# %% ../nbs/06_train.ipynb #19a407e9
-if __name__ == '__main__' and '__file__' in globals(): # python -m gwm_nb.train; a notebook has no file
-    from gwm_nb.commands import gwm_train
-    gwm_train()

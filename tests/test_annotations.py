@@ -13,7 +13,7 @@ from gwm_nb.commands import gwm_evaluate
 from gwm_nb.evaluate import evaluate
 from gwm_nb.show import VideoWriter
 from gwm_nb.store import FlowSettings
-from gwm_nb.videos import VideoFrames, find_masks, lonely_masks
+from gwm_nb.videos import VideoFrames, find_masks, unmatched_annotations
 from inputs import Bright, write_image
 
 N, H, W = 5, 60, 90
@@ -264,7 +264,7 @@ def test_names_are_compared_whatever_their_unicode_form(tmp_path, frames, masks)
         write_image(folder / f"{masks}{t}.png", TRUTH[t].astype(np.uint8) * 3)
     annotations, names = Annotations(folder), [f"{frames}{t}" for t in range(N)]
     assert list(find_masks(annotations, names, every_frame=True)) == names
-    assert lonely_masks(annotations, names) == ""
+    assert unmatched_annotations(annotations, names) == ""
     assert np.array_equal(annotations.labels(names[2]) > 0, TRUTH[2])
     assert len(VideoFrames(clip, FlowSettings(size=(H, W)), folder).masks) == N
     gwm_evaluate(None, data=tmp_path / "set", predictions=tmp_path / "set/Annotations",
@@ -287,9 +287,9 @@ def test_other_numbers_and_sizes(tmp_path):
     names = [f"{t:05d}" for t in range(N)]
     shifted = Annotations(write(tmp_path / "shifted", "ids", first=1))
     with pytest.raises(ValueError, match="00005 .*00001 to 00005.* 00000 to 00004"):
-        lonely_masks(shifted, names)
+        unmatched_annotations(shifted, names)
     right = Annotations(write(tmp_path / "right", "ids"))
-    assert lonely_masks(right, names) == "" and "00003" in lonely_masks(right, names[:3])
+    assert unmatched_annotations(right, names) == "" and "00003" in unmatched_annotations(right, names[:3])
     with pytest.raises(ValueError, match="00001.png is 90x60.* 180x120"):
         shifted.check_size(["00001"], (120, 180))
     shifted.check_size(["00001"], (60, 90))
