@@ -251,7 +251,7 @@ def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAV
                  save: str | None = None, # folder for tables, report and masks
                  predictions: str | None = None, # instead of a network: masks SEQUENCE/FRAME.png
                  read_as: str | None = None, # of predictions: ids, colours, shades or alpha
-                 compare: list[str] | None = None, # compare two folders of --save, and measure nothing
+                 compare: list[str] | None = None, # only compare two folders of --save
                  clips: list[str] | None = None, # sequences; default: the published ones, or all
                  convention: str | None = None, # DAVIS, frames, sequences; default: the data's own
                  size: str = '128x224', # HEIGHTxWIDTH of the frames that the network sees

@@ -91,7 +91,7 @@ def write_kitti(path: str | Path, # the .png to write; its folder must exist
 
 # %% ../nbs/48_flow_files.ipynb #b5303077
 def read_kitti(path: str | Path # a KITTI flow file, PNG with 3 channels of 16 bits
-              ) -> tuple[Tensor, Tensor]: # (2,h,w) float32 pixels, 0 where unknown; (h,w) bool: known
+              ) -> tuple[Tensor, Tensor]: # (2,h,w) float32 pixels; (h,w) bool: where flow is known
     "Read a KITTI flow file. Raises `ValueError` for a file of another kind."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such flow file')
     data = np.fromfile(path, np.uint8)

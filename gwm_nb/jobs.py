@@ -197,7 +197,8 @@ def check_clip(self: SegmentationJob,
     self.notes += [text.partition(': ')[2] for text in frames.warnings]
     if masks:
         annotations = Annotations(masks)
-        files, unused = find_masks(annotations, self.names), unmatched_annotations(annotations, self.names)
+        files = find_masks(annotations, self.names)
+        unused = unmatched_annotations(annotations, self.names)
         annotations.check_size((file.stem for file in files.values()), self.size)
         self.annotations = {n: partial(annotations.mask, file.stem) for n, file in files.items()}
         self.notes += [*filter(None, [unused]), f'annotations are read as: {annotations.about}']

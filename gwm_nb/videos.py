@@ -27,8 +27,8 @@ def find_masks(annotations: str | Path | Annotations, # named as the frames, or 
                names: list[str], # the frames' names
                every_frame: bool = False # refuse a frame without annotation
               ) -> dict[str, Path]: # {frame name: file}
-    """Annotations of the frames `names`. Raises `ValueError` if there are none, or if one is missing
-    and `every_frame`."""
+    """Annotations of the frames `names`. Raises `ValueError` if there are none, or if one
+    is missing and `every_frame`."""
     if not isinstance(annotations, Annotations): annotations = Annotations(annotations)
     files, where = annotations.files, annotations.source
     if annotations.is_film: return _in_order(files, names, where)
@@ -46,7 +46,7 @@ def find_masks(annotations: str | Path | Annotations, # named as the frames, or 
 def _in_order(files, names, where):
     "The masks of a video, frame by frame."
     if len(files) == len(names): return dict(zip(names, files.values()))
-    raise ValueError(f'{where}: this video has {len(files)} masks, the clip has {len(names)} frames')
+    raise ValueError(f'{where}: {len(files)} masks in this video, {len(names)} frames in the clip')
 
 def unmatched_annotations(annotations: Annotations, # of a clip
                           names: list[str] # the clip's frames
@@ -226,7 +226,8 @@ class GapSamples(Dataset):
         gaps = sorted(gaps or self.store.gaps, key=lambda g: (g < 0, abs(g)))
         for g in gaps: self.store.has(0, g)
         folder, clips = self.store.folder, self.store.clips.values()
-        if len(gaps) < 2: raise ValueError(f'{folder}: pairs need at least two gaps, not {tuple(gaps)}')
+        if len(gaps) < 2:
+            raise ValueError(f'{folder}: pairs need at least two gaps, not {tuple(gaps)}')
         drawn = {p: [_between(rows, p) for rows in clips] for p in combinations(gaps, 2)}
         long_enough = {p: [r for r in ranges if r] for p, ranges in drawn.items()}
         self.pairs = {p: ranges for p, ranges in long_enough.items() if ranges}
@@ -267,7 +268,7 @@ def training_samples(names: str | dict, # data sets joined by +, or {name: folde
 # %% ../nbs/08_videos.ipynb #a3923667
 def evaluation_samples(name: str, # a data set; of several joined by +, the first, as published
                        data: str | Path = 'data', # the folder that holds it
-                       settings: FlowSettings = FlowSettings(size=(128, 224)), # gap: the set's first
+                       settings: FlowSettings = FlowSettings(size=(128, 224)), # first gap
                        clips: list[str] | None = None, # to measure on; None: as published
                        labels: bool = True # annotated frames only; False: all, without mask
                       ) -> Dataset:
