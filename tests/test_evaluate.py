@@ -118,8 +118,9 @@ def test_evaluate_asks_the_motion_where_there_is_flow():
     still = [without(s, "flow") for s in samples]
     J = [evaluate(Bright(), data)["J"] for data in (samples, still, [*samples[:3], still[3]])]
     assert J == [1, 0, 0]
-    with pytest.raises(ValueError, match="no sample has a mask"):
-        evaluate(Bright(), [without(s, "mask") for s in samples])
+    for function in (evaluate, show_ranked):
+        with pytest.raises(ValueError, match="no sample has a mask"):
+            function(Bright(), [without(s, "mask") for s in samples])
 
 
 # ---- choosing
