@@ -139,6 +139,7 @@ def shared_background():
 def test_masks_that_share_a_background_are_judged_by_a_clear_margin(scale):
     "What favours the middle a little is no object where one alone moves, in flow of any size."
     masks, flow = shared_background()
+    assert choose_object(torch.ones(4, 1, 40, 60), flow).tolist() == [False]
     large = torch.nn.functional.interpolate(flow, scale_factor=scale)
     assert choose_object(masks).tolist() == [True, False, False, False]
     assert choose_object(masks, large).tolist() == [False, False, False, True]
