@@ -346,6 +346,13 @@ def test_scripts_list_what_was_published(script):
     assert len(set(cut)) == len(cut) and set(cut) <= set(moca.SEQUENCES)
 
 
+@pytest.mark.parametrize("frames", [["cars"], ["cars1_01", "cars1_001"]])
+def test_fbms_frames_without_or_with_equal_numbers(frames, run, tmp_path):
+    files = {f"Testset/cars1/{name}.jpg": picture(".jpg") for name in frames}
+    line = run("fbms", as_zip(tmp_path / "a.zip", files), "--partial")
+    assert "frame number" in line and all(f"{name}.jpg" in line for name in frames)
+
+
 # ---- MoCA
 
 @pytest.fixture
@@ -417,6 +424,18 @@ def test_moca_s_score_and_protocol_agree(moca_data, run, tmp_path, capsys):
     last = (tmp_path / "out/results.csv").read_text().splitlines()[-1]
     assert last.endswith(f",{result['J']},") and suitable_protocols(moca_data) == ["moca"]
     assert suitable_protocols() == suitable_protocols(tmp_path) == [name for name in protocols if name != "moca"]
+
+
+def test_moca_names_masks_that_are_missing(moca_data, run, tmp_path):
+    crabs = {k: v for k, v in RIGHT.items() if k.startswith("crab")}
+    masks = moca_masks(tmp_path / "masks", crabs, write_mask)
+    score = lambda folder, *argv: run("moca", folder, *argv, "--data", moca_data, function="score")
+    line = score(masks)
+    assert "1 of 2" in line and "fossa" in line and "--partial" in line
+    assert figures(score(masks, "--partial"))["frames"] == "3"
+    (masks / "crab/00001.png").unlink()
+    assert "frame 00001" in score(masks, "--partial")
+    assert "gone" in score(tmp_path / "gone", "--partial")
 
 
 def test_moca_reads_both_tables_and_names_wrong_lines(script):
@@ -525,6 +544,7 @@ WRONG = {
     "davis 2017": ("davis2016", lambda d: [as_zip(d / "a.zip", davis(("bear", "bike-packing")))],
                    ["bike-packing"]),
     "empty folder": ("cub", lambda d: [d], ["nothing of CUB_200_2011"]),
+    "no source": ("dut_omron", lambda d: [d / "gone.zip"], ["gone.zip"]),
     "too few": ("ecssd", lambda d: [good_zip(d)], ["3 images instead of 1000", "images.zip"]),
     "no setid": ("flowers", lambda d: archives("flowers", d)[:2], ["setid.mat is missing"]),
     "nothing given": ("duts", lambda d: [], ["DUTS-TE.zip of http://", "--download"]),
@@ -567,6 +587,15 @@ def test_what_is_missing_is_named(name, lost, message, run, small, tmp_path):
         assert "tennis has 2 frames" in told and "18 frames, 11 annotations" in told
         left = (run.work / "data/FBMS/Annotations/tennis").iterdir()
         assert [p.name for p in left] == ["00002.png"]                   # 456 is now the second
+
+
+def test_an_unreadable_mask_is_named_and_a_circle_of_folders_harmless(run, small, tmp_path):
+    summary = small("ecssd")
+    empty = as_zip(tmp_path / "e.zip", GOOD | {"ground_truth_mask/0000.png": b""})
+    assert "ground_truth_mask/0000.png" in run("ecssd", empty)
+    folder = unpacked("ecssd", tmp_path / "plain")
+    (folder / "again").symlink_to(folder, target_is_directory=True)
+    assert summary in run("ecssd", folder, "--out", "b")
 
 
 def test_what_others_wrote_is_not_touched(run, small, tmp_path):

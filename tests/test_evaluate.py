@@ -118,8 +118,9 @@ def test_evaluate_asks_the_motion_where_there_is_flow():
     still = [without(s, "flow") for s in samples]
     J = [evaluate(Bright(), data)["J"] for data in (samples, still, [*samples[:3], still[3]])]
     assert J == [1, 0, 0]
-    with pytest.raises(ValueError, match="no sample has a mask"):
-        evaluate(Bright(), [without(s, "mask") for s in samples])
+    for function in (evaluate, show_ranked):
+        with pytest.raises(ValueError, match="no sample has a mask"):
+            function(Bright(), [without(s, "mask") for s in samples])
 
 
 # ---- choosing
@@ -138,6 +139,7 @@ def shared_background():
 def test_masks_that_share_a_background_are_judged_by_a_clear_margin(scale):
     "What favours the middle a little is no object where one alone moves, in flow of any size."
     masks, flow = shared_background()
+    assert choose_object(torch.ones(4, 1, 40, 60), flow).tolist() == [False]
     large = torch.nn.functional.interpolate(flow, scale_factor=scale)
     assert choose_object(masks).tolist() == [True, False, False, False]
     assert choose_object(masks, large).tolist() == [False, False, False, True]

@@ -77,6 +77,13 @@ def test_controls_are_followed_one_by_one_and_together():
         explorer.move(c=1)
 
 
+def test_a_film_leaves_the_controls_where_they_were():
+    explorer, _ = counting(tour=[dict(a=0), dict(a=5), dict(a=10)])
+    explorer.move(a=4, b=2.)
+    assert opened(explorer.watch().data).n_frames == 3
+    assert explorer.values == {"a": 4, "b": 2.} and explorer.numbers == {"sum": 6.}
+
+
 # ---- motions
 
 

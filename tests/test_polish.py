@@ -83,6 +83,12 @@ def test_what_does_not_belong_together_is_refused(name, masks, images, says):
         polishers[name].apply(masks, images)
 
 
+@pytest.mark.parametrize("radius", [0, 20])
+def test_a_window_that_does_not_fit_is_refused(radius):
+    with pytest.raises(ValueError, match=f"{radius} for 30x20"):
+        guided(some_masks(1, 2, 10, 15), photo(20, 30), radius)
+
+
 # ---- joined
 
 def film():

@@ -15,6 +15,7 @@ import torch.nn as nn
 
 from gwm_nb import weights
 from gwm_nb.network import create_network
+from gwm_nb.paper import paper_network
 from gwm_nb.weights import (adopt, aliases, fetched, is_model, named_weights, read_weights,
                             timm_weights, unknown_model)
 
@@ -45,7 +46,7 @@ def test_without_a_network_the_hub_is_not_asked_and_a_silent_server_not_waited_f
         return create(*args, **options)
     monkeypatch.setattr(timm, "create_model", noted)
     with pytest.raises(ValueError, match="vit_base_patch8_224.dino.*pretrained='FILE'") as e:
-        create_network("paper", 4, pretrained=True)
+        paper_network(4, pretrained=True)
     assert "\n" not in str(e.value) and offline and all(offline)
     assert weights.hub.HF_HUB_OFFLINE == before
     timeout = socket.getdefaulttimeout()
