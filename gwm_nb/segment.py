@@ -26,8 +26,8 @@ from .benchmarks import load_any
 from .merging import get_merger
 from .cutouts import output_files
 from .evaluate import choose_object
-from .files import (begin_part, cache_folder, find_below, find_clips, image_size, inner_path,
-                          nfc, output_folder, read_json, say, show_progress, visible)
+from .files import (Registry, begin_part, cache_folder, find_below, find_clips, image_size,
+                          inner_path, nfc, output_folder, read_json, say, show_progress, visible)
 from .flow import estimate_flow, get_estimator, resize_flow
 from .jobs import EXCERPT, FrameMask, JobOptions, SegmentationJob
 from .loss import ReconstructionLoss
@@ -35,7 +35,6 @@ from .network import create_network, predict_masks
 from .polish import get_polisher
 from .refine import (RefineSettings, quality_warnings, get_refine_settings, refine_presets,
                            refine_steps, refine_windows)
-from .configuration import nearest
 from .runs import adapt
 from .show import overlay
 from .store import FlowSettings
@@ -227,7 +226,7 @@ _abouts = dict(
     best='per-clip refinement with DINO and RAFT, downloaded; for a GPU (19_refine)')
 
 # %% ../nbs/09_segment.ipynb #meth0004
-presets = {name: Preset(about, refinement_method,
+presets = Registry('preset', {name: Preset(about, refinement_method,
                         {option: getattr(refine_presets[name], option) for option in _refined})
            for name, about in _abouts.items()} | {
     'gwm': Preset("the paper's method: a network trained on this clip (06_train)", training_method,
@@ -235,7 +234,7 @@ presets = {name: Preset(about, refinement_method,
                        method='dis', seed=0, polish='', keep_network=False)),
     'published': Preset("the authors' network, downloaded (10_paper)", network_method,
                         _trained | dict(merge='spectral')),
-    'trained': Preset('a trained network (15_runs)', network_method, _trained)}
+    'trained': Preset('a trained network (15_runs)', network_method, _trained)})
 
 # %% ../nbs/09_segment.ipynb #08874ab9
 @dataclass
@@ -259,8 +258,6 @@ class SegmentOptions(JobOptions):
     def __post_init__(self):
         super().__post_init__()
         self.preset = self.preset or ('trained' if self.trained else 'default')
-        if self.preset not in presets:
-            raise ValueError(f'unknown preset {self.preset!r}; {nearest(self.preset, presets)}')
         own = presets[self.preset].options
         for name in self.given():
             owners = [key for key, preset in presets.items() if name in preset.options]

@@ -172,7 +172,7 @@ def test_raft_reads_a_local_file_and_notices_a_new_one(raft, tmp_path):
 
 def test_raft_refuses_weights_that_are_not_its_own(tmp_path, monkeypatch):
     def unreachable(*args, **kwargs): raise OSError("no route")
-    monkeypatch.setattr("gwm_nb.flow.models.get_model_weights", unreachable)
+    monkeypatch.setattr("gwm_nb.weights.models.get_model_weights", unreachable)
     with pytest.raises(ValueError, match=r"raft_large.*weights=.*DIS"):
         RAFT(device="cpu")(frame[None], frame[None])
     torch.save({"weight": torch.ones(3)}, tmp_path / "wrong.pth")

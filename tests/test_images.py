@@ -207,7 +207,7 @@ MAPS = torch.zeros(3, 4), torch.zeros(3, 4) > 0
 
 
 @pytest.mark.parametrize("spoil, run, says", [
-    (None, lambda root: find_pairs("ECSD", root), ["'ECSD'", "ECSSD?"]),
+    (None, lambda root: find_pairs("ECSD", root), ["'ECSD'", "'ECSSD'?"]),
     (None, lambda root: find_pairs("DUTS", root), ["DUTS-TE-Image", "data_scripts"]),
     (remove("ECSSD/images/*"), samples, ["images: no images"]),
     (remove(f"{TRUTH}/p001.png"), samples, ["p001", "1 of 3"]),

@@ -174,12 +174,12 @@ def test_an_interrupted_run_goes_on_from_its_windows(clip, tmp_path, monkeypatch
         segment(clip, tmp_path / "out", **options)
     begun = json.loads((tmp_path / "out/result.json").read_text())
     assert begun["unfinished"] and 0 < len(written(tmp_path / "out")) < 10
-    assert len(list((tmp_path / "cache/windows").rglob("*.npz"))) == 2
+    assert len(list((tmp_path / "cache/windows").rglob("*.pt"))) == 2
     done, limit = [], 1
     segment(clip, tmp_path / "out", **options)
     assert len(done) == 1 and len(whole) == 10
     assert torch.equal(written(tmp_path / "out"), written(tmp_path / "whole"))
-    assert not list((tmp_path / "cache/windows").rglob("*.npz"))
+    assert not list((tmp_path / "cache/windows").rglob("*.pt"))
 
 
 def test_several_objects_are_numbers_in_masks(tmp_path):
@@ -203,7 +203,8 @@ def test_labels_cut_the_mask_and_nothing_else():
     ids += 1
     ids[:, :, 4:] = 2
     box, ones = np.array([[0., 0, 6, 8]] * 2), np.ones(2)
-    found = Refined(soft, box, (6, 8), (12, 16), ones, ones, objects=ids)
+    stats = np.zeros((2, 4))
+    found = Refined(soft, box, (6, 8), (12, 16), ones, ones, stats, objects=ids)
     assert torch.equal(found.labels(0) > 0, found[0] > .5)
     assert set(found.labels(1).unique().tolist()) == {0, 1, 2}
     assert replace(found, objects=np.zeros((2, 0, 0), np.uint8)).labels(0) is None
@@ -215,11 +216,11 @@ def test_any_backbone_describes_superpixels(clip, tmp_path):
     name, weights = "vit_tiny_patch16_224", tmp_path / "vit.pth"
     torch.save(timm.create_model(name).state_dict(), weights)
     quick = RefineSettings(features=name, pretrained=str(weights), superpixels=200, enlarge=1.,
-                           looks=1)
+                           second_passes=1)
     frames = [image for _, image in open_clip(clip)][:4]
     assert refine_clip(frames, quick, progress=False)[0].shape == (96, 160)
     assert presets["best"].make(SegmentOptions(preset="best", features=name))
-    with pytest.raises(ValueError, match=f"'vit_tiny_patch61_224'; did you mean {name}"):
+    with pytest.raises(ValueError, match=f"'vit_tiny_patch61_224'; did you mean '{name}'"):
         presets["best"].make(SegmentOptions(preset="best", features="vit_tiny_patch61_224"))
 
 
@@ -262,7 +263,7 @@ def tiny_spectral(weights):
     {}, dict(polish="guided"), dict(adapt=1), dict(trained="STv2")], ids=str)
 def test_the_published_network_on_ones_own_clip(
         mirror, clip, tmp_path, monkeypatch, options):      # noqa: F811
-    monkeypatch.setitem(benchmarks.mergers, "spectral", tiny_spectral)
+    monkeypatch.setitem(merging.mergers, "spectral", tiny_spectral)
     Mirror.files[mirror.place("STv2")] = mirror.data
     result = segment(clip, tmp_path / "out", preset="published", outputs=["masks"], **options)
     report = result.report
@@ -321,12 +322,12 @@ def test_an_output_that_fails_costs_no_mask(tmp_path, monkeypatch, kind, stage):
     monkeypatch.setattr(outputs[kind], stage, fails)
     names, image = ["a", "b", "c"], torch.full((3, 32, 48), 128, dtype=torch.uint8)
     other = "sheet" if kind != "sheet" else "rle"
-    with Outputs(["masks", kind, other], tmp_path, names) as outputs:
+    with Outputs(["masks", kind, other], tmp_path, names) as written:
         for name in names:
-            outputs.add(name, image, torch.ones(32, 48))
+            written.add(name, image, torch.ones(32, 48))
     assert all((read_mask(tmp_path / f"{name}.png") == 1).all() for name in names)
-    assert [line.split()[0] for line in outputs.failed] == [kind]
-    assert "No space left" in outputs.failed[0]
+    assert [line.split()[0] for line in written.failed] == [kind]
+    assert "No space left" in written.failed[0]
     assert (tmp_path / output_files([other], names)[0]).is_file()
     if kind != "cutout":
         assert not (tmp_path / output_files([kind], names)[0]).exists()
@@ -361,7 +362,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing(fast, tmp_path, monkeypatc
     if cache == "a file":
         (tmp_path / "cache").write_text("")
     else:
-        monkeypatch.setattr(refine.np, "savez", fails)
+        monkeypatch.setattr(refine.torch, "save", fails)
     notes = fast().report["notes"]
     assert len(written(tmp_path / "out")) == 4 and len(notes) == 1
     assert str(tmp_path / "cache") in notes[0]
@@ -369,11 +370,11 @@ def test_a_cache_that_cannot_be_written_costs_nothing(fast, tmp_path, monkeypatc
 
 def test_two_runs_of_one_clip_at_once(fast, monkeypatch):
     "The other run is done first, and removes what both have kept."
-    savez = refine.np.savez
-    def other_is_done(file, **arrays):
-        savez(file, **arrays)
-        segment_module.shutil.rmtree(Path(file).parent)
-    monkeypatch.setattr(refine.np, "savez", other_is_done)
+    keep = refine._save_window
+    def other_is_done(file, *args):
+        keep(file, *args)
+        segment_module.shutil.rmtree(file.parent)
+    monkeypatch.setattr(refine, "_save_window", other_is_done)
     assert len(fast()) == 4
 
 

@@ -184,7 +184,7 @@ def test_notebooks_keep_the_rules(notebook):
     assert [complaint for rule in rules for complaint in rule(cells)] == []
 
 
-SHOWN, LONG = {f"x{i}": shown("1") for i in range(5)}, shown("#| export", *["a = 1"] * 13)
+SHOWN, LONG = {f"x{i}": shown("1") for i in range(5)}, shown("#| export", *["a = 1"] * 15)
 PAGE = [markdown("# A page", "", "> One line."), shown("1"), markdown("To [index](index.ipynb).")]
 
 
