@@ -11,7 +11,7 @@ import timm
 import torch
 from PIL import Image
 
-from gwm_nb import benchmarks, refine, segment as segment_module
+from gwm_nb import merging, refine, segment as segment_module
 from gwm_nb.checkpoints import save
 from gwm_nb.clips import open_clip
 from gwm_nb.commands import gwm_segment
@@ -256,7 +256,7 @@ def test_merged_masks_keep_to_the_choice():
 
 
 def tiny_spectral(weights):
-    return benchmarks.Spectral(KeyFeatures("vit_tiny_patch16_224", 8, (1,)))
+    return merging.Spectral(KeyFeatures("vit_tiny_patch16_224", 8, (1,)))
 
 
 @pytest.mark.parametrize("options", [
