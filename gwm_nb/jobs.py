@@ -7,7 +7,7 @@ __all__ = ['EXCERPT', 'ClipDiagnostics', 'JobOptions', 'SegmentationJob', 'Frame
 
 # %% ../nbs/47_jobs.ipynb #jobs0002
 import errno, hashlib, json, os, tempfile, time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -25,6 +25,7 @@ from .checkpoints import save
 from .clips import Excerpt, Frames, open_clip
 from .cutouts import Outputs, check_outputs, output_files
 from .evaluate import jaccard
+from .flow import resize
 from .files import (JobProgress, check_foreign_files, results_folder, say, show_progress,
                           write_whole)
 from .store import estimator_settings
@@ -215,7 +216,7 @@ class FrameMask:
 
     def enlarged(self, size: tuple[int, int]) -> Tensor: # (H,W); of several objects (K,H,W)
         "The soft mask at another size, in [0,1]."
-        soft = F.interpolate(self.soft[None, None].float(), size, mode='bilinear')[0, 0].clamp(0, 1)
+        soft = resize(self.soft[None].float(), size)[0].clamp(0, 1)
         if self.labels is None: return soft
         objects = torch.arange(1, max(int(self.labels.max()), 1) + 1)
         return soft * (self.labels == objects[:, None, None])

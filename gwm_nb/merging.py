@@ -17,8 +17,9 @@ from torch import Tensor
 
 from .evaluate import choose_by_border
 from .fast_fit import fit_motion_fast
-from .files import lazily
-from .flow import estimate_flow
+from .files import Registry, lazily
+from .flow import estimate_flow, resize
+from .network import Normalise
 from .motion import motion_fields
 from .paper import KeyFeatures
 
@@ -30,7 +31,7 @@ def mean_features(masks: Tensor, # (N,K,h,w) soft masks
                   maps: Tensor # (N,C,h',w') features, resized bilinearly to the masks
                  ) -> Tensor: # (N,K,C)
     "The mean of the features under each mask."
-    maps = F.interpolate(maps, masks.shape[-2:], mode='bilinear', align_corners=False)
+    maps = resize(maps, masks.shape[-2:])
     sums = einsum(masks, maps, 'n k h w, n c h w -> n k c')
     return sums / masks.sum((-2, -1)).clamp_min(1e-6)[..., None]
 
@@ -76,8 +77,8 @@ class Spectral:
     def features(self, masks: Tensor, images: Tensor) -> Tensor:
         "Masks (N,K,h,w), images (N,3,h,w) in [0,1] -> mean keys (N,K,C)."
         net, device = self.backbone, next(self.backbone.parameters()).device
-        mean, std = (torch.tensor(x)[:, None, None] for x in (net.mean, net.std))
-        keys = lambda x: net(((x - mean) / std).to(device))[-1].cpu()
+        normalise = Normalise(net)
+        keys = lambda x: net(normalise(x).to(device))[-1].cpu()
         batches = zip(masks.split(4), images.split(4))
         return torch.cat([mean_features(m, keys(x)) for m, x in batches])
 
@@ -107,7 +108,7 @@ def merge_by_motion(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
     "Merge masks that move alike, once for the clip. Raises `ValueError` for a single frame."
     if len(images) < 2: raise ValueError(f'merging by motion needs two frames (got {len(images)})')
     flow = estimate_flow(images[:-1], images[1:])
-    larger = F.interpolate(masks[:-1], flow.shape[-2:], mode='bilinear', align_corners=False)
+    larger = resize(masks[:-1], flow.shape[-2:])
     distance = motion_distance(larger, flow)
     affinity = 1 / (1 + distance / distance.median().clamp_min(1e-6))
     return merge_masks(masks, two_groups(affinity))
@@ -129,14 +130,14 @@ def keep_two_masks(masks: Tensor, # (N,2,h,w) soft masks
                      'merge them by spectral, motion or border')
 
 # %% ../nbs/43_merging.ipynb #c3032f1b
-mergers = dict(spectral=lambda weights: Spectral(pretrained=weights or True),
-               motion=lambda weights: merge_by_motion,
-               border=lambda weights: merge_by_border,
-               none=lambda weights: keep_two_masks)
+mergers = Registry('merger', dict(
+    spectral=lambda weights: Spectral(pretrained=weights or True),
+    motion=lambda weights: merge_by_motion,
+    border=lambda weights: merge_by_border,
+    none=lambda weights: keep_two_masks))
 
 def get_merger(name: str, # a key of `mergers`
                weights: str | Path | None = None # of the backbone, where it has one; None: fetched
               ) -> Callable: # masks (N,K,h,w), images (N,3,h,w) -> (N,2,h,w)
     "The merger of that name. Raises `ValueError` for an unknown name."
-    if name in mergers: return mergers[name](weights)
-    raise ValueError(f'unknown way of merging {name!r}; choose from {", ".join(mergers)}')
+    return mergers[name](weights)

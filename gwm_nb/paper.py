@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, PolynomialLR
 from tqdm.auto import trange
 
 from .files import lazily, write_whole
+from .flow import resize
 from .weights import timm_weights
 from .network import Normalise, networks
 from .loss import ReconstructionLoss
@@ -343,7 +344,7 @@ def squash_or_crop(raw: Tensor, # raw logits (B,K,h,w)
     (h, w), (H, W) = raw.shape[-2:], size
     if (h, w) == (H, W): return raw
     little = H <= h <= 1.1 * H and W <= w <= 1.1 * W
-    if not little: return F.interpolate(raw, size=(H, W), mode='bilinear', align_corners=False)
+    if not little: return resize(raw, (H, W))
     top, left = round((h - H) / 2), round((w - W) / 2)
     return raw[..., top:top + H, left:left + W]
 

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 from . import __version__
 from .evaluate import soft_iou
-from .files import JobProgress, begin_part, current_job, lazily, say, write_whole
+from .files import JobProgress, Registry, begin_part, current_job, lazily, say, write_whole
 from .objects import match_objects, split_objects
 from .self_training import (ReplayBuffer, boxes_cut_object, first_guess, motion_logits,
                                   motion_thresholds, self_train, side_coverage, track_boxes,
                                   update_replay)
-from .superpixels import (SuperpixelGraph, Window, build_graph, crop_box, estimate_motion,
+from .superpixels import (SuperpixelGraph, build_graph, crop_box, estimate_motion,
                                 frozen_backbone, limit_side, parallel_map, paste_box)
 
 _accelerate = lazily('accelerate.utils')                 # large; imported at their first use
@@ -64,18 +64,17 @@ class RefineSettings:
     overlap: int = 10 # frames that two windows share
     objects: int | str = 1 # how many are separated, or 'auto'
 
-refine_presets = {
+refine_presets = Registry('preset', {
     'fast': RefineSettings(features=''),
     'default': RefineSettings(),
-    'best': RefineSettings(features='vit_small_patch8_224.dino', method='raft', enlarge=1.5)}
+    'best': RefineSettings(features='vit_small_patch8_224.dino', method='raft', enlarge=1.5)})
 
 # %% ../nbs/19_refine.ipynb #refcd021
 def get_refine_settings(preset: str | RefineSettings # a name in `refine_presets`, or settings
                        ) -> RefineSettings:
     "Settings by name. Raises `ValueError` for an unknown one."
     if isinstance(preset, RefineSettings): return preset
-    if preset in refine_presets: return refine_presets[preset]
-    raise ValueError(f'unknown preset {preset!r}; choose one of {", ".join(refine_presets)}')
+    return refine_presets[preset]
 
 # %% ../nbs/19_refine.ipynb #refcd070
 def certainty(graph: SuperpixelGraph, # superpixels

@@ -8,7 +8,7 @@ __all__ = ['PRETRAINED', 'presets', 'Prediction', 'Method', 'predict_by_refineme
            'Preset', 'SegmentOptions', 'Result', 'segment', 'segment_all']
 
 # %% ../nbs/09_segment.ipynb #36960b8b
-import hashlib, shutil, sys, tempfile
+import shutil, sys, tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from .evaluate import background_weights, residual_motion
 from .files import lazily, show_progress
-from .flow import forward_backward_error, estimate_flow, resize_flow
-from .network import create_network
+from .flow import estimate_flow, forward_backward_error, resize, resize_flow
+from .network import Normalise, create_network
 
 _decomposition = lazily('sklearn.decomposition')         # large; imported at their first use
 _skimage = lazily('skimage')
@@ -46,7 +46,7 @@ def mean_residual(flow: Tensor, # (G,2,h,w) from one frame to G others, pixels
     "Residual motion of a frame: the mean over its flows, weighted by forward-backward consistency."
     small = flow[..., 2::4, 2::4] if min(flow.shape[-2:]) >= 96 else flow
     weight = background_weights(small, 'quadratic', 20, border_prior(small.shape[-2:]), 1.5)
-    weight = F.interpolate(weight[:, None], flow.shape[-2:], mode='bilinear', align_corners=False)
+    weight = resize(weight[:, None], flow.shape[-2:])
     gaps = gaps.abs()[:, None, None]
     residual = residual_motion(flow, weight[:, 0], 'quadratic') / gaps
     error = forward_backward_error(flow, back)
@@ -190,8 +190,7 @@ def pool_maps(maps: list[np.ndarray], # (C,h,w) each, of any size
 def _feature_maps(net, image):
     "The last four feature maps (C,h',w') of a backbone, finest first, for an image (h,w,3) uint8."
     x = rearrange(torch.from_numpy(image), 'h w c -> 1 c h w').float() / 255
-    mean, std = (torch.tensor(v)[:, None, None] for v in (net.mean, net.std))
-    maps = net(((x - mean) / std).to(next(net.parameters()).device))[-4:]
+    maps = net(Normalise(net)(x).to(next(net.parameters()).device))[-4:]
     return [m[0].float().cpu().numpy() for m in maps]
 
 # %% ../nbs/45_superpixels.ipynb #spx0037

@@ -26,7 +26,7 @@ from gwm_nb.scenes import MovingScenes
 from gwm_nb.segment import (Result, SegmentOptions, best_match, choose_in_clip, presets, segment,
                             segment_all)
 from inputs import frame_pixels, write_image, write_scene
-from test_checkpoints import Mirror, mirror      # noqa: F401, a fixture
+from test_checkpoints import Mirror, mirror, place      # noqa: F401, a fixture
 
 
 @pytest.fixture(scope="module")
@@ -264,12 +264,12 @@ def tiny_spectral(weights):
 def test_the_published_network_on_ones_own_clip(
         mirror, clip, tmp_path, monkeypatch, options):      # noqa: F811
     monkeypatch.setitem(merging.mergers, "spectral", tiny_spectral)
-    Mirror.files[mirror.place("STv2")] = mirror.data
+    Mirror.files[place("STv2")] = mirror.data
     result = segment(clip, tmp_path / "out", preset="published", outputs=["masks"], **options)
     report = result.report
     assert len(list(result.masks)) == 10 and report["object_masks"]
     assert report["settings"]["merge"] == "spectral"
-    assert Mirror.asked == [mirror.place(options.get("trained", "DAVIS"))]
+    assert Mirror.asked == [place(options.get("trained", "DAVIS"))]
     assert ("training" in report["seconds"]) == ("adapt" in options)
 
 
