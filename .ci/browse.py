@@ -2,7 +2,7 @@
 
     python .ci/browse.py _docs [--shots FOLDER]
 
-Each page is opened as wide as a desktop and as wide as a phone: errors in the console, pictures and films that do not
+Each page is opened as wide as a desktop and as wide as a phone: errors in the console, images and videos that do not
 come, and pages wider than the screen are named. On the first page the search is asked for a word and its first answer
 followed, and the light is switched off. With --shots each page is photographed. Nothing outside the site is loaded.
 Needs playwright and an installed Chromium or Chrome; exit code 1 if something is wrong, 3 if there is no browser.
@@ -131,7 +131,7 @@ def problems(folder, shots=None):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
-    parser.add_argument("--shots", type=Path, help="folder for pictures of the pages")
+    parser.add_argument("--shots", type=Path, help="folder for images of the pages")
     options = parser.parse_args()
     if not browser_there():
         print("no Chromium or Chrome: the pages are not opened")

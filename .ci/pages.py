@@ -157,7 +157,7 @@ def describe(site):
 # ---- check
 
 class Page(HTMLParser):
-    "What a page offers (`ids`), what it asks for (`addresses`), and how many of its pictures say nothing (`silent`)."
+    "What a page offers (`ids`), what it asks for (`addresses`), and how many of its images say nothing (`silent`)."
 
     def __init__(self, text):
         super().__init__()
@@ -199,7 +199,7 @@ def problems(site):
         for address in dict.fromkeys(page.addresses):
             why = dead(address, place, site, pages)
             found += [f"{place}: {address}: {why}"] if why else []
-        found += [f"{place}: a picture without alt text: write `#| fig-alt: ...` over its cell"] * page.silent
+        found += [f"{place}: an image without alt text: write `#| fig-alt: ...` over its cell"] * page.silent
     search = site / "search.json"
     for entry in json.loads(search.read_text(encoding="utf-8")) if search.exists() else []:
         why = dead(entry["href"], "index.html", site, pages)

@@ -139,13 +139,13 @@ def read_list(members, name):
     return [line.split() for line in text.read().decode('utf-8', 'replace').splitlines() if line.strip()]
 
 
-# ---- pictures
+# ---- images
 
 def decode(member, flags=cv2.IMREAD_GRAYSCALE):
-    "Pixels of a picture, 8 bits a channel."
+    "Pixels of an image, 8 bits a channel."
     data = np.frombuffer(member.read(), np.uint8)
     pixels = cv2.imdecode(data, flags) if data.size else None
-    if pixels is None: raise ValueError(f'{member.name}: not a readable picture')
+    if pixels is None: raise ValueError(f'{member.name}: not a readable image')
     return pixels
 
 
@@ -155,7 +155,7 @@ def encode_mask(mask # (h,w) bool
 
 
 def half_of_scale(*members):
-    "A mask as PNG: foreground is what is brighter than half of the scale in any of the pictures."
+    "A mask as PNG: foreground is what is brighter than half of the scale in any of the images."
     masks = [decode(m) > 127 for m in members]
     if len({m.shape for m in masks}) > 1: raise ValueError(f'{members[0].name}: the masks of this frame differ in size')
     return encode_mask(np.any(masks, axis=0))
@@ -163,16 +163,16 @@ def half_of_scale(*members):
 
 def plan_pairs(pictures, # {name: member}
                masks, # {name: member}
-               images, # folder for the pictures
+               images, # folder for the images
                annotations, # folder for the masks
                expected, # how many there are
                make=half_of_scale # a mask member as PNG
               ): # jobs, what is missing
-    "Write every picture that has a mask, and the mask, under one name."
+    "Write every image that has a mask, and the mask, under one name."
     both = [n for n in pictures if n in masks]
     jobs = [Job(f'{images}/{n}{pictures[n].suffix}', (pictures[n],)) for n in both] + [Job(f'{annotations}/{n}.png', (masks[n],), make) for n in both]
     missing = [f'{len(both)} images instead of {expected}'] if len(both) != expected else []
-    missing += [f'no mask of {n}' for n in pictures if n not in masks] + [f'no picture of mask {n}' for n in masks if n not in pictures]
+    missing += [f'no mask of {n}' for n in pictures if n not in masks] + [f'no image of mask {n}' for n in masks if n not in pictures]
     return jobs, missing
 
 

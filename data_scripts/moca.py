@@ -26,7 +26,7 @@ FRAMES = 4803
 LONGEST, STEP = 300, 3      # of a sequence the first 300 frames, and of these every third
 WIDTH, HEIGHT = 1280, 720
 
-# A logo lies in the corner beyond this point (x, y), as MotionGrouping lists them: the picture is cut there, on the nearer side of each axis.
+# A logo lies in the corner beyond this point (x, y), as MotionGrouping lists them: the image is cut there, on the nearer side of each axis.
 LOGOS = {(89, 37): 'arctic_fox arctic_fox_1 desert_fox jerboa jerboa_1 marine_iguana markhor meerkat snow_leopard_0 snow_leopard_1 snow_leopard_2 snow_leopard_3',
          (107, 106): 'black_cat_0 black_cat_1', (1011, 601): 'crab cuttlefish_0 cuttlefish_1 cuttlefish_4', (1205, 90): 'crab_1', (318, 650): 'egyptian_nightjar',
          (1189, 109): 'elephant', (1149, 81): 'flounder octopus octopus_1 pygmy_seahorse_4', (1029, 589): 'flounder_3 flounder_4', (248, 103): 'fossa',

@@ -82,9 +82,9 @@ def png(image: Image.Image # to encode
 
 # %% ../nbs/13_explore.ipynb #expl0015
 def film(pictures: Iterable[Image.Image], # of one size
-         rate: float = 4. # pictures a second
+         rate: float = 4. # images a second
         ) -> display.Image: # an animated GIF, which a notebook shows with or without a kernel
-    "A film of pictures that begins anew at its end."
+    "A video of images that begins anew at its end."
     pictures = list(pictures)
     half = pictures[0].width // 2, pictures[0].height // 2
     all_of_them = Image.new('RGB', (half[0], half[1] * len(pictures)))
@@ -205,7 +205,7 @@ def moved(image: Tensor, # (3,h,w) in [0,1]
           theta: Tensor, # (1,1,P,2), as `theta_of` and `fit_motion` give it
           basis: str # of theta
          ) -> Tensor: # (3,h,w) in [0,1]; black where nothing comes from inside the frame
-    "A picture after a motion that pulls no two pixels together: what was at p is at p + d(p)."
+    "An image after a motion that pulls no two pixels together: what was at p is at p + d(p)."
     size, powers = tuple(image.shape[1:]), bases[basis].powers
     grid, unit = motion_grid(size), (max(size) - 1) / 2
     back = torch.zeros_like(grid)      # from each pixel to where it came from, in pixels

@@ -96,7 +96,7 @@ def read_kitti(path: str | Path # a KITTI flow file, PNG with 3 channels of 16 b
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such flow file')
     data = np.fromfile(path, np.uint8)
     pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
-    if pixels is None: raise ValueError(f'{path}: not a readable picture')
+    if pixels is None: raise ValueError(f'{path}: not a readable image')
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     bits = 8 * pixels.dtype.itemsize
     if (channels, pixels.dtype) != (3, np.uint16):

@@ -426,7 +426,7 @@ def resume(self: Learner, path: str | Path): # a file of Checkpoint
 @patch
 def predict(self: Learner, image: Tensor # (3,H,W) or (B,3,H,W) in [0,1]
            ) -> Tensor: # (K,h,w) or (B,K,h,w) soft masks, on the CPU
-    "Masks of a picture or a batch of pictures."
+    "Masks of an image or a batch of images."
     return predict_masks(self.network, image)
 
 # %% ../nbs/06_train.ipynb #2206430f

@@ -315,7 +315,7 @@ def anatomy(cells):
         "no '## What we built'": re.search(r"^## What we built$", text, re.M),
         "no '## Exercises'": re.search(r"^## Exercises$", text, re.M),
         "its last words lead to no other notebook": re.search(r"\]\(\w+\.ipynb\)", prose[-1]),
-        "no picture": any(map(pictures, cells)),
+        "no image": any(map(pictures, cells)),
         f"half of its exported cells are longer than {MEDIAN} lines":
             statistics.median(lengths or [0]) <= MEDIAN,
         f"an exported cell of {longest} lines, more than {LONGEST}": longest <= LONGEST}
@@ -340,18 +340,18 @@ def page_anatomy(cells):
 
 
 def without_alt(cells):
-    "Cells that show a picture and do not say what is to be seen."
+    "Cells that show an image and do not say what is to be seen."
     def good(c): return any(re.fullmatch(r'fig-alt: "\S.{15,}"', d) for d in directives(c))
     shown = [c for c in of_kind(cells, "code") if pictures(c) and not is_hidden(c)]
-    return [f"a picture without fig-alt: {source(c)[:60]!r}" for c in shown if not good(c)]
+    return [f"an image without fig-alt: {source(c)[:60]!r}" for c in shown if not good(c)]
 
 
 def without_picture(cells):
-    "Cells whose words describe a picture that is not there, but for flagged ones that never ran."
+    "Cells whose words describe an image that is not there, but for flagged ones that never ran."
     flagged = {"gpu", "downloads", "slow"}
     promised = [c for c in of_kind(cells, "code")
                 if any(d.startswith("fig-alt") for d in directives(c))]
-    return [f"fig-alt without a picture: {source(c)[:60]!r}"
+    return [f"fig-alt without an image: {source(c)[:60]!r}"
             for c in promised if not pictures(c) and not flagged & set(directives(c))]
 
 

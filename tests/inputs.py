@@ -13,7 +13,7 @@ from gwm_nb.scenes import MovingScenes
 
 
 def write_image(path, pixels):
-    "Write an RGB or grey picture, and make its folder."
+    "Write an RGB or grey image, and make its folder."
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels)
     return path

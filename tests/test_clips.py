@@ -1,4 +1,4 @@
-"Clips as people have them: codecs, names, times, damage, shapes, colours, folders, and films."
+"Clips as people have them: codecs, names, times, damage, shapes, colours, folders, and videos."
 import gc
 import io
 import json
@@ -179,7 +179,7 @@ def test_of_several_videos_one_is_taken_with_a_word(tmp_path):
 
 
 def test_a_rotation_among_notes_that_nobody_knows_is_obeyed(tmp_path):
-    "Images in a film that carry EXIF, as cameras write them."
+    "Images in a video that carry EXIF, as cameras write them."
     exif, data = Image.Exif(), io.BytesIO()
     exif[0x010F], exif[0x0112] = "Camera", 6
     Image.fromarray(pattern(3)).save(data, "jpeg", quality=95, exif=exif)
@@ -244,7 +244,7 @@ TURNS = {"clockwise": ((0, 1, -1, 0), lambda x: x.rot90(-1, (2, 3))),
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_video_is_read_as_it_is_shown(tmp_path, turn):
-    "By the matrix in the file; a film like it is not turned again, and has its colours and shape."
+    "By the matrix in the file; a video like it is not turned again, and has its colours and shape."
     matrix, wanted = TURNS[turn]
     tags = dict(colorspace=9, color_range=1, color_primaries=9, color_trc=14)
     video = write_video(tmp_path / "a.mp4", bf="3", aspect=Fraction(4, 3), tags=tags)
@@ -403,7 +403,7 @@ def test_pictures_that_can_not_be_read_are_refused_by_name(tmp_path, capfd):
         Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / name)
         with pytest.raises(ValueError, match=f"{name}: .*32-bit"):
             read_image(tmp_path / name)
-    (tmp_path / "0.png").write_bytes(b"no picture")
+    (tmp_path / "0.png").write_bytes(b"no image")
     for call in (read_image, read_mask):
         with pytest.raises(ValueError, match="0.png"):
             call(tmp_path / "0.png")
@@ -479,7 +479,7 @@ def test_animations_are_clips(tmp_path, name, options):
     assert len(film.names()) == N and np.allclose(film.times, frames.times, atol=1e-3)
 
 
-# ---- films like a clip
+# ---- videos like a clip
 
 def tracks(path):
     "Codec, bytes and seconds of the sound."
@@ -489,7 +489,7 @@ def tracks(path):
 
 
 def again(source, target, **options):
-    "A clip, and a film like it."
+    "A clip, and a video like it."
     clip = open_clip(source)
     with VideoWriter(target, like=clip, **options) as out:
         for _, image in clip:
@@ -583,7 +583,7 @@ def test_no_fault_of_the_sound_costs_the_film(tmp_path, monkeypatch):
 # ---- clips among other things
 
 def test_results_are_no_clips(tmp_path):
-    "In the folder of their film, below it, and of several runs."
+    "In the folder of their video, below it, and of several runs."
     write_video(tmp_path / "my_clip.mp4")
     for folder in (tmp_path, tmp_path / "my_clip", tmp_path / "more/deep"):
         folder.mkdir(exist_ok=True, parents=True)
@@ -655,7 +655,7 @@ def click(samples): return np.where(abs(samples - 120500) < 500, np.sin(.3 * sam
 
 
 def loudest(path):
-    "Second at which the sound of a film is loudest."
+    "Second at which the sound of a video is loudest."
     with av.open(str(path)) as f:
         parts = [(np.abs(a.to_ndarray()).max(), a.time) for a in f.decode(audio=0)]
     return max(parts)[1]
@@ -703,7 +703,7 @@ def test_excerpts_of_videos_and_folders(tmp_path):
 
 
 def test_damage_outside_of_an_excerpt_is_not_its_own(tmp_path):
-    "And a film of a damaged clip has its true length."
+    "And a video of a damaged clip has its true length."
     whole = write_video(tmp_path / "a.mp4", 24, g="5", bf="0")
     path = broken(whole, tmp_path / "b.mp4", 11, 15)
     _, film = again(path, tmp_path / "film.mp4")

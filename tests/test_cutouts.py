@@ -106,12 +106,12 @@ def test_the_files_are_those_that_were_announced(tmp_path):
 @pytest.mark.parametrize("late", [False, True])
 def test_a_film_that_fails_costs_no_masks(tmp_path, monkeypatch, late):
     "In the midst, or when it is closed."
-    def fails(*_): raise av.error.InvalidDataError(1, "no such film")
+    def fails(*_): raise av.error.InvalidDataError(1, "no such video")
     monkeypatch.setattr(cutouts.VideoWriter, "_finish" if late else "_stamp", fails)
     out = written(tmp_path, ["masks", "green"])
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.png" for name in NAMES]
     line, = out.warnings
-    assert "green.mp4" in line and "no such film" in line
+    assert "green.mp4" in line and "no such video" in line
 
 
 @pytest.mark.parametrize("name", ["overlay", "mov", "webm", "green", "rle", "sheet"])
@@ -146,7 +146,7 @@ def test_all_and_nothing(tmp_path, size, value):
     assert (len(found["annotations"]), len(found["images"])) == (value, 1)
 
 
-# ---- pictures
+# ---- images
 
 def test_masks_of_several_objects_are_numbers_with_a_palette(tmp_path):
     parts = lambda t: (disk(t) * .9, disk(t + 5) * .8)
@@ -163,7 +163,7 @@ def test_masks_of_several_objects_are_numbers_with_a_palette(tmp_path):
     assert [(a["image_id"], a["track_id"]) for a in found] == wanted
 
 
-# ---- films
+# ---- videos
 
 @pytest.mark.parametrize("name, decoder, codec, odd", [("mov", None, "prores", 0),
                                                        ("webm", "libvpx-vp9", "vp9", 1)])

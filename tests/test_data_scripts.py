@@ -54,7 +54,7 @@ def run(script, monkeypatch, tmp_path, capsys):
 
 
 def picture(kind, value=90, size=(H, W)):
-    "A plain picture of some format, as bytes."
+    "A plain image of some format, as bytes."
     return cv2.imencode(kind, np.full((*size, 3), value, np.uint8))[1].tobytes()
 
 
@@ -199,7 +199,7 @@ def flowers():
 
 
 def salient(images, masks, *archives):
-    "Three pictures with masks, in one archive or in two."
+    "Three images with masks, in one archive or in two."
     pictures = {f"{images}/{i:04d}.jpg": picture(".jpg", i) for i in range(3)}
     pictures[f"__MACOSX/{images}/._0000.jpg"] = b"junk"
     truth = {f"{masks}/{i:04d}.png": mask(".png", [0, 127, 128, 255]) for i in range(3)}

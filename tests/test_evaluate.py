@@ -59,7 +59,7 @@ def test_each_sample_is_loaded_once_and_let_go(named):
     data = Watched(named=named)
     result = evaluate(Bright(), data)
     assert set(data.asked) == {1 if named else 2}
-    assert max(data.alive) < data.frames  # never the pictures of a whole sequence
+    assert max(data.alive) < data.frames  # never the images of a whole sequence
     assert max(data.bytes[1:]) - min(data.bytes[1:]) < 10_000   # masks of one sequence: 295,000
     assert result["J"] == 1 and result["frames"] == len(data)
     assert list(result["sequences"]) == ["s0", "s1", "s2", "s3"]

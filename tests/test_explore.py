@@ -35,7 +35,7 @@ def opened(data): return Image.open(BytesIO(data))
 def colour_at(image, x, y): return torch.tensor(image.convert("RGB").getpixel((x, y))) / 255
 
 
-# ---- pictures and films
+# ---- images and videos
 
 def test_tiles_stand_in_rows_under_their_titles():
     red, blue = torch.zeros(2, 3, 10, 20)
@@ -45,7 +45,7 @@ def test_tiles_stand_in_rows_under_their_titles():
     assert sheet.size == (40 * 2 + 6, 2 * (20 + 18 + 6) + 18)
     assert colour_at(sheet, 20, 28).tolist() == [1, 0, 0]
     assert colour_at(sheet, 66, 28).tolist() == [0, 0, 1]
-    assert colour_at(sheet, 66, 72).tolist() == [1, 1, 1]             # no fourth picture
+    assert colour_at(sheet, 66, 72).tolist() == [1, 1, 1]             # no fourth image
     assert colour_at(sheet, 20, 72).std() > .05                       # a map has colours
     assert opened(png(sheet)).size == sheet.size and opened(png(sheet)).format == "PNG"
 

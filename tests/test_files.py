@@ -1,4 +1,4 @@
-"What is written is whole, what is read is right, what goes wrong is named; commands and films."
+"What is written is whole, what is read is right, what goes wrong is named; commands and videos."
 import errno
 import json
 import signal
@@ -212,7 +212,7 @@ def test_a_command_helps_and_is_still_a_function(call, capsys):
     assert "num_masks " not in told and told.count("(default") == 1     # an empty one is not told
 
 
-# ---- pictures and films to look at
+# ---- images and videos to look at
 
 def test_a_film_in_the_colours_that_were_meant(tmp_path):
     colours = torch.tensor([[1., 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1], [.5, .5, .5]])

@@ -50,7 +50,7 @@ def test_damaged_flo_files_are_refused_by_name(flo, tmp_path, damage, says):
 
 def test_flow_files_that_are_none(tmp_path):
     cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((8, 8, 3), np.uint8))
-    (tmp_path / "text.png").write_bytes(b"no picture")
+    (tmp_path / "text.png").write_bytes(b"no image")
     for call, says in ((lambda: read_flo(tmp_path / "none.flo"), "none.flo"),
                        (lambda: read_kitti(tmp_path / "none.png"), "none.png"),
                        (lambda: write_flo(tmp_path / "x.flo", flow[None]), r"\(2,h,w\)"),

@@ -1,4 +1,4 @@
-"""Readers of clips and pictures, given anything: frames, or one line of a ValueError or OSError.
+"""Readers of clips and images, given anything: frames, or one line of a ValueError or OSError.
 Never another exception, a wait of more than five seconds, or a crash of the interpreter.
 
 Reading happens in a process of its own, which a crash may take with it. See test_fuzz."""
@@ -26,12 +26,12 @@ from gwm_nb.show import VideoWriter
 
 def clip(path): return len(list(open_clip(path)))
 
-def film(path):
-    with VideoWriter(Path(path).with_name("film.mp4"), like=path) as out:
+def video(path):
+    with VideoWriter(Path(path).with_name("video.mp4"), like=path) as out:
         for _ in range(2): out.add(torch.zeros(3, 32, 32))
     return 2
 
-def picture(path):
+def image(path):
     assert read_image(path).shape[1:] == image_size(path)
     return 1
 

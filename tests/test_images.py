@@ -27,7 +27,7 @@ class Brightness(nn.Module):
 
 
 def lay_out(root, name="ECSSD", soft=False):
-    "Three pictures with a bright rectangle, and its masks, in the layout of a data set."
+    "Three images with a bright rectangle, and its masks, in the layout of a data set."
     for i in range(3):
         truth = np.zeros((150, 200), np.uint8)
         truth[30 + 5 * i:110, 60:120 + 10 * i] = 200 if soft else 255

@@ -83,7 +83,7 @@ def test_images_batches_and_streams_have_the_same_masks():
                  predict_masks(network, list(images), batch_size=1)):
         torch.testing.assert_close(same, masks, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(predict_masks(network, images[3]), masks[3], atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="no pictures|no images"):
+    with pytest.raises(ValueError, match="no images|no images"):
         predict_masks(network, [])
 
 

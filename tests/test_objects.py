@@ -10,7 +10,7 @@ from gwm_nb.scenes import MovingScenes
 
 
 def strip(rows):
-    """A film of one row of superpixels a frame, from strings like '.aa.b.': letters are objects,
+    """A video of one row of superpixels a frame, from strings like '.aa.b.': letters are objects,
     '.' is background. Neighbours in a row are linked, and equal letters of a column in time."""
     t, n = len(rows), len(rows[0])
     letters = np.array([list(r) for r in rows]).ravel()

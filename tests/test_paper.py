@@ -227,14 +227,14 @@ def frozen_backbone(): return frozen().backbone.eval()
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 def test_training_on_kept_features_is_training(tmp_path, dtype, tolerance):
-    "`fit` draws and mirrors batches as ever; the cache knows pictures by what they are."
+    "`fit` draws and mirrors batches as ever; the cache knows images by what they are."
     data, plain, kept = MovingScenes(6, seed=3, size=(64, 96)), frozen(), frozen()
     cache_features(kept, tmp_path, data, dtype=dtype)
     computed = kept.backbone.computed
     losses = [[h["loss"] for h in fit(data, network, steps=8, batch_size=4, progress=False,
                                       device="cpu").history] for network in (plain, kept)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
-    assert computed == kept.backbone.computed == 12           # six pictures and their mirror images
+    assert computed == kept.backbone.computed == 12           # six images and their mirror images
 
 
 def test_a_cache_is_shared_and_never_mixed_up(tmp_path):

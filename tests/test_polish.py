@@ -198,7 +198,7 @@ def test_hidden_pixels_keep_their_own():
 
 
 def test_flow_is_estimated_between_the_frames():
-    "A textured picture moves by 4 pixels, masks are half its size and flicker in the middle."
+    "A textured image moves by 4 pixels, masks are half its size and flicker in the middle."
     noise = torch.rand(1, 3, 24, 36, generator=torch.Generator().manual_seed(0))
     picture = F.interpolate(noise, (96, 144), mode="bicubic").clamp(0, 1)
     images = torch.cat([picture.roll(4 * t, -1) for t in range(3)])

@@ -71,12 +71,13 @@ def test_what_cannot_be_compared_is_refused(other, value):
 
 def test_the_page_shows_the_best_the_median_and_the_worst(tmp_path):
     results, shown = [result(a=[.1], b=[.9], c=[.5])], []
+    open_before = plt.get_fignums()
     def figure(name):
         shown.append(name)
         return plt.figure()
     write_results(tmp_path, results, "<title>", ["d"], figure)
     page = (tmp_path / "report.html").read_text()
-    assert shown == ["b", "c", "a"] and not plt.get_fignums()
+    assert shown == ["b", "c", "a"] and plt.get_fignums() == open_before
     assert page.count("<img ") == page.count('src="data:image/png;base64,') == 3
     assert "&lt;title&gt;" in page and "http" not in page and caption(results[0])[:40] in page
     assert read_results(tmp_path) == results

@@ -195,8 +195,8 @@ PAGE = [markdown("# A page", "", "> One line."), shown("1"), markdown("To [index
     ("Turn the knob", dict(c7=markdown("Turn the knob"))),
     ("What we built", dict(c9=markdown("## Exercises"))),
     ("Exercises", dict(c9=markdown("## What we built"))),
-    ("no other notebook", dict(c10=markdown("[a picture](a.png)"))),
-    ("no picture", dict(c1=shown(PLOT, "plot()"))),
+    ("no other notebook", dict(c10=markdown("[an image](a.png)"))),
+    ("no image", dict(c1=shown(PLOT, "plot()"))),
     ("half of its", dict(c2=LONG, c6=None, x=LONG, w=markdown("[b](b.ipynb)"))),
     ("of 61 lines", dict(c5=shown("#| exports", *["b = 1"] * 61)))])
 def test_a_notebook_that_lacks_something_is_caught(says, changes):
@@ -265,7 +265,7 @@ def test_the_index_lists_the_notebooks_by_kind():
 
 
 def plain_lines(cells):
-    "The lines of a page that are the method: no imports, plumbing, pictures; the last cell trains."
+    "The lines of a page that are the method: no imports, plumbing, images; the last cell trains."
     shown = [c for c in house.of_kind(cells, "code") if not house.directives(c)]
     lines = [line for c in shown[:-1] for line in house.code_lines(c)]
     return [line for line in lines if not re.match("import|from", line)]

@@ -18,7 +18,7 @@ from inputs import write_davis, write_image, write_scene
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    "DAVIS2016 and FBMS in the published layout, with scenes instead of films."
+    "DAVIS2016 and FBMS in the published layout, with scenes instead of videos."
     root = write_davis(tmp_path_factory.mktemp("data"), ("cows",))
     davis = [root / f"DAVIS2016/{kind}/480p/dog" for kind in ("JPEGImages", "Annotations")]
     write_scene(*davis, n=8, seed=15, suffix=".jpg")
