@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .clips import frame_names, frame_size, read_frames
-from .files import (Clip, ProgressBar, cache_folder, current_job, find_clips, lazily,
-                          list_images, locked, read_json, readable_size, visible, write_whole)
+from .files import (Clip, ProgressBar, Registry, cache_folder, current_job, find_clips,
+                          lazily, list_images, locked, read_json, readable_size, visible, write_whole)
 from .flow import estimate_flow, flow_estimators, get_estimator, limit_size, resize_flow
 from .flow_files import read_flow
 
@@ -44,18 +44,16 @@ def working_size(size: tuple[int, int], # (height, width) of the clip
     return tuple(max(16, 16 * round(n * scale / 16)) for n in size)
 
 # %% ../nbs/22_store.ipynb #987338c9
-resamplings = dict(antialias=dict(mode='bilinear', antialias=True),
-                   published=dict(mode='bicubic'))
+resamplings = Registry('resampling', dict(
+    antialias=dict(mode='bilinear', antialias=True), published=dict(mode='bicubic')))
 
 def shrink(image: Tensor, # (3,h,w) uint8, or float in [0,1]
            size: tuple[int, int], # (height, width)
            resample: str = 'antialias' # or 'published': bicubic samples, no averaging
           ) -> Tensor: # (3,H,W) float in [0,1]
     "Resize an image. Raises `ValueError` for an unknown way of resampling."
-    if resample not in resamplings:
-        raise ValueError(f'unknown resampling {resample!r}; choose one of {", ".join(resamplings)}')
-    image = image.float() / 255 if image.dtype == torch.uint8 else image
     options = resamplings[resample]
+    image = image.float() / 255 if image.dtype == torch.uint8 else image
     return F.interpolate(image[None], tuple(size), align_corners=False, **options)[0].clamp(0, 1)
 
 # %% ../nbs/22_store.ipynb #0c455767
