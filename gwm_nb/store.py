@@ -27,7 +27,8 @@ from torch import Tensor
 
 from .clips import frame_names, frame_size, read_frames
 from .files import (Clip, ProgressBar, Registry, cache_folder, current_job, find_clips,
-                          lazily, list_images, locked, read_json, readable_size, visible, write_whole)
+                          lazily, list_images, locked, read_json, readable_size, visible,
+                          write_whole)
 from .flow import estimate_flow, flow_estimators, get_estimator, limit_size, resize_flow
 from .flow_files import read_flow
 

@@ -110,8 +110,8 @@ def whole(tmp_path_factory):
 
 
 @how_many
-@pytest.mark.parametrize("reader, names", [("clip", list(VIDEOS)), ("film", SOUNDS),
-                                           ("picture", PICTURES)], ids=lambda v: v[0])
+@pytest.mark.parametrize("reader, names", [("clip", list(VIDEOS)), ("video", SOUNDS),
+                                           ("image", PICTURES)], ids=lambda v: v[0])
 def test_damaged_files(read, whole, tmp_path, n, reader, names):
     answers = {"read": 0, "refused": 0}
 
@@ -125,7 +125,7 @@ def test_damaged_files(read, whole, tmp_path, n, reader, names):
 
 
 @how_many
-@pytest.mark.parametrize("source, reader, frames", [("e.mp4", "clip", 6), ("a.png", "picture", 1)])
+@pytest.mark.parametrize("source, reader, frames", [("e.mp4", "clip", 6), ("a.png", "image", 1)])
 def test_names_of_any_letters(read, whole, tmp_path, n, source, reader, frames):
     (tmp_path / "source").write_bytes(whole[source])
     ending = source[-4:].encode()
