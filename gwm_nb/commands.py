@@ -8,7 +8,7 @@ __all__ = ['WAITING', 'NEXT', 'parse_options', 'prepare_process', 'keep_freed_me
            'scene_video', 'gwm_demo']
 
 # %% ../nbs/29_commands.ipynb #d77767bd
-import ctypes, json, os, re, shlex, shutil, sys, tempfile, time
+import ctypes, json, os, re, shlex, shutil, sys, time
 from contextlib import redirect_stdout, suppress
 from functools import partial, wraps
 from pathlib import Path

@@ -577,7 +577,7 @@ def current_job() -> 'JobProgress | None':
     return getattr(_jobs, 'current', None)
 
 class JobProgress:
-    "A context: one bar for a job of several parts, `2 of 4: look 1, flow`, with the time left."
+    "A context: one bar for a job of several parts, `2 of 4: pass 1, flow`, with the time left."
     def __init__(self,
         shares: dict[str, float] # {step, or 'part: step': its expected share of the time}, in order
     ):
@@ -632,7 +632,7 @@ def _insert(self: JobProgress, name):
 
 @patch
 def title(self: JobProgress) -> str:
-    "The number and name of the current part and step: '2 of 4: look 1, flow'."
+    "The number and name of the current part and step: '2 of 4: pass 1, flow'."
     part = self.step.partition(':')[0]
     place = f'{self.parts.index(part) + 1} of {len(self.parts)}: ' if len(self.parts) > 1 else ''
     return place + self.step.replace(':', ',')

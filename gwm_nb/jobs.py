@@ -28,8 +28,7 @@ from .evaluate import jaccard
 from .flow import resize
 from .files import (JobProgress, check_foreign_files, results_folder, say, show_progress,
                           write_whole)
-from .store import estimator_settings
-from .store import check_free_space, shrink, working_size
+from .store import check_free_space, estimator_settings, shrink, working_size
 from .videos import find_masks, unmatched_annotations
 
 # %% ../nbs/47_jobs.ipynb #jobs0006

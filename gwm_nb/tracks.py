@@ -8,7 +8,6 @@ __all__ = ['trackers', 'Tracks', 'scene_tracks', 'point_grid', 'show_tracks', 's
            'temporal_difference', 'FollowTracks']
 
 # %% ../nbs/14_tracks.ipynb #trkcd002
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

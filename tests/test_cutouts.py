@@ -16,8 +16,8 @@ from pycocotools import mask as coco_masks
 from gwm_nb import cutouts
 from gwm_nb.clips import open_clip
 from gwm_nb.cutouts import (CutFrame, Output, Outputs, ProResWriter, annotation, check_outputs,
-                            opacity, output_files, outputs, spaced, voc_palette)
-from inputs import write_image, write_video
+                            output_files, outputs, spaced, voc_palette)
+from inputs import write_video
 
 N, H, W = 6, 61, 83      # odd sizes
 NAMES = [f"{t:05d}" for t in range(N)]

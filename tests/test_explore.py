@@ -13,8 +13,7 @@ from gwm_nb.explore import (Explorer, Snapshots, explore_divisions, explore_fit,
                             explore_training, fitted, mergings, moved, png, theta_of, tiles)
 from gwm_nb.flow import warp
 from gwm_nb.loss import ReconstructionLoss
-from gwm_nb.motion import bases, fit_motion, motion_fields
-from gwm_nb.drawing import load_photo
+from gwm_nb.motion import motion_fields
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.segment import Result, segment
 from gwm_nb.show import overlay
