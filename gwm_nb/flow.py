@@ -41,12 +41,13 @@ def flow_to_rgb(flow: Tensor, # (2,h,w) or (B,2,h,w) displacement in pixels
 # %% ../nbs/01_flow.ipynb #e7b19968
 def resize(x: Tensor, # (C,h,w) or (B,C,h,w): an image, masks, maps
            size: tuple[int, int], # (height, width) of the result
-           antialias: bool = False # average when shrinking; for images
+           antialias: bool = False, # average when shrinking; for images
+           mode: str = 'bilinear' # or 'bicubic', which may exceed the range of `x`
           ) -> Tensor: # (C,H,W) or (B,C,H,W)
-    "Resize bilinearly. What has that size already is returned."
+    "Resize, bilinearly unless `mode` says otherwise. What has that size already is returned."
     if x.shape[-2:] == tuple(size): return x
-    if x.ndim == 3: return resize(x[None], size, antialias)[0]
-    return F.interpolate(x, tuple(size), mode='bilinear', align_corners=False, antialias=antialias)
+    if x.ndim == 3: return resize(x[None], size, antialias, mode)[0]
+    return F.interpolate(x, tuple(size), mode=mode, align_corners=False, antialias=antialias)
 
 def resize_flow(flow: Tensor, # (2,h,w) or (B,2,h,w) displacement in pixels
                 size: tuple[int, int], # (height, width) of the result
