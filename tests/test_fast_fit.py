@@ -149,14 +149,14 @@ def test_wrong_arguments(fit):
 def fused(monkeypatch):
     "However small, masks go through the compiled loops; the names of those that ran, in order."
     pytest.importorskip("numba", reason="the extra fast (numba) is not installed")
-    ran, run = [], fast_fit._run
+    ran, compiled = [], fast_fit.compiled
     monkeypatch.setattr(fast_fit, "_compile_from", 1)
-    noted = lambda rows, *args: (ran.append(rows.__name__), run(rows, *args))
-    monkeypatch.setattr(fast_fit, "_run", noted)
+    noted = lambda rows: lambda *args: (ran.append(rows.__name__), compiled(rows)(*args))
+    monkeypatch.setattr(fast_fit, "compiled", noted)
     return ran
 
 
-THERE, BACK = ["_low_moment_rows", "_moment_rows", "_blend_rows"], ["_gradient_rows"]
+THERE, BACK = ["low_moment_rows", "moment_rows", "blend_rows"], ["gradient_rows"]
 
 
 def eager(masks, flow, basis="quadratic", criterion="l2"):
@@ -244,13 +244,13 @@ def test_without_numba_all_is_as_it_was(monkeypatch):
     "The other form, silently, to the last bit."
     monkeypatch.setattr(fast_fit, "_compile_from", 1)
     monkeypatch.setitem(sys.modules, "numba", None)
-    fast_fit._numba.cache_clear()
+    fast_fit.compiled.cache_clear()
     logits, flow = batch()
     try:
         both = (value_and_gradients(form, logits, flow) for form in (fit_error, eager))
         for a, b in zip(*both): assert torch.equal(a, b)
-        assert fast_fit._numba() is None
-    finally: fast_fit._numba.cache_clear()
+        assert fast_fit.compiled(fast_fit.low_moment_rows) is None
+    finally: fast_fit.compiled.cache_clear()
 
 
 def test_what_the_loops_are_for(fused, monkeypatch):
@@ -260,7 +260,7 @@ def test_what_the_loops_are_for(fused, monkeypatch):
         B, K, h, w = size
         tensors = (torch.empty(size, dtype=masks, device=device),
                    torch.empty(B, 2, h, w, dtype=flow, device=device))
-        return fast_fit._error_form(*tensors, basis) is fast_fit._FusedError
+        return fast_fit.loops_pay(*tensors, basis)
     assert chosen() and not chosen(size=(1, 2, 40, 15)) and not chosen(device="meta")
     assert not chosen(masks=torch.float64) and not chosen(flow=torch.bfloat16)
     assert not chosen(basis=Basis(3))
