@@ -570,7 +570,7 @@ def test_no_fault_of_the_sound_costs_the_film(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", audio=("aac", 1))
 
     def fails(*_): raise av.error.InvalidDataError(1, "broken")
-    for name in ("_sound", "_copied"):
+    for name in ("open_sound", "copied_sound"):
         with monkeypatch.context() as m:
             m.setattr(f"gwm_nb.show.{name}", fails)
             with VideoWriter(tmp_path / "film.mp4", like=path) as out:

@@ -107,7 +107,7 @@ def test_the_files_are_those_that_were_announced(tmp_path):
 def test_a_film_that_fails_costs_no_masks(tmp_path, monkeypatch, late):
     "In the midst, or when it is closed."
     def fails(*_): raise av.error.InvalidDataError(1, "no such video")
-    monkeypatch.setattr(cutouts.VideoWriter, "_finish" if late else "_stamp", fails)
+    monkeypatch.setattr(cutouts.VideoWriter, "_finish" if late else "_begin", fails)
     out = written(tmp_path, ["masks", "green"])
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.png" for name in NAMES]
     line, = out.warnings
