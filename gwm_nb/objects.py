@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['pieces_of_frames', 'Pieces', 'chain_pieces', 'random_walk', 'separate', 'areas_of', 'touching', 'resemblance',
-           'halve', 'split_objects', 'match_objects']
+           'join_labels', 'halve', 'split_objects', 'match_objects']
 
 # %% ../nbs/18_objects.ipynb #objcd002
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -84,29 +85,19 @@ def random_walk(graph: sparse.csr_matrix, # (n,n) weights, symmetric
     ids[free] = np.where(np.max(meets, 0) > 1e-3, np.argmax(meets, 0), -1)
     return ids
 
-# %% ../nbs/18_objects.ipynb #objcd015
-def _labels_of_pieces(pieces, ids, area, owner):
-    "The label of most of each piece, or -1; and whether nearly all of it has that label."
-    share = lambda k: np.bincount(pieces.of, area * (ids == k), len(pieces.area)) / pieces.area
-    shares = [share(k) for k in range(owner.max() + 1)]
-    largest = np.max(shares, 0)
-    return np.where(largest > .5, np.argmax(shares, 0), -1), largest > .9
-
-# %% ../nbs/18_objects.ipynb #objcd015b
-def _beside(pieces, label, owner):
-    "For each piece the main one of its label and frame: a seed if there is one, else the largest."
+# %% ../nbs/18_objects.ipynb #objcd016
+def _contradiction(pieces, ids, area, owner, settled, share=.1, frames=2):
+    "The largest track apart from others of its label: (track, label, tracks beside it), or None."
+    shares = np.stack([np.bincount(pieces.of, area * (ids == k), len(pieces.area)) / pieces.area
+                       for k in range(owner.max() + 1)])
+    label = np.where(shares.max(0) > .5, shares.argmax(0), -1)     # that of most of each piece
+    pure = shares.max(0) > .9
+    # the main piece of each one's label and frame: a seed if there is one, else the largest
     key = label * (pieces.frame.max() + 1) + pieces.frame
     order = np.lexsort((-pieces.area, owner[pieces.track] != label, key))
     _, first, group = np.unique(key[order], return_index=True, return_inverse=True)
     main = np.empty_like(order)
     main[order] = order[first][group.ravel()]
-    return main
-
-# %% ../nbs/18_objects.ipynb #objcd016
-def _contradiction(pieces, ids, area, owner, settled, share=.1, frames=2):
-    "The largest track apart from others of its label: (track, label, tracks beside it), or None."
-    label, pure = _labels_of_pieces(pieces, ids, area, owner)
-    main = _beside(pieces, label, owner)
     apart = (main != np.arange(len(main))) & (pieces.area > share * pieces.area[main])
     apart = ((label < 0) | apart) & (owner[pieces.track] < 0)
     which, count = np.unique(np.stack([pieces.track, label], 1)[apart], axis=0, return_inverse=True)
@@ -150,12 +141,6 @@ def areas_of(ids: np.ndarray, # (count,) labels, -1: none
     k, n, on = ids.max() + 1, frame.max() + 1, ids >= 0
     return np.bincount(ids[on] * n + frame[on], area[on], k * n).reshape(k, n)
 
-# %% ../nbs/18_objects.ipynb #objcd020b
-def _seen(ids, frame, area):
-    "Whether each frame shows each label, with more than a tenth of its largest size: (K,T) bool."
-    size = areas_of(ids, frame, area)
-    return size > .1 * size.max(1, keepdims=True)
-
 # %% ../nbs/18_objects.ipynb #objcd020c
 def touching(ids: np.ndarray, # (count,) labels, -1: none
              pieces: Pieces, # of the superpixels
@@ -163,7 +148,8 @@ def touching(ids: np.ndarray, # (count,) labels, -1: none
              area: np.ndarray # (count,) pixels of each
             ) -> np.ndarray: # (K,K)
     "The share of frames with two labels in one piece, among those that show both."
-    seen, on = _seen(ids, frame, area), np.flatnonzero(ids >= 0)
+    size, on = areas_of(ids, frame, area), np.flatnonzero(ids >= 0)
+    seen = size > .1 * size.max(1, keepdims=True)
     has = np.zeros((len(seen), len(pieces.area)), bool)
     has[ids[on], pieces.of[on]] = True
     has &= seen[:, pieces.frame]
@@ -171,13 +157,6 @@ def touching(ids: np.ndarray, # (count,) labels, -1: none
     share = frames.sum(-1) / np.maximum(seen.astype(int) @ seen.T.astype(int), 1)
     np.fill_diagonal(share, 0)
     return share
-
-# %% ../nbs/18_objects.ipynb #objcd021
-def _between(seen, middle, i, j):
-    "The distance of labels i and j between the end of one and the start of the other."
-    a, b = np.flatnonzero(seen[i]), np.flatnonzero(seen[j])
-    s, t = np.unravel_index(np.abs(a[:, None] - b).argmin(), (len(a), len(b)))
-    return np.linalg.norm(middle[i, a[s]] - middle[j, b[t]])
 
 # %% ../nbs/18_objects.ipynb #objcd021b
 def resemblance(ids: np.ndarray, # (count,) labels, -1: none
@@ -187,19 +166,27 @@ def resemblance(ids: np.ndarray, # (count,) labels, -1: none
                 colour: np.ndarray # (count,) index in a palette
                ) -> np.ndarray: # (K,K) at most 1; 0 for labels that are visible together
     "Similarity of labels that are almost never visible together, less their distance."
-    seen, size, on = _seen(ids, frame, area), areas_of(ids, frame, area), ids >= 0
+    size, on = areas_of(ids, frame, area), ids >= 0
+    seen = size > .1 * size.max(1, keepdims=True)
     used = sparse.csr_matrix((area[on], (ids[on], colour[on]))).toarray()
     root = np.sqrt(used / used.sum(1, keepdims=True))
     sums = np.stack([areas_of(ids, frame, area * x) for x in place.T], -1)
-    middle, labels = sums / np.maximum(size, 1)[..., None], range(len(seen))
-    far = np.array([[_between(seen, middle, i, j) for j in labels] for i in labels])
+    middle, far = sums / np.maximum(size, 1)[..., None], np.zeros((len(seen), len(seen)))
+    for i, j in np.ndindex(far.shape):  # from the end of one to the start of the other
+        a, b = np.flatnonzero(seen[i]), np.flatnonzero(seen[j])
+        s, t = np.unravel_index(np.abs(a[:, None] - b).argmin(), (len(a), len(b)))
+        far[i, j] = np.linalg.norm(middle[i, a[s]] - middle[j, b[t]])
     number = seen.sum(1)
     together = seen.astype(int) @ seen.T.astype(int) > .25 * np.minimum.outer(number, number)
     return np.where(together, 0, root @ root.T - far / 2)
 
 # %% ../nbs/18_objects.ipynb #objcd022
-def _joined(ids, measure, least, fewest):
-    "Labels joined pairwise, the best pair first, while `measure(ids)` (K,K) exceeds `least`."
+def join_labels(ids: np.ndarray, # (count,) labels, -1: none
+                measure: Callable, # of labels -> (K,K)
+                least: float, # of the measure, to join two
+                fewest: int # labels that remain
+               ) -> np.ndarray: # (count,)
+    "Labels joined pairwise, the best pair first."
     while ids.max() + 1 > fewest:
         value = measure(ids)
         i, j = sorted(np.unravel_index(value.argmax(), value.shape))
@@ -228,17 +215,6 @@ def halve(graph: sparse.csr_matrix, # (count,count) links of superpixels
     ids[mine[random_walk(own, seeds) == 1]] = len(size)
     return ids
 
-# %% ../nbs/18_objects.ipynb #objcd025
-def _counted(graph, ids, pieces, frame, area, place, colour, objects):
-    "Labels joined, and if `objects` is a number, cut until it is reached."
-    fewest = 1 if objects == 'auto' else objects
-    touch = partial(touching, pieces=pieces, frame=frame, area=area)
-    alike = partial(resemblance, frame=frame, area=area, place=place, colour=colour)
-    ids = _joined(ids, touch, .7, fewest)
-    ids = _joined(ids, alike, .5, fewest)
-    for _ in range(fewest - ids.max() - 1): ids = halve(graph, ids, frame, area)
-    return ids
-
 # %% ../nbs/18_objects.ipynb #objcd025b
 def _numbered(ids, frame, area, place, objects):
     "Numbers 1, 2, ... by size; fragments and surplus parts get the number of the nearest."
@@ -252,12 +228,6 @@ def _numbered(ids, frame, area, place, objects):
     if len(rest): found[rest] = found[known[cKDTree(spot[known]).query(spot[rest])[1]]]
     return found
 
-# %% ../nbs/18_objects.ipynb #objcd026
-def _how_many(objects):
-    "Raises `ValueError` unless it is 'auto' or a number that a label image can hold."
-    if objects == 'auto' or (isinstance(objects, int) and 1 <= objects <= 254): return objects
-    raise ValueError(f"objects must be 'auto' or an integer from 1 to 254 (got {objects!r})")
-
 # %% ../nbs/18_objects.ipynb #objcd026b
 def split_objects(graph: sparse.csr_matrix, # (count,count) links within frames and along the flow
                   p: np.ndarray, # (count,) probability of being an object
@@ -269,7 +239,8 @@ def split_objects(graph: sparse.csr_matrix, # (count,count) links within frames 
                  ) -> np.ndarray: # (count,) uint8: 0 background, 1 the largest object, 2 the next
     """Numbers of separate objects, persistent along the clip. Raises `ValueError` for an invalid
     number of objects."""
-    _how_many(objects)
+    if objects != 'auto' and not (isinstance(objects, int) and 1 <= objects <= 254):
+        raise ValueError(f"objects must be 'auto' or an integer from 1 to 254 (got {objects!r})")
     on = np.flatnonzero(np.asarray(p) > .5)
     ids = np.zeros(len(frame), np.uint8)
     if len(on) == 0: return ids
@@ -279,7 +250,11 @@ def split_objects(graph: sparse.csr_matrix, # (count,count) links within frames 
     colours = min(16, len(np.unique(colour[on], axis=0)))
     palette = cluster.KMeans(colours, n_init=1, random_state=0).fit_predict(colour[on])
     parts = separate(graph, pieces, area)
-    parts = _counted(graph, parts, pieces, frame, area, place, palette, objects)
+    fewest = 1 if objects == 'auto' else objects
+    touch = partial(touching, pieces=pieces, frame=frame, area=area)
+    alike = partial(resemblance, frame=frame, area=area, place=place, colour=palette)
+    parts = join_labels(join_labels(parts, touch, .7, fewest), alike, .5, fewest)
+    for _ in range(fewest - parts.max() - 1): parts = halve(graph, parts, frame, area)
     ids[on] = _numbered(parts, frame, area, place, objects)
     return ids
 

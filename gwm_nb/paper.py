@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['cubic_weights', 'resize_positions', 'KeyFeatures', 'ConvNorm', 'PixelDecoder', 'sine_positions', 'DecoderLayer',
            'QueryDecoder', 'MLP', 'Predictor', 'dot_convolved', 'Head', 'squash_or_crop', 'place', 'Criterion',
-           'PaperNetwork', 'paper_network', 'fingerprint', 'CachedBackbone', 'cache_features', 'paper_optimizer',
-           'paper_schedule', 'paper_recipe']
+           'PaperNetwork', 'paper_network', 'fingerprint', 'image_hashes', 'CachedBackbone', 'cache_features',
+           'paper_optimizer', 'paper_schedule', 'paper_recipe']
 
 # %% ../nbs/10_paper.ipynb #cada49f6
 import hashlib
@@ -91,8 +91,15 @@ class KeyFeatures(nn.Module):
         self.model = timm_weights(partial(_vit, name), name, pretrained)
         self.blocks = tuple(sorted(set(blocks)))
         self.position_quirk, self.caught = position_quirk, []
-        self._check_blocks(name)
-        self._set_stride(name, stride)
+        last = len(self.model.blocks) - 1
+        if not self.blocks or self.blocks[0] < 0 or self.blocks[-1] > last:
+            raise ValueError(f'blocks must lie between 0 and {last} for {name}, not {self.blocks}')
+        proj = self.model.patch_embed.proj                   # its step changes, not its size
+        self.patch, self.stride = proj.kernel_size[0], stride or proj.stride[0]
+        if not 0 < self.stride <= self.patch:
+            raise ValueError(f'stride must be between 1 and the patch size {self.patch} of {name}, '
+                             f'not {stride}')
+        proj.stride = (self.stride, self.stride)
         self.channels = (self.model.embed_dim,) * len(self.blocks)
         self.strides = (self.stride,) * len(self.blocks)
         config = self.model.pretrained_cfg
@@ -100,38 +107,15 @@ class KeyFeatures(nn.Module):
         self.prefix = self.model.num_prefix_tokens
         for i in self.blocks[:-1]: self.model.blocks[i].attn.qkv.register_forward_hook(self._catch)
         self.requires_grad_(False).train()
-        self._try_out(name)
+        try: self(torch.zeros(1, 3, 2 * self.patch, 2 * self.patch))
+        except Exception as e:
+            raise ValueError(f'no keys can be taken from {name}, which is built in another way '
+                             f'({type(e).__name__}); choose a DINO, DINOv2 or DINOv3') from None
 
     def train(self, mode: bool = True): return super().train(False)     # frozen: dropout stays off
 
     def _catch(self, layer, args, qkv):      # keys are the middle third
         self.caught.append(qkv.chunk(3, -1)[1].clone())
-
-# %% ../nbs/10_paper.ipynb #450b7a55
-@patch
-def _check_blocks(self: KeyFeatures, name):
-    last = len(self.model.blocks) - 1
-    if self.blocks and 0 <= self.blocks[0] and self.blocks[-1] <= last: return
-    raise ValueError(f'blocks must lie between 0 and {last} for {name}, not {self.blocks}')
-
-# %% ../nbs/10_paper.ipynb #ccc46e8e
-@patch
-def _set_stride(self: KeyFeatures, name, stride):
-    "Set the step between patches; their size stays."
-    proj = self.model.patch_embed.proj
-    self.patch, self.stride = proj.kernel_size[0], stride or proj.stride[0]
-    if not 0 < self.stride <= self.patch:
-        raise ValueError(f'stride must be between 1 and the patch size {self.patch} of {name}, '
-                         f'not {stride}')
-    proj.stride = (self.stride, self.stride)
-
-# %% ../nbs/10_paper.ipynb #463c1fbd
-@patch
-def _try_out(self: KeyFeatures, name):
-    try: self(torch.zeros(1, 3, 2 * self.patch, 2 * self.patch))
-    except Exception as e:
-        raise ValueError(f'no keys can be taken from {name}, which is built in another way '
-                         f'({type(e).__name__}); choose a DINO, DINOv2 or DINOv3') from None
 
 # %% ../nbs/10_paper.ipynb #e0ad8c6e
 @patch
@@ -149,18 +133,6 @@ def _tokens(self: KeyFeatures, image):
     rope = m.rope.get_embed(shape=grid) if getattr(m, 'rope', None) is not None else None
     return m.norm_pre(x if pos is None else x + pos), rope, grid
 
-# %% ../nbs/10_paper.ipynb #00cb86ec
-@patch
-def _as_map(self: KeyFeatures, k, grid):
-    "Keys (B,T,C) -> (B,C,rows,columns); channel d*heads + h is number d of head h."
-    h = self.model.blocks[0].attn.num_heads
-    return rearrange(k[:, self.prefix:], 'b (y x) (h d) -> b (d h) y x', y=grid[0], h=h)
-
-# %% ../nbs/10_paper.ipynb #43a4f3d8
-def _key(qkv, x):
-    "The keys (B,T,C) of a fused qkv layer: its middle third."
-    return F.linear(x, qkv.weight.chunk(3)[1], None if qkv.bias is None else qkv.bias.chunk(3)[1])
-
 # %% ../nbs/10_paper.ipynb #98f809b6
 @patch
 @torch.no_grad()
@@ -170,9 +142,13 @@ def forward(self: KeyFeatures, image: Tensor) -> list[Tensor]:
     *before, last = self.model.blocks[:self.blocks[-1] + 1]
     self.caught = []
     for block in before: x = block(x) if rope is None else block(x, rope=rope)
-    keys = [*self.caught, _key(last.attn.qkv, last.norm1(x))]
-    self.caught = []
-    return [self._as_map(k, grid) for k in keys]
+    weight, bias = last.attn.qkv.weight.chunk(3)[1], last.attn.qkv.bias
+    bias = None if bias is None else bias.chunk(3)[1]        # only the keys of the last block
+    keys = [*self.caught, F.linear(last.norm1(x), weight, bias)]
+    self.caught, heads = [], last.attn.num_heads
+    # channel d*heads + h is number d of head h
+    return [rearrange(k[:, self.prefix:], 'b (y x) (h d) -> b (d h) y x', y=grid[0], h=heads)
+            for k in keys]
 
 # %% ../nbs/10_paper.ipynb #f806ca61
 class ConvNorm(nn.Conv2d):
@@ -456,17 +432,11 @@ def fingerprint(module: nn.Module # a backbone
     return digest.hexdigest()
 
 # %% ../nbs/10_paper.ipynb #43904001
-def _hashes(x):
-    "A hash of each image of (B,C,H,W), from all of its values."
+def image_hashes(x: Tensor # (B,C,H,W)
+                ) -> list[str]: # one for each image
+    "Hashes of images, from all of their values."
     rows = x.detach().cpu().contiguous().view(torch.uint8).numpy()
     return [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in rows]
-
-# %% ../nbs/10_paper.ipynb #d8cb2c80
-def _kept_maps(file):
-    "The maps in a file, or None if it is missing or damaged."
-    try: kept = safetensors.torch.load_file(file)
-    except (FileNotFoundError, safetensors.SafetensorError): return None
-    return [kept[str(i)] for i in range(len(kept))]
 
 # %% ../nbs/10_paper.ipynb #0b88de5a
 def _without_wrapping(module, state, prefix, _):
@@ -494,18 +464,14 @@ class CachedBackbone(nn.Module):
             if hasattr(backbone, name): setattr(self, name, getattr(backbone, name))
         self.register_state_dict_post_hook(_without_wrapping)
         self.register_load_state_dict_pre_hook(_with_wrapping)
-        self._claim_folder()
-
-    def train(self, mode: bool = True): return super().train(False)
-
-    def _claim_folder(self):
-        "Write the backbone's fingerprint, or check it. Raises `ValueError` if it differs."
-        about, file = f'{fingerprint(self.backbone)} {self.dtype}', self.folder/'features.txt'
+        about, file = f'{fingerprint(backbone)} {dtype}', self.folder/'features.txt'
         self.folder.mkdir(parents=True, exist_ok=True)
         if not file.exists(): write_whole(file, about.encode())
-        if file.read_text() == about: return
-        raise ValueError(f'{self.folder}: this cache is of another backbone or number type; '
-                         'choose another folder')
+        if file.read_text() != about:
+            raise ValueError(f'{self.folder}: this cache is of another backbone or number type; '
+                             'choose another folder')
+
+    def train(self, mode: bool = True): return super().train(False)
 
 # %% ../nbs/10_paper.ipynb #80a170c6
 @patch
@@ -524,10 +490,12 @@ def _keep(self: CachedBackbone, file, maps):
 @torch.no_grad()
 def forward(self: CachedBackbone, x: Tensor) -> list[Tensor]:
     "Normalised image (B,3,H,W) -> the backbone's maps, rounded to `dtype`."
-    files = [self.folder/f'{x.shape[2]}x{x.shape[3]}'/f'{name}.safetensors' for name in _hashes(x)]
-    found = {file: _kept_maps(file) for file in files}
-    # one entry for equal images
-    new = {file: i for i, file in enumerate(files) if found[file] is None}
+    size, found, new = f'{x.shape[2]}x{x.shape[3]}', {}, {}  # one entry for equal images
+    files = [self.folder/size/f'{name}.safetensors' for name in image_hashes(x)]
+    for i, file in enumerate(files):
+        try: kept = safetensors.torch.load_file(file)
+        except (FileNotFoundError, safetensors.SafetensorError): new[file] = i   # or it is damaged
+        else: found[file] = [kept[str(k)] for k in range(len(kept))]
     if new:
         maps = self.backbone(x[list(new.values())])
         self.computed += len(new)
@@ -556,22 +524,17 @@ def cache_features(network: nn.Module, # with a frozen backbone
             network.backbone(pad(network.normalise(view)))
     return network
 
-# %% ../nbs/10_paper.ipynb #a4141f0b
-def _undecayed(network):
-    "Ids of the parameters without weight decay: norms, embeddings and position tables."
-    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.Embedding)
-    modules = [m for m in network.modules() if isinstance(m, kinds)]
-    ids = {id(p) for m in modules for p in m.parameters(recurse=False)}
-    tables = ('relative_position_bias_table', 'absolute_pos_embed')
-    return ids | {id(p) for name, p in network.named_parameters() if any(t in name for t in tables)}
-
 # %% ../nbs/10_paper.ipynb #9c7eac04
 def paper_optimizer(network: nn.Module, # some of its parameters require a gradient
                     lr: float = 1.5e-4, # 6e-5 for Swin-T
                     weight_decay: float = .01 # of all but norms and embeddings
                    ) -> torch.optim.AdamW:
     "AdamW with one group for each trained parameter, in order. Raises `ValueError` without any."
-    spared = _undecayed(network)
+    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.Embedding)
+    modules = [m for m in network.modules() if isinstance(m, kinds)]
+    spared = {id(p) for m in modules for p in m.parameters(recurse=False)}
+    tables = ('relative_position_bias_table', 'absolute_pos_embed')          # of positions
+    spared |= {id(p) for name, p in network.named_parameters() if any(t in name for t in tables)}
     trained = [p for p in network.parameters() if p.requires_grad]
     if not trained:
         raise ValueError('the network has no parameter that requires a gradient; unfreeze some')

@@ -163,7 +163,7 @@ def raft():
 
 def test_raft_reads_a_local_file_and_notices_a_new_one(raft, tmp_path):
     a, b = torch.rand(1, 3, 50, 83), torch.rand(1, 3, 50, 83)
-    torch.save(raft._network().state_dict(), tmp_path / "small.pth")
+    torch.save(raft.network().state_dict(), tmp_path / "small.pth")
     local = RAFT(tmp_path / "small.pth", small=True, updates=2, device="cpu")
     torch.testing.assert_close(local(a, b), raft(a, b))
     torch.save(get_model("raft_small", weights=None).state_dict(), tmp_path / "small.pth")
