@@ -129,6 +129,9 @@ def create_network(
 ) -> nn.Module: # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     "Build a network by name. Raises `ValueError` for an unknown name or unavailable weights."
     if name not in (*backbones, *networks) and not is_model(name):
+        if name == 'paper' or name.startswith('gwm-'):      # of a later notebook
+            room = 'paper' if name == 'paper' else 'checkpoints'
+            raise ValueError(f'network {name!r} is not registered; import gwm_nb.{room} first')
         raise unknown_model(name, (*backbones, *networks))
     if num_masks is not None and num_masks < 1:
         raise ValueError(f'num_masks must be at least 1, not {num_masks}')

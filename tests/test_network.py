@@ -1,4 +1,7 @@
 "Networks by name, backbones of timm, and masks of many images."
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn as nn
@@ -105,3 +108,17 @@ def test_each_part_is_left_in_the_mode_it_was_found_in():
         predict_masks(network, torch.rand(2, 5, 32, 32))
     assert modes() == before and any(before) and not all(before)
     assert network.backbone.model.bn1.running_mean.equal(statistics)
+
+
+def test_networks_of_later_notebooks_name_their_module():
+    "Nothing imports them here; after the import that the error names they are known."
+    code = """if True:
+        import re
+        from gwm_nb.network import create_network
+        for name in ("paper", "gwm-davis"):
+            try: create_network(name)
+            except ValueError as e: says = str(e)
+            exec(re.search(r"import gwm_nb\\.\\w+", says)[0])
+            try: create_network(name, 0)
+            except ValueError as e: assert "at least 1" in str(e), e"""
+    subprocess.run([sys.executable, "-c", code], check=True)
