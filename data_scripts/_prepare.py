@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from gwm_nb.commands import command
 from gwm_nb.files import write_whole
 
-PICTURE = r'([^/]+)\.(?i:jpe?g|png|bmp)'
+IMAGE = r'([^/]+)\.(?i:jpe?g|png|bmp)'
 LISTS = ('.txt', '.mat', '.dat', '.csv')    # kept while a tar archive is listed, so that it is not unpacked once more for them
 LARGEST_LIST = 4 << 20
 
@@ -161,18 +161,18 @@ def half_of_scale(*members):
     return encode_mask(np.any(masks, axis=0))
 
 
-def plan_pairs(pictures, # {name: member}
+def plan_pairs(images, # {name: member}
                masks, # {name: member}
-               images, # folder for the images
-               annotations, # folder for the masks
+               image_folder, # for the images
+               mask_folder, # for the masks
                expected, # how many there are
                make=half_of_scale # a mask member as PNG
               ): # jobs, what is missing
     "Write every image that has a mask, and the mask, under one name."
-    both = [n for n in pictures if n in masks]
-    jobs = [Job(f'{images}/{n}{pictures[n].suffix}', (pictures[n],)) for n in both] + [Job(f'{annotations}/{n}.png', (masks[n],), make) for n in both]
+    both = [n for n in images if n in masks]
+    jobs = [Job(f'{image_folder}/{n}{images[n].suffix}', (images[n],)) for n in both] + [Job(f'{mask_folder}/{n}.png', (masks[n],), make) for n in both]
     missing = [f'{len(both)} images instead of {expected}'] if len(both) != expected else []
-    missing += [f'no mask of {n}' for n in pictures if n not in masks] + [f'no image of mask {n}' for n in masks if n not in pictures]
+    missing += [f'no mask of {n}' for n in images if n not in masks] + [f'no image of mask {n}' for n in masks if n not in images]
     return jobs, missing
 
 

@@ -1,12 +1,12 @@
 "Prepare DUT-OMRON: images with the mask of what stands out."
-from _prepare import PICTURE, by_name, command, find, plan_pairs, prepare
+from _prepare import IMAGE, by_name, command, find, plan_pairs, prepare
 
 IMAGES = 5168
 ORIGIN = 'DUT-OMRON-image.zip and DUT-OMRON-gt-pixelwise.zip.zip of http://saliencydetection.net/dut-omron/'
 
 
 def plan(members):
-    return plan_pairs(by_name(find(members, f'DUT-OMRON-image/{PICTURE}')), by_name(find(members, f'pixelwiseGT-new-PNG/{PICTURE}')),
+    return plan_pairs(by_name(find(members, f'DUT-OMRON-image/{IMAGE}')), by_name(find(members, f'pixelwiseGT-new-PNG/{IMAGE}')),
                       'DUT-OMRON-image', 'pixelwiseGT-new-PNG', IMAGES)
 
 

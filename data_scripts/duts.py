@@ -1,5 +1,5 @@
 "Prepare the test set of DUTS, DUTS-TE: images with the mask of what stands out."
-from _prepare import PICTURE, by_name, command, find, plan_pairs, prepare
+from _prepare import IMAGE, by_name, command, find, plan_pairs, prepare
 
 TEST_IMAGES = 5019
 ORIGIN = 'DUTS-TE.zip of http://saliencydetection.net/duts/'
@@ -7,7 +7,7 @@ PUBLISHED = {'DUTS-TE.zip': ('http://saliencydetection.net/duts/download/DUTS-TE
 
 
 def plan(members):
-    return plan_pairs(by_name(find(members, f'DUTS-TE-Image/{PICTURE}')), by_name(find(members, f'DUTS-TE-Mask/{PICTURE}')),
+    return plan_pairs(by_name(find(members, f'DUTS-TE-Image/{IMAGE}')), by_name(find(members, f'DUTS-TE-Mask/{IMAGE}')),
                       'DUTS-TE/DUTS-TE-Image', 'DUTS-TE/DUTS-TE-Mask', TEST_IMAGES)
 
 

@@ -1,7 +1,7 @@
 "Prepare SegTrackv2: 14 sequences, every frame annotated; several objects become one foreground."
 from collections import defaultdict
 
-from _prepare import PICTURE, Job, command, find, half_of_scale, prepare
+from _prepare import IMAGE, Job, command, find, half_of_scale, prepare
 
 SEQUENCES = 'bird_of_paradise birdfall bmx cheetah drift frog girl hummingbird monkey monkeydog parachute penguin soldier worm'.split()
 ORIGIN = 'SegTrackv2.zip of https://web.engr.oregonstate.edu/~lif/SegTrack2/dataset.html'
@@ -16,9 +16,9 @@ def listed_frames(members, sequence):
 def plan(members):
     "Frames are copied and keep their names and formats; objects, which lie in folders 1, 2, ..., are united."
     frames, objects, place = defaultdict(dict), defaultdict(lambda: defaultdict(dict)), f'({"|".join(SEQUENCES)})/'
-    for match, m in find(members, f'JPEGImages/{place}{PICTURE}'):
+    for match, m in find(members, f'JPEGImages/{place}{IMAGE}'):
         if frames[match[1]].setdefault(match[2], m).suffix != m.suffix: raise ValueError(f'{m.name}: another frame has the same name and another ending')
-    for match, m in find(members, rf'GroundTruth/{place}(?:(\d+)/)?{PICTURE}'): objects[match[1]][match[2]].setdefault(match[3], m)
+    for match, m in find(members, rf'GroundTruth/{place}(?:(\d+)/)?{IMAGE}'): objects[match[1]][match[2]].setdefault(match[3], m)
     jobs, missing = [], [f'no sequence {s}' for s in SEQUENCES if s not in frames]
     for s, named in sorted(frames.items()):
         missing += [f'no frame {s}/{n}' for n in listed_frames(members, s) if n not in named]

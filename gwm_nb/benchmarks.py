@@ -391,7 +391,7 @@ def check_clip(clip: Clip, # an annotated sequence
     annotated = find_masks(annotations, names, every_frame)
     unmatched_annotations(annotations, names)                   # raises if numbers are shifted
     annotations.check_size([file.stem for file in annotated.values()], frame_size(clip.path))
-    alone = [] if annotations.is_film else set(annotations.files) - set(map(nfc, names))
+    alone = [] if annotations.is_video else set(annotations.files) - set(map(nfc, names))
     return CheckedClip(names, annotations, annotated, sorted({*skipped_frames(names), *alone}))
 
 # %% ../nbs/16_benchmarks.ipynb #4e7d7667

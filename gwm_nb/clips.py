@@ -579,6 +579,7 @@ def __iter__(self: Excerpt) -> Iterator[tuple[str, Tensor]]:
     for name, image in Frames.__iter__(self):
         if tuple(image.shape[1:]) != (h, w):
             pixels = rearrange(image, 'c h w -> h w c').numpy()
+            # on uint8, and averaging; `resize` of 01_flow is of a later room
             image = torch.from_numpy(cv2.resize(pixels, (w, h), interpolation=cv2.INTER_AREA))
             image = rearrange(image, 'h w c -> c h w')
         yield name, image

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['outputs', 'GREEN', 'opacity', 'object_colours', 'CutFrame', 'Output', 'check_outputs', 'output_files', 'voc_palette',
-           'write_labels', 'Masks', 'CutOuts', 'FilmOutput', 'GreenScreen', 'write_text', 'outlined', 'Overlay',
+           'write_labels', 'Masks', 'CutOuts', 'VideoOutput', 'GreenScreen', 'write_text', 'outlined', 'Overlay',
            'ProResWriter', 'WebmWriter', 'MovOutput', 'WebmOutput', 'annotation', 'CocoOutput', 'spaced', 'arranged',
            'ContactSheet', 'Outputs']
 
@@ -185,9 +185,9 @@ def write_labels(path: str | Path, # a .png file
                  labels: np.ndarray # (H,W) integers from 0 to 255
                 ) -> Path: # the file
     "Write labels as an indexed image."
-    picture, data = Image.fromarray(labels.astype(np.uint8)), io.BytesIO()
-    picture.putpalette(voc_palette())
-    picture.save(data, 'png')
+    image, data = Image.fromarray(labels.astype(np.uint8)), io.BytesIO()
+    image.putpalette(voc_palette())
+    image.save(data, 'png')
     return write_whole(path, data.getvalue())
 
 # %% ../nbs/26_cutouts.ipynb #b324ddd8
@@ -215,40 +215,41 @@ class CutOuts(Output):
         write_whole(self.folder/f'cutout_{cut.name}.png', data.tobytes())
 
 # %% ../nbs/26_cutouts.ipynb #da8564d7
-class FilmOutput(Output):
-    "A video of the images of `picture`, encoded by `writer`."
+class VideoOutput(Output):
+    "A video of the images of `image`, encoded by `writer`."
     file, writer = '', VideoWriter
 
     @classmethod
     def files(cls, names): return [cls.file]
-    def picture(self, cut: CutFrame) -> Tensor: # (3,h,w), or (4,h,w) with opacity
+    def image(self, cut: CutFrame) -> Tensor: # (3,h,w), or (4,h,w) with opacity
         raise NotImplementedError
 
     def __enter__(self):
         self.failure = None
-        self.film = self.writer(self.folder/self.file, like=self.like, sound=self.sound).__enter__()
+        video = self.writer(self.folder/self.file, like=self.like, sound=self.sound)
+        self.video = video.__enter__()
         return self
 
     def __exit__(self, *exception):
         if self.failure: exception = type(self.failure), self.failure, None
-        try: self.film.__exit__(*exception)
+        try: self.video.__exit__(*exception)
         except FFmpegError as e: self.failure = self.failure or e
-        self.warnings += self.film.warnings
+        self.warnings += self.video.warnings
         if self.failure: self.warnings.append(f'{self.file} could not be written: {self.failure}')
 
     def write(self, cut):
         if self.failure: return
-        try: self.film.add(self.picture(cut))
+        try: self.video.add(self.image(cut))
         except FFmpegError as e: self.failure = e      # the masks are more important
 
 # %% ../nbs/26_cutouts.ipynb #3b336b2d
 GREEN = 0, 177, 64      # of 255: the usual chroma key
 
 @outputs.register('green')
-class GreenScreen(FilmOutput):
+class GreenScreen(VideoOutput):
     "green.mp4: the object in front of green."
     file, encoder = 'green.mp4', VideoWriter.encoder
-    def picture(self, cut):
+    def image(self, cut):
         green = torch.tensor(GREEN)[:, None, None] / 255
         return cut.alpha * cut.rgba[:3] + (1 - cut.alpha) * green
 
@@ -285,10 +286,10 @@ def outlined(cut: CutFrame # a frame and its objects
 
 # %% ../nbs/26_cutouts.ipynb #70f5fe90
 @outputs.register('overlay')
-class Overlay(FilmOutput):
+class Overlay(VideoOutput):
     "overlay.mp4: the object in colour, the rest grey."
     file, encoder = 'overlay.mp4', VideoWriter.encoder
-    def picture(self, cut): return outlined(cut)
+    def image(self, cut): return outlined(cut)
 
 # %% ../nbs/26_cutouts.ipynb #26022ad3
 class ProResWriter(VideoWriter):
@@ -317,21 +318,22 @@ class WebmWriter(VideoWriter):
         height, width = frame.shape[1:]
         size = height, round(width * (self.like.aspect if self.like else 1))
         if size[1] != width:
+            # `resize` of 01_flow is of a later room
             frame = F.interpolate(frame[None].float(), size, mode='bilinear', antialias=True)[0]
         super().add(frame)
 
 # %% ../nbs/26_cutouts.ipynb #92e839f4
 @outputs.register('mov')
-class MovOutput(FilmOutput):
+class MovOutput(VideoOutput):
     "cutout.mov: ProRes 4444 with opacity."
     file, writer, encoder = 'cutout.mov', ProResWriter, ProResWriter.encoder
-    def picture(self, cut): return cut.rgba
+    def image(self, cut): return cut.rgba
 
 @outputs.register('webm')
-class WebmOutput(FilmOutput):
+class WebmOutput(VideoOutput):
     "cutout.webm: VP9 with opacity."
     file, writer, encoder = 'cutout.webm', WebmWriter, WebmWriter.encoder
-    def picture(self, cut): return cut.rgba
+    def image(self, cut): return cut.rgba
 
 # %% ../nbs/26_cutouts.ipynb #910cbc2e
 def annotation(mask: Tensor # (h,w) bool, not empty
@@ -363,12 +365,12 @@ class CocoOutput(Output):
         return self
 
     def __exit__(self, kind, *rest):
-        if kind is None: self.file.write(f'\n],\n"images": {json.dumps(self._pictures())}}}\n')
+        if kind is None: self.file.write(f'\n],\n"images": {json.dumps(self._images())}}}\n')
         return self.parts.__exit__(kind, *rest)
 
 # %% ../nbs/26_cutouts.ipynb #bd433613
 @patch
-def _pictures(self: CocoOutput):
+def _images(self: CocoOutput):
     "The list of images."
     folder = self.like.path if self.like and self.like.path.is_dir() else None
     files = {file.stem: file.name for file in list_images(folder)} if folder else {}
@@ -396,14 +398,14 @@ def spaced(count: int # of frames
     "At most twelve numbers of frames, evenly spaced."
     return np.unique(np.linspace(0, count - 1, min(count, 12)).round().astype(int)).tolist()
 
-def arranged(pictures: list[Tensor], # (3,h,w) of one size
+def arranged(images: list[Tensor], # (3,h,w) of one size
              gap: int = 4 # white pixels between them
             ) -> Tensor: # (3,H,W): in rows, with an aspect of about 3:2
     "Images in rows."
-    height, width = pictures[0].shape[1:]
-    columns = min(len(pictures), max(1, round((len(pictures) * 1.5 * height / width)**.5)))
-    blank = torch.ones_like(pictures[0])
-    whole = [*pictures, *[blank] * (-len(pictures) % columns)]
+    height, width = images[0].shape[1:]
+    columns = min(len(images), max(1, round((len(images) * 1.5 * height / width)**.5)))
+    blank = torch.ones_like(images[0])
+    whole = [*images, *[blank] * (-len(images) % columns)]
     framed = torch.stack([F.pad(p, (0, gap, 0, gap), value=1.) for p in whole])
     return rearrange(framed, '(r c) d h w -> d (r h) (c w)', c=columns)[:, :-gap, :-gap]
 
@@ -417,7 +419,7 @@ class ContactSheet(Output):
     def files(cls, names): return ['sheet.png']
 
     def __enter__(self):
-        self.shown, self.pictures = set(spaced(len(self.numbers))), []
+        self.shown, self.images = set(spaced(len(self.numbers))), []
         return self
 
     def write(self, cut):
@@ -427,11 +429,11 @@ class ContactSheet(Output):
         scale = min(1, self.longest / max(height, wide))
         size = round(height * scale), round(wide * scale)
         small = F.interpolate(outlined(cut)[None], size, mode='bilinear', antialias=True)[0]
-        self.pictures.append(write_text(small, cut.name, top=True))
+        self.images.append(write_text(small, cut.name, top=True))
 
     def __exit__(self, kind, *rest):
-        if kind is not None or not self.pictures: return
-        pixels = (arranged(self.pictures) * 255).round().byte()
+        if kind is not None or not self.images: return
+        pixels = (arranged(self.images) * 255).round().byte()
         pixels = rearrange(pixels, 'c h w -> h w c').contiguous().numpy()
         data = cv2.imencode('.png', cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
         write_whole(self.folder/'sheet.png', data.tobytes())

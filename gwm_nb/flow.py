@@ -175,7 +175,7 @@ def forward_backward_flow(image1: Tensor, # (3,h,w) or (B,3,h,w) frames in [0,1]
                           method: str | Callable = 'dis', # as for `estimate_flow`
                           longest: int | None = None # as for `estimate_flow`
                          ) -> tuple[Tensor, Tensor, Tensor]: # flow, flow back, occlusion mask
-    "Flow in both directions, and the pixels of `image1` whose flow can't be trusted."
+    "Flow in both directions, and the pixels of `image1` whose flow is unreliable."
     there = estimate_flow(image1, image2, method, longest)
     back = estimate_flow(image2, image1, method, longest)
     return there, back, occlusion_mask(there, back)

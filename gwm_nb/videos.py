@@ -31,7 +31,7 @@ def find_masks(annotations: str | Path | Annotations, # named as the frames, or 
     is missing and `every_frame`."""
     if not isinstance(annotations, Annotations): annotations = Annotations(annotations)
     files, where = annotations.files, annotations.source
-    if annotations.is_film: return _in_order(files, names, where)
+    if annotations.is_video: return _in_order(files, names, where)
     found = {n: files[nfc(n)] for n in names if nfc(n) in files}
     missing = [n for n in names if n not in found]
     if not found:
@@ -53,7 +53,7 @@ def unmatched_annotations(annotations: Annotations, # of a clip
                          ) -> str: # a note; '' if every annotation has a frame
     """A note on annotations without a frame. Raises `ValueError` if there are as many annotations
     as frames, since then the numbers are shifted."""
-    if annotations.is_film: return ''
+    if annotations.is_video: return ''
     unmatched = [n for n in annotations.files if n not in set(map(nfc, names))]
     if not unmatched: return ''
     text = f'{annotations.source}: annotation {unmatched[0]} has no frame'

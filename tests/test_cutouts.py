@@ -286,7 +286,7 @@ def test_what_is_kept_does_not_grow_with_the_clip(tmp_path):
             kept = []
             for name in names:
                 out.add(name, picture(), disk())
-                kept.append(sum(len(w.pictures) for w in out.writers if hasattr(w, "pictures")))
+                kept.append(sum(len(w.images) for w in out.writers if hasattr(w, "images")))
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert max(kept) <= 12

@@ -108,7 +108,7 @@ def test_the_loss_that_is_shown_is_the_loss(sample, basis):
     explained, error = fitted(mask, sample["flow"], basis)
     assert torch.allclose(error, (explained - sample["flow"]).square().mean(0))
     assert explained.shape == (2, 48, 80)
-    assert torch.equal(explorer.pictures["frame and mask"], overlay(sample["image"], mask))
+    assert torch.equal(explorer.images["frame and mask"], overlay(sample["image"], mask))
 
 
 def test_painting_the_object_brings_the_loss_down_and_keep_keeps_it(sample):
@@ -146,16 +146,16 @@ def test_the_step_slider_shows_that_step(trained):
     late = explorer.numbers["loss here"]
     explorer.controls["step"].value = 0
     assert explorer.numbers["loss here"] > 1.2 * late
-    assert explorer.pictures.keys() == {"frame", "flow", "masks", "explained", "truth", "loss"}
+    assert explorer.images.keys() == {"frame", "flow", "masks", "explained", "truth", "loss"}
     logits, flow = snapshots.masks[0][0].log()[None], snapshots.samples[0]["flow"][None]
     wanted = ReconstructionLoss(normalise=True)(logits, flow).item()
     assert explorer.numbers["loss here"] == pytest.approx(wanted, rel=1e-4)
-    at_zero = explorer.pictures
+    at_zero = explorer.images
     explorer.move(step=15)
-    same = {name for name, p in explorer.pictures.items() if torch.equal(p, at_zero[name])}
+    same = {name for name, p in explorer.images.items() if torch.equal(p, at_zero[name])}
     assert not same & {"masks", "loss"} and "frame" in same
     explorer.controls["scene"].value = 1
-    assert torch.equal(explorer.pictures["frame"], snapshots.samples[1]["image"])
+    assert torch.equal(explorer.images["frame"], snapshots.samples[1]["image"])
     assert 0 <= explorer.numbers["J"] <= 1
 
 
@@ -186,7 +186,7 @@ def test_divisions_follow_their_three_choices(sample):
         if merging != "border":       # which has to put one of the two halves aside, or not
             assert (explorer.numbers["object"], explorer.numbers["J"]) == ([1, 2], 1.), merging
     merged = overlay(sample["image"], sample["mask"] > 0)
-    assert torch.equal(explorer.pictures["merged"], merged)
+    assert torch.equal(explorer.images["merged"], merged)
     assert len(asked) == len(set(asked))
 
 
@@ -214,7 +214,7 @@ def test_the_frame_slider_shows_that_frame(results):
         explorer.move(frame=frame, opacity=0.)
         name = f"{frame:05d}"
         image = pixels(results / f"frames/{name}.png").view(64, 96, 3).permute(2, 0, 1) / 255
-        assert torch.allclose(explorer.pictures[f"frame {name}"], image, atol=1e-6)
+        assert torch.allclose(explorer.images[f"frame {name}"], image, atol=1e-6)
         wanted = report["confidence"]["frames"][name]
         assert explorer.numbers["confidence"] == pytest.approx(wanted)
     assert explorer.numbers["J"] == pytest.approx(report["J"]["frames"]["00004"])
@@ -223,7 +223,7 @@ def test_the_frame_slider_shows_that_frame(results):
     explorer.move(frame=0, opacity=1.)
     mask = pixels(results / "out/00000.png").view(64, 96) > 0
     plain = pixels(results / "frames/00000.png").view(64, 96, 3).permute(2, 0, 1) / 255
-    assert torch.allclose(explorer.pictures["frame 00000"], overlay(plain, mask))
+    assert torch.allclose(explorer.images["frame 00000"], overlay(plain, mask))
 
 
 # ---- the notebook
