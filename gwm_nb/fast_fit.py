@@ -117,7 +117,7 @@ def normal_equations(masks: Tensor, # (B,K,h,w)
                     ) -> tuple: # MaskCoordinates, matrices (B,K,P,P), right-hand sides (B,K,P,2)
     "The equations of each mask's motion, in its own coordinates."
     own = mask_coordinates(masks, basis)
-    (dtype, exact), (B, K, h, w), n = _dtypes(masks), masks.shape, basis.degree + 1
+    (dtype, exact), (B, K, _, w), n = _dtypes(masks), masks.shape, basis.degree + 1
     M = torch.zeros(B, K, 2 * n - 1, w, device=masks.device, dtype=exact) # sums of m^2 y^j
     R = torch.zeros(B, K, 2, n, w, device=masks.device, dtype=exact)      # of m^2 u y^j, m^2 v y^j
     rows = own.y.mT.to(dtype).contiguous()

@@ -183,8 +183,8 @@ class StoredClip:
             if file.is_file() and [*found.shape[1:]] == self.settings['size']:
                 return torch.from_numpy(found)
         except Exception: pass             # zarr raises many kinds
-        raise DamagedStore(f'{file}: missing, or checksum mismatch '
-                           f'({visible(self.name)}/{self.frames[t]}); '
+        frame = visible(f'{self.name}/{self.frames[t]}')
+        raise DamagedStore(f'{file}: missing, or checksum mismatch ({frame}); '
                            'rebuild the store with make_store or gwm_flow')
 
     def verify(self):
@@ -418,11 +418,13 @@ def cached_store(clips: list[Clip], # from find_clips
                 ) -> FlowStore:
     """The store of these clips in the cache folder, made if it is not there. Raises `ValueError` if
     GWM_CACHE_LIMIT is not a number."""
-    limit, plan = os.environ.get('GWM_CACHE_LIMIT', '20'), plan_store(clips, settings)
-    if not re.fullmatch(r'\d+(\.\d*)?', limit):
-        raise ValueError(f'GWM_CACHE_LIMIT must be a number of GB (got {limit!r})')
-    folder, make = cache_folder()/'flow'/_digest(plan), partial(
-        make_store, source=clips, settings=settings, plan=plan)
+    limit = os.environ.get('GWM_CACHE_LIMIT', '20')
+    try: keep = float(limit) * 1e9
+    except ValueError:
+        raise ValueError(f'GWM_CACHE_LIMIT must be a number of GB (got {limit!r})') from None
+    plan = plan_store(clips, settings)
+    folder = cache_folder()/'flow'/_digest(plan)
+    make = partial(make_store, source=clips, settings=settings, plan=plan)
     with ExitStack() as in_use:
         try:
             with suppress(OSError):                # a cache that can only be read
@@ -434,8 +436,9 @@ def cached_store(clips: list[Clip], # from find_clips
                 store = make(folder)
             with suppress(OSError):
                 os.utime(folder)
-                clear_cached_stores(float(limit) * 1e9)
+                clear_cached_stores(keep)
         except OSError as e:
+            if e.errno != errno.ENOSPC and str(folder.parent) not in f'{e.filename}': raise
             print(f'{folder.parent}: flow is not kept in the cache: {e.strerror}')
             temporary = in_use.enter_context(tempfile.TemporaryDirectory(prefix='gwm_nb-'))
             store = make(Path(temporary)/'flow')
