@@ -1,7 +1,10 @@
 "Small inputs that several tests make, and networks that stand in for trained ones."
 import zlib
+from contextlib import contextmanager
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import sqrt
+from threading import Thread
 
 import av
 import cv2
@@ -99,6 +102,39 @@ def write_video(path, n=12, codec="libx264", pix="yuv420p", rate=24, *, size=(48
             file.mux(packet)
     return path
 
+
+# ---- downloads
+
+class Mirror(BaseHTTPRequestHandler):
+    "A server of `files`: {path: content, or (content, length that is claimed)}."
+    files, asked = {}, []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.path not in self.files:
+            return self.send_error(404)
+        data = self.files[self.path]
+        data, length = data if isinstance(data, tuple) else (data, len(data))
+        start = int((self.headers["Range"] or "bytes=0-")[6:-1])
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(length - start))
+        self.end_headers()
+        self.wfile.write(data[start:])
+
+    def log_message(self, *_): pass
+
+
+@contextmanager
+def serve(files):
+    "The address of a `Mirror`."
+    Mirror.files, Mirror.asked = files, []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
+        Thread(target=server.serve_forever, args=(.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+# ---- networks
 
 class Bright(torch.nn.Module):
     "Calls bright pixels object; needs no training."
