@@ -54,15 +54,12 @@ def layered(values, alpha):
 
 PNG = {  # what is written for the truth and its rim; each has the truth as its object
     "0 and 255": lambda m, rim: grey(m * 255), "0 and 1": lambda m, rim: grey(m),
-    "ids": lambda m, rim: grey(m * 3), "one dim id": lambda m, rim: grey(m * 38),
-    "16 bit ids": lambda m, rim: grey(m * 3, np.uint16),
+    "ids": lambda m, rim: grey(m * 3), "16 bit ids": lambda m, rim: grey(m * 3, np.uint16),
     "16 bit large ids": lambda m, rim: grey(m * 1001, np.uint16),
     "16 bit 65535": lambda m, rim: grey(m * 65535, np.uint16),
     "16 bit ids, 65535 void": lambda m, rim: grey(np.where(rim, 65535, m), np.uint16),
-    "1 bit": lambda m, rim: grey(m, bool), "palette": lambda m, rim: indexed(m),
-    "palette, white background": lambda m, rim: indexed(m, [255, 255, 255, 128, 0, 0]),
+    "palette": lambda m, rim: indexed(m), "palette, 0 and 255": lambda m, rim: indexed(m * 255),
     "palette, 255 void": lambda m, rim: indexed(np.where(rim, 255, m)),
-    "palette, 0 and 255": lambda m, rim: indexed(m * 255),
     "ids, 255 void": lambda m, rim: grey(np.where(rim, 255, m)),
     "alpha alone": lambda m, rim: opaque(BLACK, m * 255),
     "alpha on white": lambda m, rim: opaque(BLACK + 255, m * 255),
@@ -75,21 +72,20 @@ PNG = {  # what is written for the truth and its rim; each has the truth as its 
     "dark red": lambda m, rim: painted(m, [128, 0, 0]),
     "colours, white void": lambda m, rim: painted(np.where(rim, 2, m), RED, WHITE),
     "colours, void of VOC": lambda m, rim: painted(np.where(rim, 2, m), VOC[3:6], VOC[-3:]),
-    "grey in RGB": lambda m, rim: painted(m, WHITE),
-    "ids in RGB": lambda m, rim: painted(m, [3] * 3),
+    "grey in RGB": lambda m, rim: painted(m, WHITE), "ids in RGB": lambda m, rim: painted(m, [3] * 3),
     "soft": lambda m, rim: grey(soft(m)), "very soft": lambda m, rim: grey(soft(m, 15)),
     "few shades": lambda m, rim: grey(cv2.blur(m.astype(np.uint8) * 255, (3, 3)) // 28 * 28),
     "soft in 16 bits": lambda m, rim: grey(soft(m) * 257., np.uint16),
-    "soft red": lambda m, rim: opaque(soft(m), BLACK[..., :2]),
-    "float": lambda m, rim: grey(m, np.float32),
-    "soft float": lambda m, rim: grey(soft(m) / 255, np.float32)}
+    "soft red": lambda m, rim: opaque(soft(m), BLACK[..., :2])}
+FLOAT = {"float": lambda m, rim: grey(m, np.float32),
+         "soft float": lambda m, rim: grey(soft(m) / 255, np.float32)}
 
 
 def write(folder, draw, ending="png", first=0, **options):
     "Write what `draw` makes of frame t, or a kind of PNG."
     folder.mkdir(exist_ok=True)
     for t in range(N):
-        image = draw(t) if callable(draw) else PNG[draw](TRUTH[t] * 1, RIM[t])
+        image = draw(t) if callable(draw) else (PNG | FLOAT)[draw](TRUTH[t] * 1, RIM[t])
         image.save(folder / f"{t + first:05d}.{ending}", **options)
     return folder
 
@@ -102,7 +98,7 @@ def smallest_J(annotations, truth=TRUTH):
     return min(scores)
 
 
-@pytest.mark.parametrize("kind", [k for k in PNG if "float" not in k])
+@pytest.mark.parametrize("kind", PNG)
 def test_each_kind_is_read_for_what_it_says(tmp_path, kind):
     annotations = Annotations(write(tmp_path / "truth", kind))
     exact = not any(word in kind for word in ("soft", "shades"))
@@ -132,26 +128,14 @@ def test_ids_keep_their_numbers(tmp_path):
         assert np.array_equal(Annotations(folder).labels("00002"), BOTH[2])
 
 
-def test_a_frame_is_understood_by_its_folder(tmp_path):
-    "All 255 is the object beside 0 and 255, and nothing beside ids; black says nothing."
-    for kind, value in (("0 and 255", 1), ("ids, 255 void", 255), ("palette, 255 void", 255)):
-        folder, full = write(tmp_path / kind, kind), np.full((H, W), 255)
-        (indexed if "palette" in kind else grey)(full).save(folder / "00009.png")
-        assert np.unique(Annotations(folder).labels("00009")).tolist() == [value]
-    write(tmp_path / "black", lambda t: Image.fromarray(BLACK))
-    assert not Annotations(tmp_path / "black").labels("00000").any()
-
-
 @pytest.mark.parametrize("draw, ending", [
-    (lambda t: opaque(painted(TRUTH[t], WHITE), TRUTH[t][::-1, ::-1] * 255), "png"),
-    (lambda t: Image.fromarray(PHOTO), "png"), (lambda t: grey(PHOTO[..., 0]), "png"),
-    ("ids", "jpg"), (lambda t: grey(soft(TRUTH[t]) // 3), "png"),
-    (lambda t: painted(TRUTH[t], RED, background=GREEN), "png"),
+    (lambda t: grey(PHOTO[..., 0]), "png"), (lambda t: grey(soft(TRUTH[t]) // 3), "png"),
+    (lambda t: painted(TRUTH[t], RED, background=GREEN), "png"), ("ids", "jpg"),
     (lambda t: grey(TRUTH[t] * 1 - 1, np.int32), "tif")])
 def test_what_cannot_be_told_is_refused_in_one_line(tmp_path, draw, ending):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=str(tmp_path / "truth")) as error:
         Annotations(write(tmp_path / "truth", draw, ending)).labels("00000")
-    assert str(tmp_path / "truth") in str(error.value) and "\n" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 # ---- one meaning for a sequence
@@ -243,8 +227,6 @@ def test_a_kind_can_be_said(tmp_path):
     folder = write(tmp_path / "p", lambda t: smooth(BOTH[t], [0, 128, 255]))
     assert Annotations(folder).about == "shades, 1 object"
     assert Annotations(folder, "colours", void=False).about == "colours, 2 objects"
-    white = lambda t: opaque(painted(TRUTH[t], WHITE), SECOND[t] * 255)
-    assert smallest_J(Annotations(write(tmp_path / "differ", white), "alpha"), SECOND) == 1
     faint = write(tmp_path / "faint", lambda t: grey(soft(TRUTH[t]) // 3))
     assert not Annotations(faint, "shades").labels("00000").any()
     lossy = write(tmp_path / "lossy", "dark red", "jpg")
@@ -272,27 +254,23 @@ def test_names_are_compared_whatever_their_unicode_form(tmp_path, frames, masks)
     assert read_results(tmp_path / "out")[0]["J"] == 1
 
 
-def test_a_film_of_masks(tmp_path):
-    with VideoWriter(tmp_path / "masks.mp4") as film:
-        for mask in TRUTH:
-            film.add(torch.from_numpy(mask).float().expand(3, -1, -1))
-    annotations = Annotations(tmp_path / "masks.mp4")
-    assert smallest_J(annotations) > .97
-    assert list(find_masks(annotations, list("abcde"))) == list("abcde")
-    with pytest.raises(ValueError, match="5 masks.* 4 frames"):
-        find_masks(annotations, list("abcd"))
-
-
 def test_other_numbers_and_sizes(tmp_path):
     names = [f"{t:05d}" for t in range(N)]
     shifted = Annotations(write(tmp_path / "shifted", "ids", first=1))
     with pytest.raises(ValueError, match="00005 .*00001 to 00005.* 00000 to 00004"):
         unmatched_annotations(shifted, names)
     right = Annotations(write(tmp_path / "right", "ids"))
-    assert unmatched_annotations(right, names) == "" and "00003" in unmatched_annotations(right, names[:3])
+    assert unmatched_annotations(right, names) == ""
+    assert "00003" in unmatched_annotations(right, names[:3])
     with pytest.raises(ValueError, match="00001.png is 90x60.* 180x120"):
         shifted.check_size(["00001"], (120, 180))
     shifted.check_size(["00001"], (60, 90))
+    with VideoWriter(tmp_path / "masks.mp4") as film:
+        for mask in TRUTH:
+            film.add(torch.from_numpy(mask).float().expand(3, -1, -1))
+    assert list(find_masks(Annotations(tmp_path / "masks.mp4"), list("abcde"))) == list("abcde")
+    with pytest.raises(ValueError, match="5 masks.* 4 frames"):
+        find_masks(Annotations(tmp_path / "masks.mp4"), list("abcd"))
 
 
 def test_left_out_pixels_do_not_count_in_a_data_set(tmp_path):

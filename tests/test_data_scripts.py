@@ -61,13 +61,6 @@ def mask(kind, values, colour=False):
     return cv2.imencode(kind, columns if colour else columns[..., 0])[1].tobytes()
 
 
-def columns(path):
-    "The one row that all rows of a written mask are."
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert pixels.ndim == 2 and pixels.dtype == np.uint8 and (pixels == pixels[:1]).all()
-    return pixels[0].tolist()
-
-
 def as_zip(path, files):
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in files.items():
@@ -76,7 +69,7 @@ def as_zip(path, files):
 
 
 def as_tar(path, files):
-    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as archive:
+    with tarfile.open(path, "w:gz") as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -99,53 +92,46 @@ def written(folder):
 
 # ---- miniatures: {script: {archive: {member: bytes}}}
 
-def davis(sequences=("bear", "dog"), resolutions=("480p", "1080p")):
-    files = {"DAVIS/README.md": b"readme", "__MACOSX/DAVIS/JPEGImages/480p/bear/._0.jpg": b"junk"}
-    for r in resolutions:
-        size = (H, W) if r == "480p" else (2 * H, 2 * W)
-        files[f"DAVIS/ImageSets/{r}/train.txt"] = b"/JPEGImages/480p/bear/00000.jpg\n"
-        for s in sequences:
-            for t in range(2):
-                files[f"DAVIS/JPEGImages/{r}/{s}/{t:05d}.jpg"] = picture(".jpg", 20 + t, size)
-                files[f"DAVIS/Annotations/{r}/{s}/{t:05d}.png"] = mask(".png", [0, 255, t])
+def davis(*sequences):
+    files = {"DAVIS/README.md": b"readme", "__MACOSX/DAVIS/JPEGImages/480p/bear/._0.jpg": b"junk",
+             "DAVIS/ImageSets/480p/train.txt": b"/JPEGImages/480p/bear/00000.jpg\n"}
+    for s in sequences:
+        for t in range(2):
+            files[f"DAVIS/JPEGImages/480p/{s}/{t:05d}.jpg"] = picture(".jpg", 20 + t)
+            files[f"DAVIS/Annotations/480p/{s}/{t:05d}.png"] = mask(".png", [0, 255, t])
     return files
 
 
-def definition(frames, names):
-    "The text that lies beside the annotations of an FBMS sequence."
-    listed = "".join(f"Frame number:\n{i}\nFile name:\n{n}\n" for i, n in enumerate(names))
-    counts = (f"Total number of frames in this shot:\n{frames}\n"
-              f"Total number of labeled frames for this shot:\n{len(names)}\n")
-    return f"Total number of regions:\n2\n\nScale of region 1:\n255\n\n{counts}{listed}".encode()
-
-
 WHITE, BLUE, DARK = (255, 255, 255), (255, 0, 0), (0, 0, 60)        # BGR; grey levels 255, 29, 18
+LEVELS = [0, 12, 13, 25, 26, 102, 103, 255]                         # about .05, .1, .4
+
+
+def fbms_sequence(place, name, frames, annotated, truth):
+    "Frames in no order, annotations, and the text that lists these."
+    names, (ending, content) = [name.format(t) for t in frames], truth
+    listed = "".join(f"File name:\n{names[i]}{ending}\n" for i in annotated)
+    folder, s = f"{place}/GroundTruth", place.split("/")[1]
+    return {f"{place}/{names[i]}.jpg": picture(".jpg", 50 + i) for i in range(len(names))[::-1]} | {
+        f"{folder}/{names[i]}{ending}": content for i in annotated} | {
+        f"{folder}/{s}Def.dat": listed.encode()}
 
 
 def fbms_train():
-    files, place = {}, "Trainingset/bear01"
-    for t in (4, 1, 3, 2):                                          # archives are in no order
-        files[f"{place}/bear01_{t:04d}.jpg"] = picture(".jpg", 10 * t)
-    for t in (1, 3):
-        truth = f"{place}/GroundTruth/bear01_{t:04d}"
-        files[f"{truth}_gt.ppm"] = mask(".ppm", [WHITE, BLUE, DARK, (30, 200, 90)], colour=True)
-        files[f"{truth}_gt.pgm"] = mask(".pgm", [0, 0, 0, 0])       # the grey copy is not taken
-        files[f"{truth}_PROB_gt.ppm"] = mask(".ppm", [WHITE] * 4, colour=True)
-    names = ["bear01_0001_gt.ppm", "bear01_0003_gt.ppm"]
-    return files | {f"{place}/GroundTruth/bear01Def.dat": definition(4, names)}
+    place, truth = "Trainingset/bear01", mask(".ppm", [WHITE, BLUE, DARK, (30, 200, 90)], True)
+    files = fbms_sequence(place, "bear01_{:04d}", [1, 2, 3, 4], [0, 2], ("_gt.ppm", truth))
+    for t in (1, 3):                                                # copies that are not taken
+        files[f"{place}/GroundTruth/bear01_{t:04d}_gt.pgm"] = mask(".pgm", [0] * 4)
+        files[f"{place}/GroundTruth/bear01_{t:04d}_PROB_gt.ppm"] = mask(".ppm", [WHITE] * 4, True)
+    return files
 
 
 def fbms_test():
-    files, grey = {}, [0, 12, 13, 25, 26, 102, 103, 255]  # beside the thresholds .05, .1, .4
-    for s, first, digits, separator in (("cars1", 1, 2, "_"), ("marple2", 1, 3, "_"),
-                                        ("marple7", 1, 3, "_"), ("marple4", 324, 3, "_"),
-                                        ("tennis", 454, 3, "")):
-        name = [f"{s}{separator}{first + t:0{digits}d}" for t in range(3)]
-        place = f"Testset/{s}"
-        files |= {f"{place}/{name[t]}.jpg": picture(".jpg", 50 + t) for t in range(3)}
-        files |= {f"{place}/GroundTruth/{name[t]}.pgm": mask(".pgm", grey) for t in (0, 2)}
-        annotated = [f"{name[0]}.pgm", f"{name[2]}.pgm"]
-        files[f"{place}/GroundTruth/{s}Def.dat"] = definition(3, annotated)
+    files, names = {}, {"cars1_{:02d}": 1, "marple2_{:03d}": 1, "marple7_{:03d}": 1,
+                        "marple4_{:03d}": 324, "tennis{:03d}": 454}
+    for name, first in names.items():
+        place = "Testset/" + name.split("_")[0].split("{")[0]
+        files |= fbms_sequence(place, name, range(first, first + 3), [0, 2],
+                               (".pgm", mask(".pgm", LEVELS)))
     return files
 
 
@@ -200,15 +186,17 @@ def salient(images, masks, *archives):
     return dict(zip(archives, parts))
 
 
+VIA = "# VIA\n# CSV_HEADER = id,file_list,flags,temporal_coordinates,spatial_coordinates,metadata\n"
+
+
 def via(rows, exported=True):
     "A table of (frame, box, motion), as the VGG Image Annotator writes it or as it was published."
-    if not exported:
-        lines = [f"{i},/{f}.jpg,\"{box}\",{{'1': '{m}'}}\n" for i, (f, box, m) in enumerate(rows)]
-        return ("x,file_list,spatial_coordinates,metadata\n" + "".join(lines)).encode()
-    head = ("# Exported using VGG Image Annotator\n# CSV_HEADER = metadata_id,file_list,flags,"
-            "temporal_coordinates,spatial_coordinates,metadata\n")
-    return (head + "".join(f'"1_{i}","[""/{f}.jpg""]",0,"[]","{box}","{{""1"":""{m}""}}"\n'
-                           for i, (f, box, m) in enumerate(rows))).encode()
+    if exported:
+        lines = [f'"1","[""/{f}.jpg""]",0,"[]","{box}","{{""1"":""{m}""}}"\n' for f, box, m in rows]
+    else:
+        lines = [f"1,/{f}.jpg,\"{box}\",{{'1': '{m}'}}\n" for f, box, m in rows]
+    head = VIA if exported else "x,file_list,spatial_coordinates,metadata\n"
+    return (head + "".join(lines)).encode()
 
 
 BOXES = [("crab/00000", [2, 0, 0, 8, 6], 0), ("crab/00006", [2, 6, 3, 8, 6], 0),
@@ -228,7 +216,8 @@ def mini(folder, summary, make, **counts):
 
 MINIATURES = {
     "davis2016": mini("DAVIS2016", "2 sequences, 4 frames, 4 annotations",
-                      lambda: {"DAVIS-data.zip": davis()}, TRAIN=["bear"], VAL=["dog"], FRAMES=4),
+                      lambda: {"DAVIS-data.zip": davis("bear", "dog")},
+                      TRAIN=["bear"], VAL=["dog"], FRAMES=4),
     "fbms": mini("FBMS", "6 sequences, 19 frames, 12 annotations",
                  lambda: {"FBMS_Trainingset.zip": fbms_train(), "FBMS_Testset.zip": fbms_test()},
                  TRAIN=["bear01"], TEST=["cars1", "marple2", "marple7", "marple4", "tennis"]),
@@ -287,7 +276,7 @@ HALF = {"0002.png": [0, 0, 255, 255]}
 WRITTEN = {
     "davis2016": {"JPEGImages/480p/dog/00001.jpg": picture(".jpg", 21),
                   "Annotations/480p/dog/00001.png": [0, 255, 1]},
-    "fbms": {"JPEGImages/bear01/00003.jpg": picture(".jpg", 30),
+    "fbms": {"JPEGImages/bear01/00003.jpg": picture(".jpg", 52),
              "JPEGImages/tennis/00002.jpg": picture(".jpg", 51),    # number 455 of the archive
              "JPEGImages/marple4/00001.jpg": picture(".jpg", 50),
              "Annotations/bear01/00001.png": [0, 255, 0, 255],      # white is background, and here
@@ -327,7 +316,11 @@ def test_archives_and_folders_give_the_same_and_twice_changes_nothing(name, run,
     assert not [n for n in a if "MACOSX" in n or Path(n).name.startswith(".")]
     for file, wanted in WRITTEN[name].items():
         path = run.work / "a" / MINIATURES[name].folder / file
-        assert (path.read_bytes() if isinstance(wanted, bytes) else columns(path)) == wanted, file
+        if isinstance(wanted, bytes):
+            assert path.read_bytes() == wanted
+        else:
+            pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            assert np.array_equal(pixels, np.tile(wanted, (len(pixels), 1))), file
 
 
 def test_scripts_list_what_was_published(script):
@@ -366,7 +359,7 @@ def test_moca_takes_every_third_frame_and_boxes_between_annotated_ones(moca_data
         wanted = np.zeros((720, 1280), np.uint8)
         wanted[place] = 255
         found = cv2.imread(str(moca_data / f"Annotations/{name}.png"), cv2.IMREAD_UNCHANGED)
-        assert np.array_equal(found, wanted), name
+        assert set(np.unique(found)) == {0, 255} and (found != wanted).mean() < 1e-4, name
 
 
 def moca_masks(folder, boxes, write=write_mask):
@@ -405,13 +398,11 @@ def test_moca_s_score_and_protocol_agree(moca_data, run, tmp_path, capsys):
 def test_moca_names_masks_that_are_missing(moca_data, run, tmp_path):
     crabs = {k: v for k, v in RIGHT.items() if k.startswith("crab")}
     masks = moca_masks(tmp_path / "masks", crabs)
-    score = lambda folder, *argv: run("moca", folder, *argv, "--data", moca_data, function="score")
-    line = score(masks)
-    assert "1 of 2" in line and "fossa" in line and "--partial" in line
-    assert figures(score(masks, "--partial"))["frames"] == "3"
+    score = lambda *argv: run("moca", masks, *argv, "--data", moca_data, function="score")
+    assert re.search("1 of 2.*fossa.*--partial", score())
+    assert figures(score("--partial"))["frames"] == "3"
     (masks / "crab/00001.png").unlink()
-    assert "frame 00001" in score(masks, "--partial")
-    assert "gone" in score(tmp_path / "gone", "--partial")
+    assert "frame 00001" in score("--partial")
 
 
 def test_moca_reads_both_tables_and_names_wrong_lines(script):
@@ -426,21 +417,12 @@ def test_moca_reads_both_tables_and_names_wrong_lines(script):
             read(data)
 
 
-@pytest.mark.parametrize("sequence, rows, columns", [
-    ("bear", (0, 720), (0, 1280)), ("meerkat", (37, 720), (89, 1280)),
-    ("lichen_katydid", (0, 672), (0, 962)), ("shrimp", (0, 720), (0, 1027)),
-    ("peacock_flounder_1", (92, 632), (0, 1280)), ("egyptian_nightjar", (0, 650), (318, 1280))])
-def test_moca_leaves_out_logos_and_bars_of_frame_and_box_alike(sequence, rows, columns, script):
-    "An animal that fills its box fills it still after the logo is cut away."
-    module, pixels = script("moca"), np.zeros((720, 1280, 3), np.uint8)
-    taken = module.window(sequence, 720, 1280)
-    assert [s.indices(n)[:2] for s, n in zip(taken, (720, 1280))] == [rows, columns]
-    pixels[300:500, 400:900] = 255
-    member = script("_prepare").Member("f.png", 0, cv2.imencode(".png", pixels)[1].tobytes)
-    image, box = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) > 127
-                  for data in (module.frame(member, sequence),
-                               module.filled_box(member, sequence, (400, 300, 500, 200))))
-    assert (image != box).mean() < .001
+def test_moca_leaves_out_logos_and_bars(script):
+    for name, window in {"bear": (0, 720, 0, 1280), "meerkat": (37, 720, 89, 1280),
+                         "lichen_katydid": (0, 672, 0, 962), "shrimp": (0, 720, 0, 1027),
+                         "peacock_flounder_1": (92, 632, 0, 1280)}.items():
+        rows, columns = script("moca").window(name, 720, 1280)
+        assert (*rows.indices(720)[:2], *columns.indices(1280)[:2]) == window
 
 
 # ---- interrupted, in part, on a full disk
@@ -463,10 +445,6 @@ def test_an_interrupted_run_goes_on(fault, says, run, small, monkeypatch, tmp_pa
     half = written(run.work)
     assert 1 < len(half) < 6 and not list(run.work.rglob("*.part*"))
     assert summary in run("ecssd", *sources) and half.items() <= written(run.work).items()
-    lost = run.work / list(half)[-1]
-    lost.unlink()
-    assert "(1 files written)" in run("ecssd", *sources)
-    assert lost.read_bytes() == list(half.values())[-1][0]
 
 
 def test_a_part_is_completed_later(run, small, tmp_path):
@@ -475,8 +453,7 @@ def test_a_part_is_completed_later(run, small, tmp_path):
     told = run("fbms", train, "--partial")
     assert "no sequence cars1" in told and "1 sequences, 4 frames, 2 annotations" in told
     assert "already complete" in run("fbms", train, "--partial")
-    assert "no sequence cars1" in run("fbms", train)
-    assert summary in run("fbms", train, test)
+    assert "no sequence cars1" in run("fbms", train) and summary in run("fbms", train, test)
 
 
 # ---- wrong input
@@ -484,24 +461,15 @@ def test_a_part_is_completed_later(run, small, tmp_path):
 GOOD = salient("images", "ground_truth_mask", "a.zip")["a.zip"]
 
 
-def link_in_zip(path, target):
-    "Add a link images/link.jpg to a zip archive."
+def cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+    return path
+
+
+def link_out(d):
     info = zipfile.ZipInfo("images/link.jpg")
     info.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(info, target)
-    return path
-
-
-def holding(path, data):
-    path.write_bytes(data)
-    return path
-
-
-def cut(path, size): return holding(path, path.read_bytes()[:size])
-
-
-def good_zip(d): return as_zip(d / "good.zip", GOOD)
+    return as_zip(d / "a.zip", {info: "../../secret"})
 
 
 def cars(d, *names):
@@ -512,26 +480,21 @@ def cars(d, *names):
 # script, its sources in a folder, what the line has to say: the value, and what to do
 WRONG = {
     "traversal": ("ecssd", lambda d: [as_zip(d / "a.zip", {"images/../../../out.jpg": b"x"})],
-                  ["a.zip", "out.jpg", "get it again"]),
-    "absolute": ("ecssd", lambda d: [as_tar(d / "a.tar", {"/tmp/out.jpg": b"x"})],
-                 ["a.tar", "/tmp/out.jpg", "get it again"]),
-    "link out, zip": ("ecssd", lambda d: [link_in_zip(good_zip(d), "../../secret")],
-                      ["good.zip", "images/link.jpg", "get it again"]),
-    "rar": ("segtrackv2", lambda d: [holding(d / "a.zip", b"Rar!\x1a\x07\x00")], ["unpack"]),
-    "cut zip": ("ecssd", lambda d: [cut(good_zip(d), -400)], ["good.zip", "get it again"]),
-    "cut tar": ("ecssd", lambda d: [cut(as_tar(d / "a.tgz", GOOD), 200)],
-                ["a.tgz", "get it again"]),
-    "davis 2017": ("davis2016", lambda d: [as_zip(d / "a.zip", davis(("bear", "bike-packing")))],
-                   ["bike-packing"]),
-    "empty folder": ("cub", lambda d: [d], ["nothing of CUB_200_2011"]),
-    "no source": ("dut_omron", lambda d: [d / "gone.zip"], ["gone.zip"]),
-    "too few": ("ecssd", lambda d: [good_zip(d)], ["3 images instead of 1000", "images.zip"]),
-    "no setid": ("flowers", lambda d: archives("flowers", d)[:2], ["setid.mat is missing"]),
-    "nothing given": ("duts", lambda d: [], ["DUTS-TE.zip of http://", "--download"]),
-    "no number": ("fbms", lambda d: cars(d, "cars"), ["frame number", "cars.jpg"]),
-    "one number": ("fbms", lambda d: cars(d, "cars1_01", "cars1_001"), ["cars1_01.jpg", "1_001."]),
-    "out is a file": ("ecssd", lambda d: [good_zip(d), "--partial", "--out", holding(d / "x", b"")],
-                      ["from/x"])}
+                  "a.zip.*out.jpg.*get it again"),
+    "absolute": ("ecssd", lambda d: [as_tar(d / "a.tgz", {"/tmp/out.jpg": b"x"})],
+                 "a.tgz.*/tmp/out.jpg.*get it again"),
+    "link out": ("ecssd", lambda d: [link_out(d)], "a.zip.*images/link.jpg.*get it again"),
+    "cut zip": ("ecssd", lambda d: [cut(as_zip(d / "a.zip", GOOD), -400)], "a.zip.*get it again"),
+    "cut tar": ("ecssd", lambda d: [cut(as_tar(d / "a.tgz", GOOD), 200)], "a.tgz.*get it again"),
+    "davis 2017": ("davis2016", lambda d: [as_zip(d / "a.zip", davis("bear", "bike-packing"))],
+                   "bike-packing"),
+    "empty folder": ("cub", lambda d: [d], "nothing of CUB_200_2011"),
+    "no source": ("dut_omron", lambda d: [d / "gone.zip"], "gone.zip"),
+    "too few": ("ecssd", lambda d: [as_zip(d / "a.zip", GOOD)], "3 images instead of 1000"),
+    "no setid": ("flowers", lambda d: archives("flowers", d)[:2], "setid.mat is missing"),
+    "nothing given": ("duts", lambda d: [], "DUTS-TE.zip of http://.*--download"),
+    "no number": ("fbms", lambda d: cars(d, "cars"), "cars.jpg.*frame number"),
+    "one number": ("fbms", lambda d: cars(d, "cars1_01", "cars1_001"), "1_001.jpg.*1_01.jpg.*number")}
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -539,10 +502,8 @@ def test_wrong_input_gives_one_line_and_writes_nothing(case, run, tmp_path):
     (tmp_path / "from").mkdir()
     name, make, says = WRONG[case]
     sources = make(tmp_path / "from")
-    before = sorted(tmp_path.rglob("*"))
     line = run(name, *sources)
-    assert line.startswith(f"{name}: ") and all(word in line for word in says), line
-    assert sorted(tmp_path.rglob("*")) == before
+    assert re.match(f"{name}: .*{says}", line) and not list(run.work.iterdir()), line
 
 
 @pytest.mark.parametrize("name, lost, message", [
@@ -551,91 +512,66 @@ def test_wrong_input_gives_one_line_and_writes_nothing(case, run, tmp_path):
     ("fbms", "bear01_0003_gt.ppm", "bear01/GroundTruth/bear01_0003_gt.ppm"),
     ("fbms", "tennis454.jpg", "tennis454.pgm"),
     ("segtrackv2", "cheetah/2/cheetah_00002.png", "cheetah/cheetah_00002, object 2"),
-    ("segtrackv2", "JPEGImages/cheetah/cheetah_00001.bmp", "no frame cheetah/cheetah_00001"),
     ("moca", "JPEGImages/crab/00003.jpg", "4 frames instead of 5, no frame crab/00003"),
     ("cub", "train_test_split.txt", "train_test_split.txt is missing"),
-    ("flowers", "segmim/segmim_00003.jpg", "1 images instead of 2, no mask of image_00003"),
-    ("duts", "DUTS-TE-Image/0001.jpg", "2 images instead of 3")])
+    ("flowers", "segmim/segmim_00003.jpg", "1 images instead of 2, no mask of image_00003")])
 def test_what_is_missing_is_named(name, lost, message, run, small, tmp_path):
     small(name)
     folder = unpacked(name, tmp_path / "plain")
     gone = [p for p in folder.rglob("*.*") if lost in p.relative_to(folder).as_posix()]
-    for p in filter(Path.is_file, gone):
+    for p in gone:
         p.unlink()
-    line = run(name, folder)
-    assert gone and message in line and not any(run.work.iterdir()), line
-    if lost == "tennis454.jpg":
-        told = run(name, folder, "--partial")
-        assert "tennis has 2 frames" in told and "18 frames, 11 annotations" in told
-        left = (run.work / "data/FBMS/Annotations/tennis").iterdir()
-        assert [p.name for p in left] == ["00002.png"]                   # 456 is now the second
+    assert gone and message in run(name, folder) and not any(run.work.iterdir())
 
 
-def test_an_unreadable_mask_is_named(run, small, tmp_path):
+def test_an_unreadable_mask_is_named_and_what_others_wrote_left(run, small, tmp_path):
     small("ecssd")
     empty = as_zip(tmp_path / "e.zip", GOOD | {"ground_truth_mask/0000.png": b""})
     assert "ground_truth_mask/0000.png" in run("ecssd", empty)
-
-
-def test_what_others_wrote_is_not_touched(run, small, tmp_path):
     small("duts")
     source, = archives("duts", tmp_path)
     unpacked("duts", run.work / "data/DUTS")                    # its masks are not cut at half yet
     before = written(run.work)
-    for wrong in (source, "data/DUTS"):
-        assert "data/DUTS" in (line := run("duts", wrong)) and "--out" in line
-    assert written(run.work) == before
+    assert re.search("data/DUTS.*--out", run("duts", source)) and written(run.work) == before
 
 
 # ---- checksums and downloads
 
 @pytest.mark.parametrize("name", ["cub", "flowers", "duts", "ecssd"])
 def test_download(name, run, small, script, monkeypatch, tmp_path):
+    "A wrong file is refused, a cut download goes on."
     summary, sources = small(name), archives(name, tmp_path)
-    names = sorted(MINIATURES[name].make())
-    assert sorted(script(name).PUBLISHED) == names
+    assert sorted(script(name).PUBLISHED) == sorted(p.name for p in sources)
     assert "not as published" in run(name, *sources, "--out", "b")
-    sums = {p: hashlib.md5(p.read_bytes()).hexdigest() for p in sources}
-    offered = {p.name: (p.as_uri(), f"md5:{sums[p]}") for p in sources}
-    monkeypatch.setattr(script(name), "PUBLISHED", offered)
-    told = run(name, "--download")
-    assert summary in told and f"{sums[sources[0]]}, as published" in told
+    files = {f"/{p.name}": p.read_bytes() for p in sources}
+    first, sums = f"/{sources[0].name}", {n: hashlib.md5(d).hexdigest() for n, d in files.items()}
+    with serve(files) as server:
+        def offer(**changes):
+            urls = {n[1:]: (f"{server}{n}", f"md5:{changes.get('md5', sums[n])}") for n in files}
+            monkeypatch.setattr(script(name), "PUBLISHED", urls)
+        offer(md5="0" * 32)
+        assert "md5 000" in run(name, "--download") and not list(run.work.rglob("data/*.*"))
+        offer()
+        Mirror.files = files | {first: (files[first][:100], len(files[first]))}
+        assert "ended early" in run(name, "--download")
+        Mirror.files = files | {first: bytes(100) + files[first][100:]}     # the rest is right
+        told = run(name, "--download")
+    assert summary in told and f"{sums[first]}, as published" in told
     assert "already complete" in run(name, "--download")
-    assert sorted(p.name for p in (run.work / "data/archives").iterdir()) == names
-
-
-def test_a_cut_download_goes_on_and_a_wrong_one_is_refused(run, small, script, monkeypatch,
-                                                           tmp_path):
-    summary = small("duts")
-    source, = archives("duts", tmp_path)
-    data = source.read_bytes()
-
-    def offer(url, md5="0" * 32):
-        monkeypatch.setattr(script("duts"), "PUBLISHED", {source.name: (url, f"md5:{md5}")})
-    offer(source.as_uri())
-    assert "md5 000" in run("duts", "--download") and not list(run.work.rglob("*.*"))
-    offer(f"{source.as_uri()}.gone")
-    assert "download it by hand" in run("duts", "--download")
-    with serve({"/DUTS-TE.zip": (data[:1000], len(data))}) as server:
-        offer(f"{server}/DUTS-TE.zip", hashlib.md5(data).hexdigest())
-        assert "ended early" in run("duts", "--download")
-        Mirror.files = {"/DUTS-TE.zip": bytes(1000) + data[1000:]}       # only the rest is right
-        assert summary in run("duts", "--download")
-    assert (run.work / "data/archives/DUTS-TE.zip").read_bytes() == data
+    monkeypatch.setattr(script(name), "PUBLISHED", {"a.zip": (f"{server}/a", "md5:0")})
+    assert "download it by hand" in run(name, "--download", "--out", "c")
 
 
 # ---- as a user meets them
 
-@pytest.mark.parametrize("script, argv, says", [
-    ("davis2016", ["DAVIS-data.zip"], "davis2016: .*4 frames instead of 3455"),
-    ("moca", ["score", "gone"], "score: gone")])
-def test_the_process(tmp_path, script, argv, says):
+def test_the_process(tmp_path):
     "Started as a program, with too little: exit code 1, one line on stderr, nothing written."
-    source = as_zip(tmp_path / "DAVIS-data.zip", davis())
-    done = subprocess.run([sys.executable, scripts / f"{script}.py", *argv], cwd=tmp_path,
-                          capture_output=True, text=True)
-    assert done.returncode == 1 and not done.stdout and re.fullmatch(f"{says}.*\n", done.stderr)
-    assert list(tmp_path.iterdir()) == [source]
+    for script, argv, says in (("davis2016", [tmp_path], "davis2016: .*nothing of DAVIS2016"),
+                               ("moca", ["score", "gone"], "score: gone")):
+        done = subprocess.run([sys.executable, scripts / f"{script}.py", *argv], cwd=tmp_path,
+                              capture_output=True, text=True)
+        assert done.returncode == 1 and re.fullmatch(f"{says}.*\n", done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_library_reads_what_is_written(run, small, tmp_path):

@@ -18,7 +18,7 @@ from inputs import pattern, write_image, write_video
 from test_fuzz import EDITS, how_many, spoiled, try_all
 
 WORKER = """
-import json, os, sys, time, torch
+import json, sys, torch
 from pathlib import Path
 from gwm_nb.clips import open_clip
 from gwm_nb.files import image_size, read_image
@@ -34,10 +34,6 @@ def video(path):
 def image(path):
     assert read_image(path).shape[1:] == image_size(path)
     return 1
-
-def crash(path): os.abort()
-
-def sleep(path): time.sleep(9)
 
 for line in sys.stdin:
     reader, path = json.loads(line)
@@ -141,14 +137,3 @@ def test_names_of_any_letters(read, whole, tmp_path, n, source, reader, frames):
     letters = letters.map(lambda b: b.replace(b"/", b":").replace(b"\0", b"%"))
     words = st.text(st.sampled_from("a1 %d:*?[]{}'\"\\|&;-@#~$()é日\n"), min_size=1, max_size=50)
     try_all(n, body, letters | words.map(str.encode))
-
-
-@pytest.mark.parametrize("reader, why", [("crash", "crashed"), ("other", "KeyError"),
-                                         ("sleep", "no answer in five seconds")])
-def test_what_goes_wrong_is_seen(tmp_path, reader, why):
-    process = Reader()
-    process("clip", "/nowhere", 60)
-    kind, what = process(reader, 0, 1)
-    assert kind == "wrong" and why in what
-    assert process("clip", tmp_path / "nowhere", 60)[0] == "refused"
-    process.stop("")

@@ -39,14 +39,6 @@ def test_what_is_imported_is_required_and_what_is_required_is_imported():
     assert found - declared() - optional == set()
 
 
-@pytest.mark.parametrize("text, found", [
-    ("import os, numpy.linalg as l", {"numpy"}), ("from PIL import Image", {"PIL"}),
-    ("def f():\n    import av", {"av"}), ("plt = lazily('matplotlib.pyplot')", {"matplotlib"}),
-    ("from .files import a\nfrom gwm_nb.show import b\nx = 'import torch'", set())])
-def test_an_import_is_seen(text, found):
-    assert requirements.imported(text) == found
-
-
 def steps(name):
     return [s for job in workflows[name]["jobs"].values() for s in job["steps"]]
 
