@@ -13,9 +13,8 @@ import torch.nn as nn
 
 from gwm_nb import checkpoints
 from gwm_nb.benchmarks import load_any
-from gwm_nb.checkpoints import (export_onnx, export_program, load, load_training,
-                                published_checkpoint, save)
-from gwm_nb.network import create_network, networks
+from gwm_nb.checkpoints import load, load_training, published_checkpoint, save
+from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network
 from gwm_nb.runs import take_weights
 from inputs import Mirror, serve
@@ -92,20 +91,6 @@ def test_a_network_of_ones_own(tmp_path):
     assert same(dict(wrong.state_dict()), before) and not hasattr(wrong, "notes")
 
 
-def test_a_registered_network_is_built_by_its_name(tmp_path, monkeypatch):
-    class Own(nn.Conv2d):
-        def __init__(self, num_masks):
-            super().__init__(3, num_masks, 1)
-            self.config = dict(build="create_network", name="own", num_masks=num_masks)
-    monkeypatch.setitem(networks, "own", lambda num_masks=2, pretrained=True: Own(num_masks))
-    saved = Own(3)
-    save(saved, tmp_path / "own.safetensors")
-    assert same_weights(load(tmp_path / "own.safetensors"), saved)
-    monkeypatch.delitem(networks, "own")
-    with pytest.raises(ValueError, match="own.safetensors"):
-        load(tmp_path / "own.safetensors")
-
-
 def tiny_paper(K): return paper_network(K, name="vit_tiny_patch16_224", stride=8, blocks=(0, 1))
 
 
@@ -119,19 +104,6 @@ def test_the_frozen_backbone_is_known_by_its_fingerprint(tmp_path):
     other.backbone = ours.backbone
     for given in (dict(backbone=ours.backbone), dict(network=other)):
         assert same_weights(load(tmp_path / "tiny", **given), ours)
-
-
-@pytest.mark.parametrize("export", [export_program, export_onnx])
-def test_any_network_is_exported_and_left_as_it_was(tmp_path, export):
-    if export is export_onnx:
-        pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnxscript")
-    network, file = create_network("small").train(), tmp_path / "net"
-    assert export(network, file, size=(32, 48)) < 1e-4
-    assert network.training and list(tmp_path.iterdir()) == [file]
-    if export is export_program:
-        again = torch.export.load(file).module()
-        assert again(torch.rand(7, 3, 32, 48)).shape == (7, 2, 32, 48)
 
 
 # ---- what is refused

@@ -158,23 +158,18 @@ def test_films_have_the_times_and_the_shape_of_the_clip(tmp_path, name):
 
 
 @pytest.mark.parametrize("name, heard", [("mov", "aac"), ("webm", "opus"), ("green", "aac")])
-@pytest.mark.parametrize("rate", [48000, 44100])
-def test_sound_is_taken_over_or_becomes_one_that_the_file_can_hold(tmp_path, name, heard, rate):
+def test_sound_is_taken_over_or_becomes_one_that_the_file_can_hold(tmp_path, name, heard):
     wave = lambda samples: .5 * np.sin(.06 * samples)
     clip = open_clip(write_video(tmp_path / "clip.mp4", 25, rate=25, size=(62, 84),
-                                 audio=("aac", 1, 0, wave, rate)))
-    for sound in (False, True):
-        with Outputs([name], tmp_path, clip.names(), clip, sound=sound) as out:
-            for frame, image in clip:
-                out.add(frame, image, disk(0, 62, 84))
-        with av.open(str(tmp_path / FILMS[name])) as f:
-            tracks = f.streams.audio
-            assert [s.codec_context.codec.canonical_name for s in tracks] == [heard] * sound
-            waves = [w.to_ndarray().astype(np.float32).ravel() for w in f.decode(*tracks) if sound]
-            if sound:
-                loud = np.concatenate(waves)
-                seconds = len(loud) / tracks[0].rate / tracks[0].channels
-                assert abs(seconds - 1) < .1 and np.abs(loud).max() > .2
+                                 audio=("aac", 1, 0, wave, 44100)))
+    with Outputs([name], tmp_path, clip.names(), clip) as out:
+        for frame, image in clip:
+            out.add(frame, image, disk(0, 62, 84))
+    with av.open(str(tmp_path / FILMS[name])) as f:
+        track, = f.streams.audio
+        assert track.codec_context.codec.canonical_name == heard
+        loud = np.concatenate([w.to_ndarray().astype(np.float32).ravel() for w in f.decode(track)])
+    assert abs(len(loud) / track.rate / track.channels - 1) < .1 and np.abs(loud).max() > .2
 
 
 # ---- annotations

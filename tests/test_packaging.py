@@ -63,10 +63,3 @@ def test_only_the_tag_of_the_version_is_published(tag, code):
     step, = [s["run"] for s in steps("publish") if "GITHUB_REF_NAME" in s.get("run", "")]
     env = os.environ | {"GITHUB_REF_NAME": tag.format(settings()["version"])}
     assert subprocess.run(["bash", "-ec", step], cwd=ROOT, env=env).returncode == code
-
-
-def test_only_the_job_that_publishes_may_ask_for_a_token():
-    jobs = workflows["publish"]["jobs"]
-    asking = [n for n, job in jobs.items() if "id-token" in job.get("permissions", {})]
-    assert asking == ["pypi"] and jobs["pypi"]["needs"] == "build"
-    assert jobs["pypi"]["environment"]["name"] == "pypi"

@@ -55,9 +55,9 @@ def contents(folder):
 def clip_folder(folder, name): return next(folder.glob(f"{name}-*"))
 
 
-def flip(file, place=None, bit=16):
+def flip(file):
     raw = bytearray(file.read_bytes())
-    raw[len(raw) // 2 if place is None else place] ^= bit
+    raw[len(raw) // 2] ^= 16
     file.write_bytes(raw)
 
 
@@ -132,18 +132,17 @@ def test_two_programs_fill_one_store_together(clips, tmp_path):
 @pytest.mark.parametrize("context, workers", [("fork", 2), ("spawn", 1)])
 def test_workers_share_a_store(store, context, workers):
     store.image(0)                                  # zarr's threads run already in this process
-    loader = DataLoader(GapSamples(store, both=True), 7, num_workers=workers,
-                        multiprocessing_context=context)
-    batches = list(loader)
-    assert [len(b["image"]) for b in batches] == [7, 7]
-    assert batches[0]["flow2"].shape == (7, 2, 32, 48) and len(pickle.dumps(store)) < 1000
+    batches = list(DataLoader(GapSamples(store, both=True), 7, num_workers=workers,
+                              multiprocessing_context=context))
+    assert [b["flow2"].shape for b in batches] == [(7, 2, 32, 48)] * 2
+    assert len(pickle.dumps(store)) < 1000
 
 
 # ---- damage
 
 DAMAGES = dict(empty=lambda f: f.write_bytes(b""), zeros=lambda f: f.write_bytes(b"\0" * 4),
                long=lambda f: f.write_bytes(f.read_bytes() + b"x"), gone=lambda f: f.unlink(),
-               first=lambda f: flip(f, 0, 1), last=lambda f: flip(f, -1, 1), middle=flip)
+               middle=flip)
 
 
 @pytest.mark.parametrize("damage, name", [
@@ -162,23 +161,6 @@ def test_what_is_damaged_is_named_and_repaired(copy, store, clips, damage, name)
     before = others.stat().st_mtime_ns
     make_store(copy, clips, SETTINGS)
     assert contents(copy) == contents(store.folder) and others.stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize("file", ["zarr.json", "flows/zarr.json"])
-def test_no_flipped_bit_of_a_description_changes_what_is_read(copy, store, file):
-    place = copy / file if file == "zarr.json" else clip_folder(copy, "cows") / file
-    raw, draw, found = place.read_bytes(), np.random.default_rng(0), 0
-    for i in draw.choice(len(raw), 60, replace=False):
-        flip(place, i, 1 << int(draw.integers(8)))
-        try:
-            opened = FlowStore(copy)
-            assert (opened.names, opened.size, opened.gaps) == (store.names, store.size, store.gaps)
-            torch.testing.assert_close(opened.flow(3, 1), store.flow(3, 1), rtol=0, atol=0)
-        except (DamagedStore, FileNotFoundError) as e:
-            assert str(copy) in str(e) and "\n" not in str(e)
-            found += 1
-        place.write_bytes(raw)
-    assert found > 20
 
 
 def test_damaged_flow_of_the_cache_is_computed_again(clips, store, tmp_path, monkeypatch, capsys):
@@ -285,8 +267,7 @@ def test_an_edited_clip_is_computed_again(clips, tmp_path, capsys):
     changed = make_store(tmp_path / "s", tmp_path / "copy", SETTINGS)
     assert "dog has changed" in capsys.readouterr().out
     assert torch.equal(changed.image(6 + 4), changed.image(6))
-    fresh = make_store(tmp_path / "fresh", tmp_path / "copy", SETTINGS)
-    assert contents(changed.folder) == contents(fresh.folder)
+    assert not torch.equal(changed.flow(6 + 3, 1), changed.flow(6 + 2, 1))
     assert contents(clip_folder(changed.folder, "cows")) == cows
     frames[5].unlink()
     with pytest.raises(ValueError, match="other clips or frames; choose another folder"):
@@ -345,38 +326,31 @@ def test_a_batched_estimator_gives_what_it_gives_alone(clips, tmp_path, monkeypa
 FILES = FlowSettings(size=(40, 60), gaps=(3, -3), method="files")
 
 
-@pytest.fixture
-def published(clips, tmp_path):
-    "A data set with flow files of gap 3 and -3."
-    shutil.copytree(clips / "dog", tmp_path / "FBMS/JPEGImages/tennis")
+def test_flow_files_are_read_or_named(clips, tmp_path):
+    "Of the published layout, with gaps 3 and -3."
+    data, flows = tmp_path / "FBMS", tmp_path / "FBMS/Flows_gap3/tennis"
+    shutil.copytree(clips / "dog", data / "JPEGImages/tennis")
     for gap in (3, -3):
-        folder = tmp_path / f"FBMS/Flows_gap{gap}/tennis"
+        folder = data / f"Flows_gap{gap}/tennis"
         folder.mkdir(parents=True)
         for t in range(max(0, -gap), 8 - max(0, gap)):
             write_flo(folder / f"{t:05d}.flo", torch.full((2, 20, 30), t + gap / 10))
-    return tmp_path / "FBMS"
-
-
-def test_flow_files_are_read(published, tmp_path):
-    store = make_store(tmp_path / "s", published, FILES)
+    store = make_store(tmp_path / "s", data, FILES)
     assert store.flow(2, 3).unique().tolist() == pytest.approx([2 * 2.3], abs=.01)
     assert store.flow(5, -3).unique().tolist() == pytest.approx([2 * 4.7], abs=.01)
-    for f in (published / "Flows_gap3/tennis").iterdir():
+    for f in flows.iterdir():
         write_flo(f, torch.full((2, 40, 60), 9.))
         os.utime(f, (9, 9))
-    assert make_store(tmp_path / "s", published, FILES).flow(0, 3).unique().tolist() == [9]
+    assert make_store(tmp_path / "s", data, FILES).flow(0, 3).unique().tolist() == [9]
 
-
-def test_wrong_flow_files_are_named(published, tmp_path):
-    folder = published / "Flows_gap3/tennis"
     def refused(says, settings=FILES):
-        with pytest.raises(ValueError, match=says): make_store(tmp_path / "s", published, settings)
-    write_flo(folder / "00004.flo", torch.zeros(2, 24, 30))
+        with pytest.raises(ValueError, match=says): make_store(tmp_path / "t", data, settings)
+    write_flo(flows / "00004.flo", torch.zeros(2, 24, 30))
     refused("00004.flo: this flow is 30x24, its frames are 96x64; crop")
-    (folder / "00004.flo").write_bytes(b"PIEH")
+    (flows / "00004.flo").write_bytes(b"PIEH")
     refused("00004.flo: truncated")
-    shutil.copy(published / "Flows_gap-3/tennis/00007.flo", folder)
+    shutil.copy(flows / "00003.flo", flows / "00007.flo")
     refused("6 flow files .*8 frames, with gap 3 there must be 5; 00007 is too many")
-    for n in ("00007", "00001"): (folder / f"{n}.flo").unlink()
+    for n in ("00007", "00001"): (flows / f"{n}.flo").unlink()
     refused("4 flow files .*8 frames, with gap 3 there must be 5; 00001 is missing")
     refused("no flow files of gap 1", FlowSettings(method="files"))

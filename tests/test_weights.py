@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-import torch.nn as nn
 
 from gwm_nb import weights
 from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network
-from gwm_nb.weights import (adopt, fetched, is_model, read_weights, timm_weights,
-                            unknown_model)
+from gwm_nb.weights import fetched, is_model, read_weights, timm_weights, unknown_model
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("hash\nmismatch"),
@@ -85,26 +83,6 @@ def test_files_of_the_old_kind_are_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pth"):
         read_weights(tmp_path / "none.pth")
 
-
-def test_adopt_names_what_does_not_fit():
-    "And changes nothing; a shared tensor has several names."
-    shared = nn.Linear(2, 2)
-    net = nn.Sequential(shared, shared)
-    good = {k: torch.full_like(v, 2.) for k, v in net.state_dict().items()}
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    for change, says in (({"0.bias": "x"}, "1 not a tensor: 0.bias"),
-                         ({"0.bias": torch.ones(2)}, "several values: 0.bias"),
-                         ({"extra": torch.ones(1)}, "1 unexpected: extra"),
-                         ({"0.bias": torch.full((2,), torch.nan)}, "1 not finite: 0.bias"),
-                         ({"0.bias": torch.ones(3)}, r"0.bias \(3,\) instead of \(2,\)")):
-        with pytest.raises(ValueError, match=f"file.pth .*{says}"):
-            adopt(net, good | change, "file.pth")
-    with pytest.raises(ValueError, match="4 missing: 0.weight, 0.bias, 1.weight and 1 more"):
-        adopt(net, {})
-    assert all(v.equal(before[k]) for k, v in net.state_dict().items())
-
-
-# ---- timm
 
 def test_names():
     assert is_model("vit_base_patch8_224.dino") and not is_model("resnet18.nonsense")
