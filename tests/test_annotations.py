@@ -7,14 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from gwm_nb.annotations import Annotations, read_annotation
+from gwm_nb.annotations import Annotations
 from gwm_nb.reports import read_results
 from gwm_nb.commands import gwm_evaluate
-from gwm_nb.evaluate import evaluate
 from gwm_nb.show import VideoWriter
 from gwm_nb.store import FlowSettings
 from gwm_nb.videos import VideoFrames, find_masks, unmatched_annotations
-from inputs import Bright, write_image
+from inputs import write_image
 
 N, H, W = 5, 60, 90
 yy, xx = np.mgrid[:H, :W]
@@ -271,24 +270,3 @@ def test_other_numbers_and_sizes(tmp_path):
     assert list(find_masks(Annotations(tmp_path / "masks.mp4"), list("abcde"))) == list("abcde")
     with pytest.raises(ValueError, match="5 masks.* 4 frames"):
         find_masks(Annotations(tmp_path / "masks.mp4"), list("abcd"))
-
-
-def test_left_out_pixels_do_not_count_in_a_data_set(tmp_path):
-    "A network that calls the rim object is right where the rim is left out, and only there."
-    for t in range(N):
-        pixels = np.where((TRUTH | RIM)[t], 255, 20).astype(np.uint8)
-        write_image(tmp_path / f"clip/{t:05d}.png", pixels)
-    masks = [write(tmp_path / kind, kind) for kind in ("ids", "ids, 255 void")]
-    settings = FlowSettings(size=(H, W))
-    wrong, right = (evaluate(Bright(), VideoFrames(tmp_path / "clip", settings, m))["J"]
-                    for m in masks)
-    assert right == 1 and wrong < .8
-
-
-def test_a_single_image(tmp_path):
-    grey(TRUTH[0] * 3, np.uint16).save(tmp_path / "one.png")
-    assert np.array_equal(read_annotation(tmp_path / "one.png") > 0, TRUTH[0])
-    (tmp_path / "torn.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
-    for name in ("none.png", "torn.png"):
-        with pytest.raises((ValueError, FileNotFoundError), match=name):
-            read_annotation(tmp_path / name)

@@ -1,6 +1,5 @@
 "Results for other programs: what is written is read back, by others' decoders where there are any."
 import json
-import tracemalloc
 from fractions import Fraction
 
 import av
@@ -202,23 +201,6 @@ def test_the_sheet_has_the_right_frames(tmp_path):
     assert sheet.shape == (4 * 94 - 4, 3 * 164 - 4, 3)
     middles = [sheet[94 * (i // 3) + 50, 164 * (i % 3) + 100, 0] for i in range(12)]
     assert np.allclose(middles, np.array(spaced(40)) / 40 * 255, atol=1.5)
-
-
-# ---- memory
-
-def test_what_is_kept_does_not_grow_with_the_clip(tmp_path):
-    "Three times as many frames, the same peak of Python's and NumPy's memory, but for the names."
-    def peak(count):
-        names = [f"{t:05d}" for t in range(count)]
-        tracemalloc.start()
-        with Outputs("masks,cutout,rle,sheet,mov", tmp_path, names) as out:
-            for name in names:
-                out.add(name, picture(), disk())
-        top = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return top
-    peak(15)
-    assert peak(60) < peak(20) + 40 * 1000
 
 
 def test_no_thread_writes_into_the_rows_of_another(tmp_path):

