@@ -76,14 +76,16 @@ KINDS = [
     ("x.avi", "mpeg4", "yuv420p", dict(bf="2")), ("q.mov", "qtrle", "rgb24", {}),
     ("i.ivf", "libvpx-vp9", "yuv420p", {}), ("n.mpg", "mpeg2video", "yuv420p", dict(bf="2")),
     ("a.webp", *STILL, dict(duration=40, lossless=True)), ("a.png", *STILL, dict(duration=40)),
-    ("a.tif", *STILL, {}), ("a.avif", *STILL, dict(duration=40, quality=95))]
+    ("a.tif", *STILL, {}), ("a.avif", *STILL, dict(duration=40, quality=95)),
+    ("a:%d[1]?*'.mp4", "libx264", "yuv420p", {}), ("\n\udce9.mkv", "libx264", "yuv420p", {})]
 
 
 @pytest.mark.parametrize("name, codec, pix, options", KINDS, ids=[k[0] for k in KINDS])
 def test_all_kinds_of_clips_are_found_and_read(tmp_path, name, codec, pix, options):
     size = (96, 128) if codec == "libsvtav1" else (H, W)
     if codec:
-        write_video(tmp_path / name, codec=codec, pix=pix, size=size, **options)
+        path = tmp_path / f"a{Path(name).suffix}"
+        write_video(path, codec=codec, pix=pix, size=size, **options).rename(tmp_path / name)
     else:
         first, *others = [Image.fromarray(pattern(t)) for t in range(N)]
         first.save(tmp_path / name, save_all=True, append_images=others, **options)
@@ -312,7 +314,8 @@ EXACT = dict(quality=100, subsampling=0)
     ("a.bmp", "P", {}), ("a.webp", "RGB", dict(lossless=True)), ("a.gif", "P", {}),
     ("a.jpg", "RGB", EXACT | dict(progressive=True)), ("a.jp2", "RGB", {}), ("a.tga", "RGB", {}),
     ("a.avif", "RGB", dict(quality=100, subsampling="4:4:4")), ("a.qoi", "RGB", {}),
-    ("a.png", "RGB", exif(3)), ("a.tif", "RGB", exif(6)), ("a.jpg", "RGB", EXACT | exif(7))])
+    ("a.png", "RGB", exif(3)), ("a.tif", "RGB", exif(6)), ("a.jpg", "RGB", EXACT | exif(7)),
+    ("%d:\udce9*\n.png", "RGB", {})])
 def test_what_pillow_reads_is_a_frame(tmp_path, name, mode, options):
     "As it is shown."
     image = Image.fromarray(pattern(3))

@@ -2,8 +2,6 @@
 Never another exception, a wait of more than five seconds, or a crash of the interpreter.
 
 Reading happens in a process of its own, which a crash may take with it. See test_fuzz."""
-import os
-import shutil
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -88,22 +86,3 @@ def test_damaged_files(read, whole, tmp_path, n, reader, names):
         answers[kind] += 1
     try_all(n, body, st.sampled_from(names), EDITS)
     assert min(answers.values()) > n // 25, answers               # else they test one way only
-
-
-@how_many
-@pytest.mark.parametrize("source, reader, frames", [("e.mp4", clip, 6), ("a.png", image, 1)])
-def test_names_of_any_letters(read, whole, tmp_path, n, source, reader, frames):
-    (tmp_path / "source").write_bytes(whole[source])
-    ending = source[-4:].encode()
-
-    def body(name):
-        path = os.fsencode(tmp_path) + b"/" + name + ending
-        shutil.copy(tmp_path / "source", path)
-        try:
-            assert read(reader, os.fsdecode(path)) == ("read", frames)
-        finally:
-            os.unlink(path)
-    letters = st.binary(min_size=1, max_size=200)
-    letters = letters.map(lambda b: b.replace(b"/", b":").replace(b"\0", b"%"))
-    words = st.text(st.sampled_from("a1 %d:*?[]{}'\"\\|&;-@#~$()é日\n"), min_size=1, max_size=50)
-    try_all(n, body, letters | words.map(str.encode))
