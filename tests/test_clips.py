@@ -328,6 +328,17 @@ def test_what_pillow_reads_is_a_frame(tmp_path, name, mode, options):
     assert np.abs(read_image(tmp_path / name).permute(1, 2, 0).numpy() - wanted).mean() <= 2
 
 
+def test_a_rotation_in_exif_is_obeyed_in_a_video_too(tmp_path):
+    "Where PyAV sees it, of images as cameras write them."
+    notes, path = exif(6), tmp_path / "a.mjpeg"
+    notes["exif"][0x010F] = "Camera"
+    Image.fromarray(pattern(3)).save(path, "jpeg", quality=95, **notes)
+    with av.open(str(path)) as f:
+        seen = next(f.decode(video=0)).rotation
+    pixels = images(path)[0].permute(1, 2, 0).numpy().astype(float)
+    assert not seen or np.abs(pixels - np.rot90(pattern(3), -1)).mean() < 6
+
+
 def test_images_that_can_not_be_read_are_refused_by_name(tmp_path, capfd):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "f.tif")
     Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "i.tif")
