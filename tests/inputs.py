@@ -55,18 +55,14 @@ def pattern(t, h=48, w=64):
     return pixels
 
 
-def tone(samples): return .2 * np.sin(.05 * samples)
-
-
-def write_sound(file, codec, seconds, start=0, wave=tone, rate=48000, layout="mono"):
+def write_sound(file, codec, seconds, start=0, wave=lambda n: .2 * np.sin(.05 * n), rate=48000):
     "Add a stream of sound to an open file. Returns a function that makes its packets."
-    stream = file.add_stream(codec, rate=rate, layout=layout)
-    channels = stream.codec_context.layout.nb_channels
+    stream = file.add_stream(codec, rate=rate, layout="mono")
 
     def packets():
         for k in range(int(start * rate), int((start + seconds) * rate), 960):
-            part = np.tile(wave(np.arange(k, k + 960)), (channels, 1)).astype(np.float32)
-            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+            part = wave(np.arange(k, k + 960))[None].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = rate, k, Fraction(1, rate)
             yield from stream.encode(frame)
         yield from stream.encode()
@@ -74,13 +70,12 @@ def write_sound(file, codec, seconds, start=0, wave=tone, rate=48000, layout="mo
 
 
 def write_video(path, n=12, codec="libx264", pix="yuv420p", rate=24, *, size=(48, 64), draw=None,
-                pts=None, tick=None, audio=None, tags=(), aspect=None, form=None, mux=(),
-                **options):
+                pts=None, tick=None, audio=None, tags=(), aspect=None, mux=(), **options):
     """Write a video of `n` frames; `draw` makes frame t (RGB, or a frame of PyAV), `pts` are in
     units of `tick`, `audio` are the arguments of `write_sound`. Returns `path`."""
     rate = Fraction(rate).limit_denominator(100000)
     draw = draw or (lambda t: pattern(t, *size))
-    with av.open(str(path), "w", format=form, options=dict(mux)) as file:
+    with av.open(str(path), "w", options=dict(mux)) as file:
         stream = file.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = size
         stream.pix_fmt = pix

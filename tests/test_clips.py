@@ -494,9 +494,6 @@ def test_clips_have_names_of_their_own(tmp_path):
 
 # ---- parts of a clip
 
-def click(samples): return np.where(abs(samples - 120500) < 500, np.sin(.3 * samples), 0)
-
-
 def loudest(path):
     "Second at which the sound of a video is loudest."
     with av.open(str(path)) as f:
@@ -506,6 +503,7 @@ def loudest(path):
 
 def test_a_film_of_an_excerpt_has_its_part_of_the_sound(tmp_path):
     "Of 4 s with a click at 2.5 s."
+    click = lambda n: np.where(abs(n - 120500) < 500, np.sin(.3 * n), 0)
     source = write_video(tmp_path / "a.mp4", 40, rate=10, audio=("aac", 4, 0, click))
     clip, film = again(Excerpt(source, start="2s", end=35, every=5), tmp_path / "film.mp4")
     assert list(clip.numbers) == [20, 25, 30] and len(film.names()) == 3
