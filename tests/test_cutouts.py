@@ -13,6 +13,7 @@ from pycocotools import mask as coco_masks
 from gwm_nb.clips import open_clip
 from gwm_nb.cutouts import (CutFrame, Outputs, ProResWriter, check_outputs, output_files, outputs,
                             spaced, voc_palette)
+from gwm_nb.show import VideoWriter
 from inputs import write_video
 
 N, H, W = 6, 61, 83      # odd sizes
@@ -37,6 +38,7 @@ def written(folder, wanted, mask=disk, confidence=None):
     with Outputs(wanted, folder, NAMES) as out:
         for t, name in enumerate(NAMES):
             out.add(name, picture(t), mask(t), confidence)
+    return out
 
 
 def decoded(path, decoder=None):
@@ -72,6 +74,22 @@ def test_a_missing_encoder_is_named_before_the_work(name, monkeypatch):
     monkeypatch.setattr(outputs[name], "encoder", "no_such_encoder")
     with pytest.raises(ValueError, match=f"'{name}'.*no_such_encoder.*PyAV"):
         check_outputs(["masks", name])
+
+
+@pytest.mark.parametrize("stage", ["add", "__exit__"])
+def test_a_film_that_fails_costs_no_masks(tmp_path, monkeypatch, stage):
+    "In the midst, or when it is closed."
+    error, close = av.error.InvalidDataError(1, "no such video"), VideoWriter.__exit__
+
+    def fails(film, *_):
+        if stage == "__exit__":
+            close(film, type(error), error, None)
+        raise error
+    monkeypatch.setattr(VideoWriter, stage, fails)
+    out = written(tmp_path, ["masks", "green"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.png" for name in NAMES]
+    line, = out.warnings
+    assert "green.mp4" in line and "no such video" in line
 
 
 @pytest.mark.parametrize("name", ["overlay", "mov", "webm", "green", "rle", "sheet"])
@@ -134,7 +152,7 @@ def test_films_with_opacity(tmp_path, name, decoder, codec, odd):
     got, alpha = decoded(tmp_path / FILMS[name], decoder), disk()
     assert got.shape == (N, 4, H + odd, W + odd)
     error = (got[0, :, :H, :W] - CutFrame("", picture(), alpha).rgba).abs()
-    assert error[3].mean() < .01 and error[3].max() < .2 and error[:3, alpha == 1].mean() < .03
+    assert error[3].mean() < .01 and error[:3, alpha == 1].mean() < .03
     with av.open(str(tmp_path / FILMS[name])) as f:
         stream = f.streams.video[0]
         context = stream.codec_context
