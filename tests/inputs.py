@@ -1,7 +1,10 @@
 "Small inputs that several tests make, and networks that stand in for trained ones."
 import zlib
+from contextlib import contextmanager
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import sqrt
+from threading import Thread
 
 import av
 import cv2
@@ -52,18 +55,14 @@ def pattern(t, h=48, w=64):
     return pixels
 
 
-def tone(samples): return .2 * np.sin(.05 * samples)
-
-
-def write_sound(file, codec, seconds, start=0, wave=tone, rate=48000, layout="mono"):
+def write_sound(file, codec, seconds, start=0, wave=lambda n: .2 * np.sin(.05 * n), rate=48000):
     "Add a stream of sound to an open file. Returns a function that makes its packets."
-    stream = file.add_stream(codec, rate=rate, layout=layout)
-    channels = stream.codec_context.layout.nb_channels
+    stream = file.add_stream(codec, rate=rate, layout="mono")
 
     def packets():
         for k in range(int(start * rate), int((start + seconds) * rate), 960):
-            part = np.tile(wave(np.arange(k, k + 960)), (channels, 1)).astype(np.float32)
-            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+            part = wave(np.arange(k, k + 960))[None].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = rate, k, Fraction(1, rate)
             yield from stream.encode(frame)
         yield from stream.encode()
@@ -71,13 +70,12 @@ def write_sound(file, codec, seconds, start=0, wave=tone, rate=48000, layout="mo
 
 
 def write_video(path, n=12, codec="libx264", pix="yuv420p", rate=24, *, size=(48, 64), draw=None,
-                pts=None, tick=None, audio=None, tags=(), aspect=None, form=None, mux=(),
-                **options):
+                pts=None, tick=None, audio=None, tags=(), aspect=None, mux=(), **options):
     """Write a video of `n` frames; `draw` makes frame t (RGB, or a frame of PyAV), `pts` are in
     units of `tick`, `audio` are the arguments of `write_sound`. Returns `path`."""
     rate = Fraction(rate).limit_denominator(100000)
     draw = draw or (lambda t: pattern(t, *size))
-    with av.open(str(path), "w", format=form, options=dict(mux)) as file:
+    with av.open(str(path), "w", options=dict(mux)) as file:
         stream = file.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = size
         stream.pix_fmt = pix
@@ -99,6 +97,39 @@ def write_video(path, n=12, codec="libx264", pix="yuv420p", rate=24, *, size=(48
             file.mux(packet)
     return path
 
+
+# ---- downloads
+
+class Mirror(BaseHTTPRequestHandler):
+    "A server of `files`: {path: content, or (content, length that is claimed)}."
+    files, asked = {}, []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.path not in self.files:
+            return self.send_error(404)
+        data = self.files[self.path]
+        data, length = data if isinstance(data, tuple) else (data, len(data))
+        start = int((self.headers["Range"] or "bytes=0-")[6:-1])
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(length - start))
+        self.end_headers()
+        self.wfile.write(data[start:])
+
+    def log_message(self, *_): pass
+
+
+@contextmanager
+def serve(files):
+    "The address of a `Mirror`."
+    Mirror.files, Mirror.asked = files, []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
+        Thread(target=server.serve_forever, args=(.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+# ---- networks
 
 class Bright(torch.nn.Module):
     "Calls bright pixels object; needs no training."

@@ -7,14 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from gwm_nb.annotations import Annotations, read_annotation
+from gwm_nb.annotations import Annotations
 from gwm_nb.reports import read_results
 from gwm_nb.commands import gwm_evaluate
-from gwm_nb.evaluate import evaluate
 from gwm_nb.show import VideoWriter
 from gwm_nb.store import FlowSettings
 from gwm_nb.videos import VideoFrames, find_masks, unmatched_annotations
-from inputs import Bright, write_image
+from inputs import write_image
 
 N, H, W = 5, 60, 90
 yy, xx = np.mgrid[:H, :W]
@@ -54,15 +53,12 @@ def layered(values, alpha):
 
 PNG = {  # what is written for the truth and its rim; each has the truth as its object
     "0 and 255": lambda m, rim: grey(m * 255), "0 and 1": lambda m, rim: grey(m),
-    "ids": lambda m, rim: grey(m * 3), "one dim id": lambda m, rim: grey(m * 38),
-    "16 bit ids": lambda m, rim: grey(m * 3, np.uint16),
+    "ids": lambda m, rim: grey(m * 3), "16 bit ids": lambda m, rim: grey(m * 3, np.uint16),
     "16 bit large ids": lambda m, rim: grey(m * 1001, np.uint16),
     "16 bit 65535": lambda m, rim: grey(m * 65535, np.uint16),
     "16 bit ids, 65535 void": lambda m, rim: grey(np.where(rim, 65535, m), np.uint16),
-    "1 bit": lambda m, rim: grey(m, bool), "palette": lambda m, rim: indexed(m),
-    "palette, white background": lambda m, rim: indexed(m, [255, 255, 255, 128, 0, 0]),
+    "palette": lambda m, rim: indexed(m), "palette, 0 and 255": lambda m, rim: indexed(m * 255),
     "palette, 255 void": lambda m, rim: indexed(np.where(rim, 255, m)),
-    "palette, 0 and 255": lambda m, rim: indexed(m * 255),
     "ids, 255 void": lambda m, rim: grey(np.where(rim, 255, m)),
     "alpha alone": lambda m, rim: opaque(BLACK, m * 255),
     "alpha on white": lambda m, rim: opaque(BLACK + 255, m * 255),
@@ -102,27 +98,22 @@ def smallest_J(annotations, truth=TRUTH):
     return min(scores)
 
 
-@pytest.mark.parametrize("kind", [k for k in PNG if "float" not in k])
-def test_each_kind_is_read_for_what_it_says(tmp_path, kind):
-    annotations = Annotations(write(tmp_path / "truth", kind))
-    exact = not any(word in kind for word in ("soft", "shades"))
-    assert smallest_J(annotations) >= (1 if exact else .93), annotations.about
-    left_out = sum(int(annotations.mask(name)[1].sum()) for name in annotations.files)
-    assert left_out == (RIM.sum() if "void" in kind else 0)
-
-
 @pytest.mark.parametrize("kind, ending, options", [
+    *((kind, "png", {}) for kind in PNG if "float" not in kind),
     ("0 and 255", "jpg", dict(quality=20)), ("soft", "jpg", {}), ("dark red", "jpg", {}),
     ("grey in RGB", "jpg", dict(quality=60)), ("0 and 255", "webp", dict(quality=70)),
     ("ids", "bmp", {}), ("ids", "pgm", {}), ("16 bit ids", "tif", {}), ("float", "tif", {}),
     ("soft float", "tif", {})])
-def test_other_formats(tmp_path, kind, ending, options):
+def test_each_kind_is_read_for_what_it_says(tmp_path, kind, ending, options):
     "Also under the ending of another: the content decides."
     folder = write(tmp_path / "truth", kind, ending, **options)
-    assert smallest_J(Annotations(folder)) > .93
     for file in list(folder.iterdir()):
-        file.rename(file.with_suffix(".png"))
-    assert smallest_J(Annotations(folder)) > .93
+        file.rename(file.with_suffix(".png" if ending != "png" else ".tif"))
+    annotations = Annotations(folder)
+    exact = ending not in ("jpg", "webp") and not any(word in kind for word in ("soft", "shades"))
+    assert smallest_J(annotations) >= (1 if exact else .93), annotations.about
+    left_out = sum(int(annotations.mask(name)[1].sum()) for name in annotations.files)
+    assert left_out == (RIM.sum() if "void" in kind else 0)
 
 
 def test_ids_keep_their_numbers(tmp_path):
@@ -132,26 +123,14 @@ def test_ids_keep_their_numbers(tmp_path):
         assert np.array_equal(Annotations(folder).labels("00002"), BOTH[2])
 
 
-def test_a_frame_is_understood_by_its_folder(tmp_path):
-    "All 255 is the object beside 0 and 255, and nothing beside ids; black says nothing."
-    for kind, value in (("0 and 255", 1), ("ids, 255 void", 255), ("palette, 255 void", 255)):
-        folder, full = write(tmp_path / kind, kind), np.full((H, W), 255)
-        (indexed if "palette" in kind else grey)(full).save(folder / "00009.png")
-        assert np.unique(Annotations(folder).labels("00009")).tolist() == [value]
-    write(tmp_path / "black", lambda t: Image.fromarray(BLACK))
-    assert not Annotations(tmp_path / "black").labels("00000").any()
-
-
 @pytest.mark.parametrize("draw, ending", [
-    (lambda t: opaque(painted(TRUTH[t], WHITE), TRUTH[t][::-1, ::-1] * 255), "png"),
-    (lambda t: Image.fromarray(PHOTO), "png"), (lambda t: grey(PHOTO[..., 0]), "png"),
-    ("ids", "jpg"), (lambda t: grey(soft(TRUTH[t]) // 3), "png"),
-    (lambda t: painted(TRUTH[t], RED, background=GREEN), "png"),
+    (lambda t: grey(PHOTO[..., 0]), "png"), (lambda t: grey(soft(TRUTH[t]) // 3), "png"),
+    (lambda t: painted(TRUTH[t], RED, background=GREEN), "png"), ("ids", "jpg"),
     (lambda t: grey(TRUTH[t] * 1 - 1, np.int32), "tif")])
 def test_what_cannot_be_told_is_refused_in_one_line(tmp_path, draw, ending):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=str(tmp_path / "truth")) as error:
         Annotations(write(tmp_path / "truth", draw, ending)).labels("00000")
-    assert str(tmp_path / "truth") in str(error.value) and "\n" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 # ---- one meaning for a sequence
@@ -243,8 +222,6 @@ def test_a_kind_can_be_said(tmp_path):
     folder = write(tmp_path / "p", lambda t: smooth(BOTH[t], [0, 128, 255]))
     assert Annotations(folder).about == "shades, 1 object"
     assert Annotations(folder, "colours", void=False).about == "colours, 2 objects"
-    white = lambda t: opaque(painted(TRUTH[t], WHITE), SECOND[t] * 255)
-    assert smallest_J(Annotations(write(tmp_path / "differ", white), "alpha"), SECOND) == 1
     faint = write(tmp_path / "faint", lambda t: grey(soft(TRUTH[t]) // 3))
     assert not Annotations(faint, "shades").labels("00000").any()
     lossy = write(tmp_path / "lossy", "dark red", "jpg")
@@ -272,45 +249,20 @@ def test_names_are_compared_whatever_their_unicode_form(tmp_path, frames, masks)
     assert read_results(tmp_path / "out")[0]["J"] == 1
 
 
-def test_a_film_of_masks(tmp_path):
-    with VideoWriter(tmp_path / "masks.mp4") as film:
-        for mask in TRUTH:
-            film.add(torch.from_numpy(mask).float().expand(3, -1, -1))
-    annotations = Annotations(tmp_path / "masks.mp4")
-    assert smallest_J(annotations) > .97
-    assert list(find_masks(annotations, list("abcde"))) == list("abcde")
-    with pytest.raises(ValueError, match="5 masks.* 4 frames"):
-        find_masks(annotations, list("abcd"))
-
-
 def test_other_numbers_and_sizes(tmp_path):
     names = [f"{t:05d}" for t in range(N)]
     shifted = Annotations(write(tmp_path / "shifted", "ids", first=1))
     with pytest.raises(ValueError, match="00005 .*00001 to 00005.* 00000 to 00004"):
         unmatched_annotations(shifted, names)
     right = Annotations(write(tmp_path / "right", "ids"))
-    assert unmatched_annotations(right, names) == "" and "00003" in unmatched_annotations(right, names[:3])
+    assert unmatched_annotations(right, names) == ""
+    assert "00003" in unmatched_annotations(right, names[:3])
     with pytest.raises(ValueError, match="00001.png is 90x60.* 180x120"):
         shifted.check_size(["00001"], (120, 180))
     shifted.check_size(["00001"], (60, 90))
-
-
-def test_left_out_pixels_do_not_count_in_a_data_set(tmp_path):
-    "A network that calls the rim object is right where the rim is left out, and only there."
-    for t in range(N):
-        pixels = np.where((TRUTH | RIM)[t], 255, 20).astype(np.uint8)
-        write_image(tmp_path / f"clip/{t:05d}.png", pixels)
-    masks = [write(tmp_path / kind, kind) for kind in ("ids", "ids, 255 void")]
-    settings = FlowSettings(size=(H, W))
-    wrong, right = (evaluate(Bright(), VideoFrames(tmp_path / "clip", settings, m))["J"]
-                    for m in masks)
-    assert right == 1 and wrong < .8
-
-
-def test_a_single_image(tmp_path):
-    grey(TRUTH[0] * 3, np.uint16).save(tmp_path / "one.png")
-    assert np.array_equal(read_annotation(tmp_path / "one.png") > 0, TRUTH[0])
-    (tmp_path / "torn.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
-    for name in ("none.png", "torn.png"):
-        with pytest.raises((ValueError, FileNotFoundError), match=name):
-            read_annotation(tmp_path / name)
+    with VideoWriter(tmp_path / "masks.mp4") as film:
+        for mask in TRUTH:
+            film.add(torch.from_numpy(mask).float().expand(3, -1, -1))
+    assert list(find_masks(Annotations(tmp_path / "masks.mp4"), list("abcde"))) == list("abcde")
+    with pytest.raises(ValueError, match="5 masks.* 4 frames"):
+        find_masks(Annotations(tmp_path / "masks.mp4"), list("abcd"))

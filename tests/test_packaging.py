@@ -39,14 +39,6 @@ def test_what_is_imported_is_required_and_what_is_required_is_imported():
     assert found - declared() - optional == set()
 
 
-@pytest.mark.parametrize("text, found", [
-    ("import os, numpy.linalg as l", {"numpy"}), ("from PIL import Image", {"PIL"}),
-    ("def f():\n    import av", {"av"}), ("plt = lazily('matplotlib.pyplot')", {"matplotlib"}),
-    ("from .files import a\nfrom gwm_nb.show import b\nx = 'import torch'", set())])
-def test_an_import_is_seen(text, found):
-    assert requirements.imported(text) == found
-
-
 def steps(name):
     return [s for job in workflows[name]["jobs"].values() for s in job["steps"]]
 
@@ -71,10 +63,3 @@ def test_only_the_tag_of_the_version_is_published(tag, code):
     step, = [s["run"] for s in steps("publish") if "GITHUB_REF_NAME" in s.get("run", "")]
     env = os.environ | {"GITHUB_REF_NAME": tag.format(settings()["version"])}
     assert subprocess.run(["bash", "-ec", step], cwd=ROOT, env=env).returncode == code
-
-
-def test_only_the_job_that_publishes_may_ask_for_a_token():
-    jobs = workflows["publish"]["jobs"]
-    asking = [n for n, job in jobs.items() if "id-token" in job.get("permissions", {})]
-    assert asking == ["pypi"] and jobs["pypi"]["needs"] == "build"
-    assert jobs["pypi"]["environment"]["name"] == "pypi"
