@@ -37,6 +37,13 @@ def write_scene(frames, masks=None, n=6, seed=14, size=(64, 96), suffix=".png"):
     return frames
 
 
+def write_frames(folder, frames, first=0, suffix=".png"):
+    "Write images as 00000.png, ... into a folder, which is returned."
+    for t, pixels in enumerate(frames, first):
+        write_image(folder / f"{t:05d}{suffix}", pixels)
+    return folder
+
+
 def write_davis(root, clips=("dog", "cows"), frames=6):
     "Write a miniature of DAVIS 2016 in the published layout. Returns `root`."
     for i, clip in enumerate(clips):

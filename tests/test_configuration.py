@@ -1,5 +1,4 @@
 "Configurations: what is refused, what is read, and what comes back from a file."
-import subprocess
 import sys
 import tomllib
 from dataclasses import fields
@@ -14,51 +13,38 @@ from gwm_nb.runs import make_recipe
 
 @pytest.mark.parametrize("changes, says", [
     ("optim.lrr=1", ["'optim.lrr'", "'optim.lr'"]), ("lr=1", ["'lr'", "'optim.lr'"]),
-    ("optm.lr=1", ["'optm.lr'", "'optim.lr'"]), ("optim.lr.x=1", ["'optim.lr.x'", "'optim.lr'"]),
-    ("data.xyz=1", ["'data.xyz'", "data."]),
+    ("optim.lr.x=1", ["'optim.lr.x'", "'optim.lr'"]), ("data.xyz=1", ["'data.xyz'", "data."]),
     ("optim.lr", ["'optim.lr'", "KEY=VALUE"]), ("data.batch=4.5", ["data.batch", "4.5"]),
     ("data.batch=true", ["data.batch", "True"]), ("data.batch=", ["data.batch", "''"]),
     ("optim.lr=fast", ["optim.lr", "'fast'"]), ("optim.name=adam", ["'adam'", "adamw, paper"]),
     ("data.both=1", ["data.both", "true or false"]), ("data.size=[128]", ["data.size", "[128]"]),
-    ("data.size=[1.5, 2]", ["data.size", "1.5"]), ("data.batch=0", ["data.batch", "1", "0"]),
-    ("train.steps=-3", ["train.steps", "1", "-3"]), ("log.every=0", ["log.every", "1", "0"]),
-    ("optim.lr=nan", ["optim.lr", "nan"]), ("optim.lr=-1", ["optim.lr", "0", "-1"]),
-    ("train.ema=2", ["train.ema", "0 and 1", "2"]),
+    ("train.steps=-3", ["train.steps", "1", "-3"]), ("optim.lr=nan", ["optim.lr", "nan"]),
+    ("optim.lr=-1", ["optim.lr", "0", "-1"]), ("train.ema=2", ["train.ema", "0 and 1", "2"]),
     ("network.features=true data.photometric=0.4", ["set data.photometric=0"]),
     ('network.features=true network.unfreeze={0="*"}', ["leave out network.unfreeze"]),
     ('network.name=paper network.unfreeze={0="*"}', ["leave out network.unfreeze"]),
     ("log.best=J", ["log.labels=true"]), ("train.patience=3 log.measure=0", ["set log.measure"]),
-    ('log.trackers=["tensorbord"]', ["'tensorbord'", "tensorboard, wandb"])])
-def test_wrong_options_are_refused_in_one_line(changes, says):
+    ('log.trackers=["tensorbord"]', ["'tensorbord'", "tensorboard, wandb"]),
+    ('log.trackers=["wandb"]', ["pip install wandb"])])
+def test_wrong_options_are_refused_in_one_line(monkeypatch, changes, says):
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError) as e:
         make_config(changes=changes.split(" "))
     assert "\n" not in str(e.value) and all(word in str(e.value) for word in says), str(e.value)
 
 
 @pytest.mark.parametrize("text, says", [
-    ("[optim]\nlrate = 1", ["'optim.lrate'", "'optim.lr'"]), ("[optim]\nlr = '1'", ["optim.lr"]),
-    ("[optim]\nlr = ", ["TOML"]), ("optim = 3", ["'optim'"]), ("a = " + "[" * 9999, ["TOML"]),
-    ("[nework]\nname = 'small'", ["'nework.name'", "'network.name'"])])
+    ("[optim]\nlrate = 1", "'optim.lr'"), ("[optim]\nlr = '1'", "optim.lr"),
+    ("[optim]\nlr = ", "TOML"), ("optim = 3", "'optim'"), ("a = " + "[" * 9999, "TOML")])
 def test_wrong_files_are_refused_by_name(tmp_path, text, says):
     (tmp_path / "my.toml").write_text(text)
     with pytest.raises(ValueError) as e:
         make_config(file=tmp_path / "my.toml")
-    line = str(e.value)
-    assert "\n" not in line and all(word in line for word in ["my.toml", *says]), line
-
-
-def test_unknown_presets_and_files():
+    assert "\n" not in str(e.value) and "my.toml" in str(e.value) and says in str(e.value)
+    with pytest.raises(FileNotFoundError, match="nowhere.toml"):
+        make_config("davis", file="nowhere.toml")
     with pytest.raises(ValueError, match="'davsi'.*'davis'"):
         make_config("davsi")
-    with pytest.raises(FileNotFoundError, match="nowhere.toml"):
-        make_config(file="nowhere.toml")
-
-
-def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
-    for name in ("tensorboard", "wandb"):
-        monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(ValueError, match=f"pip install {name}"):
-            make_config(changes=[f"log.trackers={name}"])
 
 
 def test_a_change_beats_the_file_and_the_file_the_preset(tmp_path):
@@ -73,35 +59,23 @@ def test_a_change_beats_the_file_and_the_file_the_preset(tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["", *presets()])
-def test_options_survive_the_file_they_are_written_to(tmp_path, preset):
+def test_presets_and_options_survive_their_files(tmp_path, preset):
     changes = ['data.path=a "b" \\ ü\x7f', "data.held_out=['x']", "loss.weight=inf",
                "network.init_from=runs/a", "optim.lr=1.2345678e-5"]
-    if not preset:
-        changes.append('network.unfreeze={5="a.*", 9="b"}')
-    config = make_config(preset, changes=changes)
+    config = make_config(preset, changes=changes if preset else [
+        *changes, 'network.unfreeze={5="a.*", 9="b"}'])
     (tmp_path / "c.toml").write_text(config.to_toml(), encoding="utf-8")
     assert make_config(file=tmp_path / "c.toml") == config
+    if preset:
+        text = presets()[preset].read_text()
+        assert text.startswith(f"# gwm_train --preset {preset} ")
+        assert set(tomllib.loads(text)) <= {f.name for f in fields(Config)}
 
 
 def test_every_option_is_read_by_something():
     code = "".join(open(room.__file__).read() for room in (runs, sources, callbacks))
     whole = {f"loss.{f.name}" for f in fields(Config().loss)}          # handed over together
     assert [k for k in KEYS if k not in whole and f".{k.partition('.')[2]}" not in code] == []
-
-
-def test_a_wrong_option_is_told_before_pytorch_is_imported():
-    code = ("import sys\nfrom gwm_nb.commands import gwm_train\n"
-            "sys.argv = ['gwm_train', '--set', 'optim.lrr=1']\n"
-            "try: gwm_train()\nexcept SystemExit as e: print(e, 'torch' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "'optim.lr'" in done.stdout and done.stdout.endswith(" False\n"), done.stderr
-
-
-@pytest.mark.parametrize("preset", list(presets()))
-def test_presets_begin_with_their_command(preset):
-    text = presets()[preset].read_text()
-    assert text.startswith(f"# gwm_train --preset {preset} ") and f"--out runs/{preset}\n" in text
-    assert set(tomllib.loads(text)) <= {f.name for f in fields(Config)}
 
 
 @pytest.mark.parametrize("preset, source", [("davis", "DAVIS"), ("fbms", "FBMS"), ("stv2", "STv2"),

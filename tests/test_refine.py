@@ -2,20 +2,16 @@
 import runpy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from gwm_nb import refine
-from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import jaccard
-from gwm_nb.files import JobProgress, list_images, read_mask
-from gwm_nb.refine import (Refined, RefineSettings, WindowRefiner, certainty, clip_refiner,
-                           example_clip, quality_warnings, refine_clip, refine_presets,
-                           refine_windows, temporal_consistency)
-from gwm_nb.self_training import ReplayBuffer
+from gwm_nb.files import JobProgress
+from gwm_nb.refine import (Refined, RefineSettings, certainty, clip_refiner, quality_warnings,
+                           refine_clip, refine_presets, refine_windows, temporal_consistency)
 from gwm_nb.superpixels import otsu_threshold
 from inputs import moving_disk
 
@@ -38,16 +34,6 @@ def test_confidence_of_the_certain_and_of_the_uncertain(disk_graph):
     assert (temporal_consistency(graph, (graph.frame % 2).astype(float)) < 1e-6).all()
 
 
-def test_stats_are_of_the_object_and_finite_without_one(disk, disk_graph):
-    refiner = WindowRefiner.__new__(WindowRefiner)
-    refiner.window, refiner.graph = disk[0], disk_graph
-    masks = disk[1].astype(np.float32)
-    residual, speed, error, side = refiner.stats(masks)[2]
-    assert residual > 2 and 0 <= speed < .5 and 0 <= error < .2 and side == 0
-    assert refiner.stats(1 - masks)[2, 0] < residual / 3
-    assert np.isfinite(refiner.stats(0 * masks)).all()
-
-
 @pytest.mark.parametrize("stats, cut, confidence, says", [
     ((6, 7, .06), 1, .8, ""), ((16, 20, .08), 0, .8, ""), ((6, 7, .06), 0, .5, "0.50"),
     ((.05, 3, .02), 0, .7, "0.05 pixels a frame"), ((6, 6.7, .12), 0, .74, "0.12 pixels"),
@@ -60,44 +46,22 @@ def test_warnings_say_why(stats, cut, confidence, says):
     assert len(told) == bool(says) and all(says in line for line in told)
 
 
-def test_a_result_that_is_all_but_empty_is_rejected(disk_graph, monkeypatch):
-    n = len(disk_graph)
-    refiner, start = SimpleNamespace(settings=SMALL, graph=disk_graph), np.full(n, .9)
-    few, gone = (np.where(v, .9, .1) for v in (disk_graph.frame == 1, np.arange(n) < 5))
-
-    def kept(learned, start, replay=None):
-        monkeypatch.setattr(refine, "self_train", lambda *args: (learned, np.ones(6)))
-        WindowRefiner.learn(refiner, None, start, (1.,), replay)
-        return refiner.p
-    assert kept(few, start) is few and kept(gone, start) is start and kept(gone, gone) is gone
-    before = ReplayBuffer(disk_graph.colour[:9], [], start[:9], np.ones(9) / 9)
-    assert kept(gone, start, before) is gone
-
-
 @pytest.mark.parametrize("n, length, overlap", [(2, 5, 2), (5, 5, 2), (6, 5, 2), (8, 5, 2),
                                                 (9, 5, 3), (30, 5, 0), (31, 7, 3), (100, 40, 10)])
-def test_each_frame_comes_once_whatever_the_windows(monkeypatch, n, length, overlap):
+def test_each_frame_comes_once_and_is_read_when_it_is_needed(monkeypatch, n, length, overlap):
+    taken = []
+
     def fake(frames, shape, settings, net, replays, title):
         numbers = np.array([int(f[0, 0, 0]) for f in frames])
         assert len(numbers) <= length and (np.diff(numbers) == 1).all()
+        assert len(taken) <= numbers[-1] + 2
         return Refined(numbers, numbers[:, None], (8, 8), shape, numbers, numbers, numbers,
                        np.zeros((len(numbers), 0, 0))), replays
     monkeypatch.setattr(refine, "refine_window", fake)
     frames = [torch.full((3, 32, 32), t, dtype=torch.uint8) for t in range(n)]
-    settings, everything = replace(SMALL, window=length, overlap=overlap), list(range(n))
-    parts = windows(iter(frames), settings)
-    assert np.concatenate([p.soft for p in parts]).tolist() == everything
-    whole = refine_clip(frames, settings, progress=False)
-    assert whole.confidence.tolist() == whole.boxes[:, 0].tolist() == everything
-
-
-def test_hardly_more_is_read_than_is_needed():
-    taken = []
-    cut = refine._split_windows((taken.append(t) or t for t in range(30)), 10, 4)
-    seen = [(window, more, len(taken)) for window, more in cut]
-    assert [w[0] for w, *_ in seen] == [0, 6, 12, 18, 24]
-    assert [more for _, more, _ in seen] == [True] * 4 + [False]
-    assert all(read <= window[-1] + 2 for window, _, read in seen)
+    parts = windows((taken.append(f) or f for f in frames),
+                    replace(SMALL, window=length, overlap=overlap))
+    assert np.concatenate([p.soft for p in parts]).tolist() == list(range(n))
 
 
 def test_steps_of_a_job_are_those_that_were_expected():
@@ -105,7 +69,8 @@ def test_steps_of_a_job_are_those_that_were_expected():
     for settings, first in ((SMALL, "pass 1: flow"),
                             (replace(SMALL, window=4, overlap=1), "window 1, pass 1: flow")):
         expected = refine.refine_steps(settings, len(TINY))
-        with JobProgress(expected) as job: windows(TINY, settings)
+        with JobProgress(expected) as job:
+            windows(TINY, settings)
         found = [*job.seconds, job.step]
         assert set(expected) <= set(found) and found[0] == first == list(expected)[0]
 
@@ -121,61 +86,49 @@ def same(parts, others):
                for name, value in vars(a).items())
 
 
-def counted(monkeypatch, stop_at=None):
-    "Count the windows that are computed; the one with this number is interrupted in its middle."
+@pytest.fixture
+def computed(monkeypatch):
+    "The numbers of frames of the windows that are computed."
     calls, real = [], refine.refine_window
-
-    def refine_window(*args):
-        calls.append(len(args[0]))
-        if len(calls) - 1 == stop_at:
-            raise KeyboardInterrupt
-        return real(*args)
-    monkeypatch.setattr(refine, "refine_window", refine_window)
+    monkeypatch.setattr(refine, "refine_window", lambda *a: calls.append(len(a[0])) or real(*a))
     return calls
 
 
-def test_an_interrupted_run_goes_on(monkeypatch, tmp_path, whole):
-    "Stopped in its last window, or by a fault of the clip there; the others are not repeated."
+def test_an_interrupted_run_goes_on(tmp_path, whole, computed):
+    "The clip breaks off in its last window; the others are not repeated."
     def broken():
         yield from TINY[:7]
         raise OSError("gone")
-    go = lambda name, frames=TINY: windows(iter(frames), LONG, keep=tmp_path / name / "kept")
-    with monkeypatch.context() as patched:
-        counted(patched, 2)
-        with pytest.raises(KeyboardInterrupt):
-            go("a")
     with pytest.raises(OSError, match="gone"):
-        go("b", broken())
+        windows(broken(), LONG, keep=tmp_path / "kept")
     assert len(whole) == 3
-    for name in "ab":
-        with monkeypatch.context() as patched:
-            calls = counted(patched)
-            assert same(go(name), whole) and len(calls) == 1
-            assert same(go(name), whole) and len(calls) == 1
+    computed.clear()
+    for _ in range(2):
+        assert same(windows(iter(TINY), LONG, keep=tmp_path / "kept"), whole) and len(computed) == 1
 
 
-@pytest.mark.parametrize("what, again", [
-    ("settings", 2), ("first frame", 2), ("last frame", 1), ("nothing", 0),
-    ("half a file", 1), ("no archive", 1), ("another archive", 1), ("another object", 1)])
-def test_what_is_kept_is_used_only_if_it_is_of_the_same(monkeypatch, tmp_path, what, again):
-    frames, settings = [f.clone() for f in TINY[:6]], replace(SMALL, window=4, overlap=2)
-    before = windows(frames, settings, keep=tmp_path)
+@pytest.mark.parametrize("spoil, again", [
+    (lambda file: None, 0), (lambda file: file.write_bytes(file.read_bytes()[:-300]), 1),
+    (lambda file: file.write_bytes(b"PK nothing"), 1), (lambda file: torch.save([1], file), 1)],
+    ids=["kept", "half a file", "no archive", "another object"])
+def test_kept_files_are_read_whole_or_not_at_all(tmp_path, computed, spoil, again):
+    settings = replace(SMALL, window=4, overlap=2)
+    before = windows(TINY[:6], settings, keep=tmp_path)
     files = sorted(tmp_path.iterdir())
-    assert [f.name for f in files] == ["window_00000.pt", "window_00001.pt"]
-    if what == "settings": settings = replace(settings, anchor=.3)
-    if what == "first frame": frames[0] ^= 1
-    if what == "last frame": frames[-1] ^= 1
-    if what == "half a file": files[1].write_bytes(files[1].read_bytes()[:-300])
-    if what == "no archive": files[1].write_bytes(b"PK nothing")
-    if what == "another archive":
-        with open(files[1], "wb") as stream: np.savez(stream, a=1)
-    if what == "another object": torch.save([1], files[1])
-    with monkeypatch.context() as patched:
-        calls = counted(patched)
-        found = windows(frames, settings, keep=tmp_path)
-    assert len(calls) == again and sorted(tmp_path.iterdir()) == files
-    anew = what in ("settings", "first frame", "last frame")
-    assert same(found, windows(frames, settings) if anew else before)
+    spoil(files[1])
+    assert same(windows(TINY[:6], settings, keep=tmp_path), before) and len(computed) == 2 + again
+    assert sorted(tmp_path.iterdir()) == files and files[1].name == "window_00001.pt"
+
+
+@pytest.mark.parametrize("first, last, anchor, again", [(1, 0, .35, 2), (0, 1, .35, 1),
+                                                        (0, 0, .3, 2)])
+def test_what_is_kept_is_used_only_for_the_same(tmp_path, computed, first, last, anchor, again):
+    settings = replace(SMALL, window=4, overlap=2)
+    windows(TINY[:6], settings, keep=tmp_path)
+    frames = [TINY[0] ^ first, *TINY[1:5], TINY[5] ^ last]
+    settings = replace(settings, anchor=anchor)
+    found = windows(frames, settings, keep=tmp_path)
+    assert len(computed) == 2 + again and same(found, windows(frames, settings))
 
 
 DOUBTFUL = replace(LONG, window=40, superpixels=400, balances=(0.,) * 5, ridge=1e3)
@@ -231,13 +184,6 @@ def test_what_cannot_be_meant_is_refused(n, settings, value):
             go(TINY[:n], settings)
 
 
-def test_the_clip_that_comes_with_the_package():
-    clip, drawn = example_clip()
-    frames, masks = dict(read_frames(clip)), {f.stem: read_mask(f) for f in list_images(drawn)}
-    assert len(frames) == 36 and clip.stat().st_size < 400_000 and len(masks) == 3
-    assert all(mask.shape == frames[name].shape[1:] for name, mask in masks.items())
-
-
 WORST = {"kite-surf": .15, "bmx-trees": .55}                  # the least J; of the others: .75
 REAL = """bmx-trees camel car-shadow dog drift-straight goat horsejump-high kite-surf libby parkour
     scooter-black soapbox""".split()
@@ -247,10 +193,9 @@ REAL = """bmx-trees camel car-shadow dog drift-straight goat horsejump-high kite
 @pytest.mark.parametrize("name", REAL)
 def test_real_sequences(shared, name):
     "Never much worse than motion alone, and the object vanishes in no frame."
-    file = Path(__file__).parents[1] / "data_scripts/score_clips.py"
+    score = runpy.run_path(str(Path(__file__).parents[1] / "data_scripts/score_clips.py"))
     clip, masks = (shared / f"data/DAVIS2016/{kind}/480p/{name}"
                    for kind in ("JPEGImages", "Annotations"))
-    score = runpy.run_path(str(file))["score_clip"]
-    row = score(clip, masks, refine_presets["default"], residual=True)
+    row = score["score_clip"](clip, masks, refine_presets["default"], residual=True)
     assert row["J"] > row["residual"] - .05 and row["smallest"] > .001
     assert row["J"] > WORST.get(name, .75)

@@ -5,12 +5,8 @@ import numpy as np
 import pytest
 
 from gwm_nb.self_training import (ReplayBuffer, appearance_logits, boxes_cut_object, first_guess,
-                                  motion_logits, motion_reliability, motion_thresholds, self_train,
-                                  side_coverage, track_boxes, update_replay)
-
-
-@pytest.fixture
-def motion(disk_graph): return motion_logits(disk_graph, motion_thresholds(disk_graph))
+                                  motion_logits, motion_thresholds, self_train, side_coverage,
+                                  track_boxes, update_replay)
 
 
 def test_labels_of_one_class_teach_nothing():
@@ -22,15 +18,6 @@ def test_labels_of_one_class_teach_nothing():
     assert ((logits(np.where(right, .9, .1)) > 0) == right).mean() > .9
 
 
-def test_balance_moves_the_border_towards_the_larger_class():
-    rng = np.random.default_rng(0)
-    x = np.concatenate([rng.normal(0, 1, (900, 1)), rng.normal(2, 1, (100, 1))])
-    p = np.repeat([.1, .9], [900, 100])
-    logits = [appearance_logits(x, p, np.ones(1000), b, .01) for b in (0., .5, 1.)]
-    shares = [(v > 0).mean() for v in logits]
-    assert shares == sorted(shares) and shares[0] < shares[2]
-
-
 def test_the_first_guess_is_low_at_the_border(disk_graph):
     even = np.zeros(len(disk_graph))
     guess, flat = (first_guess(disk_graph, even, .35, border) for border in (4., 0.))
@@ -40,15 +27,9 @@ def test_the_first_guess_is_low_at_the_border(disk_graph):
     assert guess[middle].min() > guess[(y < 3) | (x < 3)].max() + .1
 
 
-def test_a_frame_that_contradicts_the_others_is_not_reliable(disk_graph, motion):
-    inverted = np.where(disk_graph.frame == 3, -motion, motion)
-    reliability = motion_reliability(disk_graph, inverted, motion)
-    assert reliability[3] == reliability.min() == 0
-    assert reliability.max() == 1 and np.delete(reliability, 3).min() > .9
-
-
-def test_without_labels_nothing_changes_and_given_reliability_stays(disk_graph, motion):
-    p = np.full(len(disk_graph), .2)
+def test_without_labels_nothing_changes_and_given_reliability_stays(disk_graph):
+    graph, p = disk_graph, np.full(len(disk_graph), .2)
+    motion = motion_logits(graph, motion_thresholds(graph))
     q, reliability = self_train(disk_graph, 0 * motion, p, (1., 1.), .05, .35)
     assert (q == p).all() and (reliability == 1).all()
     given, guess = np.linspace(0, 1, 6), first_guess(disk_graph, motion, .35)
@@ -75,45 +56,35 @@ def test_the_replay_buffer_decides_what_is_the_object(disk_graph):
     stage = (np.stack([kind, 1 - kind, kind**2], 1) + noise).astype(np.float16)
     graph = replace(disk_graph, stages=[stage])
     replay = update_replay(graph, np.where(kind > 0, .99, .01))
-    vague = np.where(kind > 0, .49, .51)
-    q, _ = self_train(graph, np.zeros(n), vague, (1.,), .05, 1e3, replay)
+    q, _ = self_train(graph, np.zeros(n), np.where(kind > 0, .49, .51), (1.,), .05, 1e3, replay)
     assert ((q > .5) == (kind > 0)).mean() > .95
 
 
-def test_boxes_follow_and_have_the_frames_proportions(moving_square):
-    boxes = track_boxes(moving_square)
+def test_boxes_follow_and_bridge_frames_without_an_object():
+    square = np.zeros((12, 60, 80), np.float32)
+    for t in range(12):
+        square[t, 20:32, 5 + 4 * t:17 + 4 * t] = .9
+    boxes, whole = track_boxes(square), np.tile([0., 0, 60, 80], (12, 1))
     y, x, h, w = boxes.T
     assert np.allclose(w / h, 80 / 60) and (np.diff(x) >= 0).all() and h.max() <= 60 / 1.5
     assert min(x.min(), y.min()) >= 0 and (x + w).max() <= 80 + 1e-9 and (y + h).max() <= 60 + 1e-9
     for t in range(2, 10):
         assert y[t] <= 20 and y[t] + h[t] >= 32
         assert x[t] <= 5 + 4 * t and x[t] + w[t] >= 17 + 4 * t
-    assert track_boxes(moving_square, zoom=1.5)[:, 2].min() == pytest.approx(40)
+    assert track_boxes(square, zoom=1.5)[:, 2].min() == pytest.approx(40)
+    assert (track_boxes(square * .5) == whole).all() and (track_boxes(square * 0) == whole).all()
+    square[5] = 0
+    assert np.allclose(track_boxes(square), boxes, atol=3)
 
 
-def test_boxes_bridge_frames_without_an_object_and_are_whole_without_any(moving_square):
-    whole, full = np.tile([0., 0, 60, 80], (12, 1)), track_boxes(moving_square)
-    assert (track_boxes(moving_square * .5) == whole).all()
-    moving_square[5] = 0
-    assert np.allclose(track_boxes(moving_square), full, atol=3)
-    assert (track_boxes(moving_square * 0) == whole).all()
-
-
-@pytest.fixture
-def moving_square():
-    soft = np.zeros((12, 60, 80), np.float32)
-    for t in range(12): soft[t, 20:32, 5 + 4 * t:17 + 4 * t] = .9
-    return soft
-
-
-EVERYTHING = slice(None)
+ALL = slice(None)
 
 
 @pytest.mark.parametrize("frames, box, rows, columns, covered", [
-    (20, (10, 10, 30, 40), EVERYTHING, slice(60, 80), 1),           # it fills the box's right side
+    (20, (10, 10, 30, 40), ALL, slice(60, 80), 1),                  # it fills the box's right side
     (20, (10, 10, 30, 40), slice(20, 40), slice(60, 80), 1 / 3),    # it touches that alone
     (20, (10, 40, 30, 40), slice(20, 40), slice(60, 80), 0),        # which is the frame's
-    (20, (10, 10, 30, 40), slice(0), slice(0), 0), (20, (0, 0, 60, 80), EVERYTHING, EVERYTHING, 0),
+    (20, (10, 10, 30, 40), slice(0), slice(0), 0), (20, (0, 0, 60, 80), ALL, ALL, 0),
     (2, (10, 10, 30, 40), slice(50, 60), slice(20, 60), .5),        # in too few frames
     (3, (10, 10, 30, 40), slice(50, 60), slice(20, 60), .5)])
 def test_a_box_that_cuts_the_object_is_noticed(disk_graph, frames, box, rows, columns, covered):

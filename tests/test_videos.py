@@ -7,13 +7,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from gwm_nb import videos
-from gwm_nb.files import find_clips, read_image, read_mask
-from gwm_nb.flow import DIS, estimate_flow
-from gwm_nb.flow_files import read_flow
-from gwm_nb.store import FlowSettings, FlowStore, make_store, shrink
 from gwm_nb.commands import gwm_flow
+from gwm_nb.flow import DIS
+from gwm_nb.scenes import MovingScenes
+from gwm_nb.store import FlowSettings, FlowStore, make_store, shrink
 from gwm_nb.videos import GapSamples, VideoFrames, evaluation_samples
-from inputs import write_davis, write_image, write_scene
+from inputs import frame_pixels, write_davis, write_frames, write_scene
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +21,12 @@ def data(tmp_path_factory):
     root = write_davis(tmp_path_factory.mktemp("data"), ("cows",))
     davis = [root / f"DAVIS2016/{kind}/480p/dog" for kind in ("JPEGImages", "Annotations")]
     write_scene(*davis, n=8, seed=15, suffix=".jpg")
-    frames, masks = (root / f"FBMS/{kind}/tennis" for kind in ("JPEGImages", "Annotations"))
-    write_scene(frames, masks, n=9, seed=16)
-    for folder in (frames, masks):
-        for file in sorted(folder.iterdir(), reverse=True):          # numbered from 1
-            file.rename(folder / f"{int(file.stem) + 1:05d}.png")
-    for t in (2, 3, 4, 6, 7, 8):
-        (masks / f"{t:05d}.png").unlink()
+    scene = MovingScenes(1, seed=16, size=(64, 96)).scene(0)
+    frames = [frame_pixels(scene, t) for t in range(9)]
+    write_frames(root / "FBMS/JPEGImages/tennis", frames, first=1)
+    for t in (0, 4, 8):
+        mask = scene.labels(t).numpy().astype(np.uint8) * 255
+        write_frames(root / "FBMS/Annotations/tennis", [mask], first=t + 1)
     return root
 
 
@@ -49,21 +47,6 @@ def contents(folder):
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-def test_stores_of_the_command_are_used_for_training(data, tmp_path, call):
-    call(gwm_flow, "DAVIS+FBMS", "--data", data, cwd=tmp_path)
-    stores = [FlowStore(tmp_path / f"{n}-flow") for n in ("DAVIS2016", "FBMS")]
-    assert stores[0].size == stores[1].size
-    assert [len(GapSamples(store)) for store in stores] == [14, 9]
-    with pytest.raises(ValueError, match="gap 5"):
-        GapSamples(stores[0], gaps=(1, 5))
-
-
-def test_workers_draw_different_samples(store):
-    torch.manual_seed(0)
-    names = [tuple(b["name"]) for b in DataLoader(GapSamples(store), 7, num_workers=2)]
-    assert names[0] != names[1]
-
-
 def test_command_makes_each_data_set_with_its_gaps(data, tmp_path, call):
     argv = "--data", data, "--size", "32x48"
     out, end = call(gwm_flow, "DAVIS+FBMS", *argv, "--workers", 2, cwd=tmp_path)
@@ -71,10 +54,13 @@ def test_command_makes_each_data_set_with_its_gaps(data, tmp_path, call):
     assert "2 clips, 14 frames, 44 flows of gaps 1 2 -1 -2 by dis at 32x48" in out
     assert "1 clip, 9 frames, 18 flows of gaps 3 6 -3 -6" in out
     assert sorted(f.name for f in tmp_path.iterdir()) == ["DAVIS2016-flow", "FBMS-flow"]
-    assert FlowStore(tmp_path / "FBMS-flow", verify=True).gaps == (3, 6, -3, -6)
-    before = contents(tmp_path / "DAVIS2016-flow")
+    stores = [FlowStore(tmp_path / f"{n}-flow", verify=True) for n in ("DAVIS2016", "FBMS")]
+    assert [len(GapSamples(store)) for store in stores] == [14, 9]
+    with pytest.raises(ValueError, match="gap 5"):
+        GapSamples(stores[0], gaps=(1, 5))
+    before = contents(stores[0].folder)
     call(gwm_flow, "DAVIS", *argv)
-    assert contents(tmp_path / "DAVIS2016-flow") == before
+    assert contents(stores[0].folder) == before
 
 
 @pytest.mark.parametrize("argv, says", [
@@ -113,18 +99,12 @@ def test_annotations_that_are_missing_or_unreadable(data, tmp_path):
         samples("DAVIS", "dog")
 
 
-def test_training_never_sees_a_label(data):
+def test_training_never_sees_a_label_nor_what_is_held_out(data):
     samples = videos.training_samples("DAVIS+FBMS", data, SIZE, both=True)
     keys = {"image", "flow", "flow2", "name"}
     assert len(samples) == 23 and all(set(s) == keys for s in samples)
-
-
-def test_clips_held_out_are_not_drawn(data):
     samples = videos.training_samples("DAVIS", data, SIZE, held_out=["dog"])
     assert {samples[i % 14]["name"].split("/")[0] for i in range(30)} == {"cows"}
-
-
-def test_evaluation_without_labels_has_all_frames_with_the_first_gap(data):
     samples = evaluation_samples("FBMS", data, SIZE, clips=["tennis"], labels=False)
     assert len(samples) == 9 and not any("mask" in sample for sample in samples)
     assert samples.gaps == (3,)
@@ -134,8 +114,7 @@ def test_evaluation_item_is_the_published_one(golden, tmp_path):
     z = np.load(golden / "dataset_eval_item.npz")
     size, published = (int(z["height"]), int(z["width"])), z["rgb"].clip(0, 255)
     for kind, pixels in (("JPEGImages", z["jpg"]), ("Annotations", z["ann"])):
-        for t in range(2):
-            write_image(tmp_path / f"DAVIS2016/{kind}/480p/clip/{t:05d}.png", pixels)
+        write_frames(tmp_path / f"DAVIS2016/{kind}/480p/clip", [pixels] * 2)
     settings = FlowSettings(size=size, resample="published")
     item = evaluation_samples("DAVIS", tmp_path, settings, clips=["clip"])[0]
     off = np.abs(item["image"].numpy() * 255 - published).max()
@@ -143,21 +122,6 @@ def test_evaluation_item_is_the_published_one(golden, tmp_path):
     np.testing.assert_array_equal(item["mask"].numpy(), z["sem_seg_ori"])
     image = shrink(torch.from_numpy(z["jpg"]).permute(2, 0, 1), size, "published")
     np.testing.assert_allclose(image.numpy() * 255, published, atol=2e-4)
-
-
-def test_davis_is_found_and_annotated(shared):
-    clips = find_clips(shared / "data/DAVIS2016")
-    assert len(clips) == 12 and sum(len(list(c.path.iterdir())) for c in clips) == 801
-    assert all(read_mask(c.masks / "00000.png").max() == 1 for c in clips)
-
-
-def test_flow_of_real_frames_agrees_with_raft(shared):
-    "DIS on the frames of the published RAFT flow: half of the pixels within a quarter of a pixel."
-    folder = shared / "data/raft_flow/tennis"
-    for t in (1, 2, 3):
-        first, second = (read_image(folder / f"{n:04d}.png").float() / 255 for n in (t, t + 1))
-        difference = estimate_flow(first, second) - read_flow(folder / f"{t:04d}.flo")
-        assert difference.norm(dim=0).median() < .25
 
 
 def test_video_frames_over_a_whole_data_set(data, store):
@@ -169,18 +133,9 @@ def test_video_frames_over_a_whole_data_set(data, store):
     assert VideoFrames(store.folder, FlowSettings((32, 48), (2,))).gaps == (2,)
 
 
-@pytest.mark.parametrize("gaps, says", [
-    ((1, 2, -1), r"at most two flows.*\(1, 2, -1\)"), ((9,), "gap 9 needs at least 10"),
-    ((5,), "dog/00003 .*5,")])
-def test_gaps_that_do_not_fit_a_clip(drift, gaps, says):
-    with pytest.raises(ValueError, match=says):
-        VideoFrames(drift, FlowSettings(size=(32, 48), gaps=gaps))
-
-
 def test_frames_at_the_ends_have_the_flow_that_exists(drift):
     frames = VideoFrames(drift, FlowSettings(size=(32, 48), gaps=(2,)))
     assert frames.names == frames.store.names and frames.names[7] == "dog/00007"
-    assert frames.gaps == (2,)
     assert set(frames[7]) == {"image", "flow", "name"}
     torch.testing.assert_close(frames[7]["flow"], frames.store.flow(7, -2).float())
     torch.testing.assert_close(frames[-1]["flow"], frames[7]["flow"])
@@ -188,25 +143,30 @@ def test_frames_at_the_ends_have_the_flow_that_exists(drift):
         frames[8]
 
 
-def test_annotations_that_do_not_belong(drift, data, tmp_path):
-    annotation = data / "DAVIS2016/Annotations/480p/dog/00000.png"
-    folder, none = tmp_path / "sorting", tmp_path / "none"
-    folder.mkdir()
-    shutil.copy(annotation, folder / "a.png")
-    for masks, says in ((True, "dog"), (none, "none"),
-                        (folder, "none of its 1 annotations")):
-        with pytest.raises((ValueError, FileNotFoundError), match=says):
-            VideoFrames(drift, SIZE, masks=masks)
-    shutil.copy(annotation, folder / "00004.png")
-    labelled = ["mask" in s for s in VideoFrames(drift, SIZE, masks=folder)]
+def test_annotations_of_some_frames(drift, data, tmp_path):
+    shutil.copy(data / "DAVIS2016/Annotations/480p/dog/00000.png", tmp_path / "a.png")
+    with pytest.raises(ValueError, match="none of its 1 annotations"):
+        VideoFrames(drift, SIZE, masks=tmp_path)
+    (tmp_path / "a.png").rename(tmp_path / "00004.png")
+    labelled = ["mask" in s for s in VideoFrames(drift, SIZE, masks=tmp_path)]
     assert labelled == [False] * 4 + [True] + [False] * 3
+
+
+def frames_of(*gaps): return dict(settings=FlowSettings(size=(32, 48), gaps=gaps))
+
+
+@pytest.mark.parametrize("options, says", [
+    (frames_of(1, 2, -1), r"at most two flows.*\(1, 2, -1\)"), (frames_of(9), "needs at least 10"),
+    (frames_of(5), "dog/00003 .*5,"), (dict(masks=True), "dog"), (dict(masks="none"), "none")])
+def test_what_a_clip_does_not_have(drift, options, says):
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        VideoFrames(drift, **options)
 
 
 @pytest.mark.parametrize("options, says", [
     (dict(settings=FlowSettings(size=(48, 64))), "32x48, not 48x64"),
-    (dict(settings=FlowSettings(gaps=(3,))), "gap 3; it has 1, 2, -1, -2"),
+    (frames_of(3), "gap 3; it has 1, 2, -1, -2"), (dict(clips=["dog"]), "cannot be changed"),
     (dict(settings=FlowSettings(method=DIS("fast"))), "cannot be changed"),
-    (dict(clips=["dog"]), "cannot be changed"),
     (dict(masks=True), "no annotations")])
 def test_a_store_is_taken_as_it_is(store, options, says):
     with pytest.raises(ValueError, match=says):
@@ -227,6 +187,10 @@ def test_pairs_need_two_gaps_and_a_long_clip(data, tmp_path):
 
 
 def test_pairs_are_drawn_where_both_flows_exist(store):
+    "And other samples in each worker."
+    torch.manual_seed(0)
+    names = [tuple(b["name"]) for b in DataLoader(GapSamples(store), 7, num_workers=2)]
+    assert names[0] != names[1]
     pairs = GapSamples(store, both=True).pairs
     ends = [(store.names[r[0]], store.names[r[-1]]) for r in pairs[1, -2]]
     assert ends == [("cows/00002", "cows/00004"), ("dog/00002", "dog/00006")]
