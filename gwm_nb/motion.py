@@ -29,8 +29,13 @@ def monomials(grid: Tensor, # (...,2,N) coordinates
     return torch.stack([grid[..., 0, :]**i * grid[..., 1, :]**j for i, j in powers], -2).mT
 
 # %% ../nbs/03_motion.ipynb #97400ade
+class _Bases(Registry):
+    "Bases by name; a `Basis` stands for itself."
+    def __missing__(self, basis):
+        return basis if isinstance(basis, Basis) else super().__missing__(basis)
+
 _affine = tuple(((p, c, 1),) for p in range(3) for c in range(2))
-bases = Registry('motion basis', {
+bases = _Bases('motion basis', {
     'translation': Basis(0), 'affine': Basis(1), 'quadratic': Basis(2),
     'similarity': Basis(1, (*_affine[:2], ((1, 0, 1), (2, 1, 1)), ((1, 1, 1), (2, 0, -1)))),
     'planar': Basis(2, (*_affine, ((3, 0, 1), (5, 1, 1)), ((5, 0, 1), (4, 1, 1))))})

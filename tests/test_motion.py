@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from gwm_nb.basis import Basis
 from gwm_nb.motion import (bases, fit_motion, monomials, motion_fields, motion_grid,
                            reconstruct)
 
@@ -71,3 +72,10 @@ def test_the_longer_side_spans_two_and_a_single_pixel_is_the_origin():
 def test_wrong_shapes_are_refused(masks, flow):
     with pytest.raises(ValueError) as error: fit_motion(torch.rand(masks), torch.rand(flow))
     assert str(masks) in str(error.value) and str(flow) in str(error.value)
+
+
+def test_a_basis_stands_for_itself_where_its_name_can():
+    masks, flow = torch.rand(1, 2, *SIZE).softmax(1), torch.randn(1, 2, *SIZE)
+    assert fit_motion(masks, flow, bases["planar"]).equal(fit_motion(masks, flow, "planar"))
+    assert fit_motion(masks, flow, Basis(3)).shape == (1, 2, 10, 2)
+    with pytest.raises(ValueError, match="unknown motion basis 'cubic'"): bases["cubic"]
