@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 import torch
 
+from gwm_nb.callbacks import Checkpoint, Photometric
 from gwm_nb.checkpoints import load, save
 from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network, paper_recipe, paper_schedule
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.store import FlowSettings
-from gwm_nb.train import Callback, Checkpoint, Flips, Learner, Photometric, adamw, fit
+from gwm_nb.train import Callback, Flips, History, Learner, adamw, fit
 from gwm_nb.videos import training_samples
 from inputs import fill_network, write_davis
 
@@ -182,14 +183,14 @@ class Crash(Callback):
 
 @pytest.mark.parametrize("crash", [3, 5, 7])
 def test_resumed_is_uninterrupted(scenes, tmp_path, crash):
-    def run(name, at, **options):
-        callbacks = [Checkpoint(tmp_path / name, every=3), Crash(at)]
-        return fit(scenes, steps=8, batch_size=2, progress=False, callbacks=callbacks,
-                   augment=[Flips(), Photometric()], **options)
+    def make(name, at):
+        torch.manual_seed(0)
+        callbacks = [Flips(), Photometric(), History(), Checkpoint(tmp_path / name, 3), Crash(at)]
+        return Learner(create_network("small"), scenes, steps=8, batch_size=2, callbacks=callbacks)
     with pytest.raises(KeyboardInterrupt):
-        run("a.safetensors", crash)
-    resumed = run("a.safetensors", None, resume=tmp_path / "a.safetensors")
-    straight = run("b.safetensors", None)
+        make("a.safetensors", crash).fit()
+    resumed = make("a.safetensors", None).resume(tmp_path / "a.safetensors").fit()
+    straight = make("b.safetensors", None).fit()
     assert resumed.history == straight.history and len(straight.history) == 8
     states = (learn.network.state_dict().values() for learn in (resumed, straight))
     assert all(a.equal(b) for a, b in zip(*states, strict=True))
@@ -197,8 +198,8 @@ def test_resumed_is_uninterrupted(scenes, tmp_path, crash):
 
 def test_a_training_of_another_kind_is_not_resumed(scenes, tmp_path):
     file = tmp_path / "a.safetensors"
-    again = lambda *callbacks: fit(scenes, steps=4, batch_size=2, progress=False,
-                                   callbacks=callbacks, resume=file)
+    again = lambda *callbacks: Learner(
+        create_network("small"), scenes, callbacks=[Flips(), History(), *callbacks]).resume(file)
     teach(scenes, 2, Checkpoint(file))
     with pytest.raises(ValueError, match="callbacks"):
         again()
