@@ -204,16 +204,12 @@ def measure_sequence(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B
 def evaluate(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
              data: Dataset | list # samples with image, name, and optionally flow, mask (H,W), void
             ) -> dict: # J_..., F, frames, sequences
-    """Measure a network, sequence by sequence: means over sequences of means over frames.
+    """Measure a network: means over sequences of means over annotated frames.
 
-    - `J`: the object is chosen without labels, once a sequence (`choose_object`; by the border
-      alone where a sample has no flow);
-    - `J_best_of_two`: the better of object and background in each frame, as published (labels);
-    - `J_best_mask`: the best single mask of each frame (looks at labels);
-    - `F`: the outline's measure, for the same masks as `J`;
-    - `frames`, and `sequences`: {name: {frame: J}}.
-
-    Raises `ValueError` if no sample has a mask."""
+    `J`: the object is chosen without labels, once a sequence (`choose_object`). Chosen by labels
+    in each frame: `J_best_of_two`, the better of object and background, as published, and
+    `J_best_mask`, the best single mask. `F`: outlines of the masks of `J`. `frames`: how many;
+    `sequences`: {name: {frame: J}}. Raises `ValueError` if no sample has a mask."""
     rows, means, sequences = defaultdict(list), [], {}
     for i in range(len(data)): rows[sample_name(data, i).rpartition('/')[0]].append(i)
     for name, numbers in rows.items():
