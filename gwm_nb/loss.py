@@ -9,6 +9,7 @@ __all__ = ['explanation', 'ReconstructionLoss']
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
 
 from .show import masks_to_rgb
@@ -55,14 +56,6 @@ class ReconstructionLoss(nn.Module):
         self.basis, self.criterion, self.form = basis, criterion, form
         self.weight, self.flow_clip, self.normalise = weight, flow_clip, normalise
 
-    def error(self, masks: Tensor, flow: Tensor) -> Tensor: # (B,K,h,w), (B,2,h,w) -> (B,)
-        "Mean error of each sample, before normalisation and weight."
-        if self.form == 'blended': return fit_error(masks, flow, self.basis, self.criterion)
-        theta = fit_motion_fast(masks, flow, self.basis)
-        fields = motion_fields(theta, masks.shape[-2:], self.basis)
-        power = torch.square if self.criterion == 'l2' else torch.abs
-        return (masks * power(fields - flow[:, None]).mean(2)).sum(1).mean((1, 2))
-
     def forward(self, logits: Tensor, flow: Tensor) -> Tensor: # (B,K,h',w'), (B,2,h,w) -> scalar
         if self.flow_clip is not None: flow = flow.clamp(-self.flow_clip, self.flow_clip)
         error = self.error(resize(logits.softmax(1), flow.shape[-2:]), flow)
@@ -70,3 +63,13 @@ class ReconstructionLoss(nn.Module):
             with torch.no_grad(): single = self.error(torch.ones_like(flow[:, :1]), flow)
             error = error / single.clamp_min(.01 if self.criterion == 'l2' else .1)
         return self.weight * error.mean()
+
+# %% ../nbs/05_loss.ipynb #lossunex
+@patch
+def error(self: ReconstructionLoss, masks: Tensor, flow: Tensor) -> Tensor: # (B,)
+    "Mean error of masks (B,K,h,w) for each flow (B,2,h,w), before normalisation and weight."
+    if self.form == 'blended': return fit_error(masks, flow, self.basis, self.criterion)
+    theta = fit_motion_fast(masks, flow, self.basis)
+    fields = motion_fields(theta, masks.shape[-2:], self.basis)
+    power = torch.square if self.criterion == 'l2' else torch.abs
+    return (masks * power(fields - flow[:, None]).mean(2)).sum(1).mean((1, 2))
