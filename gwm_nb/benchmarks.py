@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['protocols', 'averages', 'conventions', 'label_ids', 'Sequence', 'foreground', 'j_and_f', 'Protocol', 'protocol',
            'published', 'per_sequence', 'label_free', 'k_way', 'region_scores', 'fbms', 'object_box', 'box_overlap',
-           'success', 'moca', 'suitable_protocols', 'left_out', 'counted_frames', 'protocol_result',
+           'success', 'moca', 'suitable_protocols', 'left_out', 'counted_frames', 'over_time', 'protocol_result',
            'annotated_sequences', 'skipped_frames', 'CheckedClip', 'check_clip', 'predict_sequence', 'load_predictions',
            'load_any', 'heldout_table', 'parse_protocols', 'get_convention', 'measure_files', 'mask_source',
            'evaluate_files']
@@ -28,7 +28,7 @@ from .annotations import Annotations
 from .checkpoints import load, load_published, published_name, published_network
 from .clips import frame_size, read_frames
 from .cutouts import write_labels
-from .evaluate import boundary, boundary_f, choose_object, jaccard, over_time
+from .evaluate import boundary, boundary_f, choose_object, jaccard
 from .files import (Clip, Registry, find_below, find_clips, lazily, list_images, nfc,
                           output_folder, show_progress)
 from .flow import estimate_flow, resize
@@ -304,6 +304,17 @@ def counted_frames(frames: dict, # {frame, from 0: its measures}
     raise ValueError(f'{name}: none of {len(frames)} annotated frames counts, since '
                      f'{left_out(name, convention)} are left out; use --convention sequences, '
                      'or leave out the sequence by --clips')
+
+# %% ../nbs/16_benchmarks.ipynb #6392ef17
+def over_time(values: Tensor | np.ndarray | list[float] # J or F of a sequence's frames, in order
+             ) -> dict[str, float]: # mean, recall (above 0.5), decay (first less last quarter)
+    "The three figures of a sequence, as in DAVIS. Raises `ValueError` for no values."
+    v = np.asarray(values, np.float64)
+    if not v.size: raise ValueError('a sequence of no frames has no mean')
+    bounds = np.round(np.linspace(1, len(v), 5) + 1e-10).astype(int) - 1
+    first, last = v[:bounds[1] + 1], v[bounds[3]:]
+    return dict(mean=v.mean().item(), recall=(v > .5).mean().item(),
+                decay=(first.mean() - last.mean()).item())
 
 # %% ../nbs/16_benchmarks.ipynb #984e2fa2
 def protocol_result(name: str, # a protocol

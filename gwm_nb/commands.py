@@ -415,7 +415,7 @@ def gwm_demo(out: str = 'gwm_demo_out', # folder for images and videos
             say(f'{title}: J = {row["J"]:.3f} on 64 other scenes (best of two {best:.3f}), '
                 f'{row["seconds"]:.0f} s')
         if full:
-            from gwm_nb.evaluate import show_ranked
+            from gwm_nb.reports import show_ranked
             figure = show_ranked(*runs[0], (0, .25, .5, 1))
             figure.savefig(start.folder/'results.png', dpi=110)
             scene_video(start.folder/'overlay.mp4', *runs[0])

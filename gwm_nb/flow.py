@@ -117,17 +117,6 @@ def limit_size(image: Tensor, # (B,3,h,w)
     if scale == 1: return image
     return resize(image, [max(16, round(n * scale)) for n in image.shape[-2:]], antialias=True)
 
-def _check_frames(image1, image2, longest):
-    if image1.ndim not in (3, 4) or image1.shape[-3] != 3 or not image1.is_floating_point():
-        raise ValueError('frames must be (3,h,w) or (B,3,h,w) with numbers in [0,1], '
-                         f'not {tuple(image1.shape)} of {image1.dtype}')
-    h, w = image1.shape[-2:]
-    if image1.shape != image2.shape:
-        raise ValueError(f'frames differ in size: {tuple(image1.shape)} and {tuple(image2.shape)}')
-    if min(h, w) < 16: raise ValueError(f'frames of {w}x{h} are too small: use at least 16x16')
-    if longest is not None and longest < 16:
-        raise ValueError(f'longest must be at least 16 (got {longest})')
-
 # %% ../nbs/01_flow.ipynb #cd332ef3
 def estimate_flow(image1: Tensor, # (3,h,w) or (B,3,h,w) frames in [0,1]
                   image2: Tensor, # the frames they move to
@@ -135,8 +124,15 @@ def estimate_flow(image1: Tensor, # (3,h,w) or (B,3,h,w) frames in [0,1]
                   longest: int | None = None # shrink frames first, to this longer side in pixels
                  ) -> Tensor: # (2,h,w) or (B,2,h,w) displacement in pixels from image1 to image2
     "Flow between frames. Raises `ValueError` for an unknown method or frames that do not fit."
-    estimator = get_estimator(method)
-    _check_frames(image1, image2, longest)
+    estimator, (h, w) = get_estimator(method), image1.shape[-2:]
+    if image1.ndim not in (3, 4) or image1.shape[-3] != 3 or not image1.is_floating_point():
+        raise ValueError('frames must be (3,h,w) or (B,3,h,w) with numbers in [0,1], '
+                         f'not {tuple(image1.shape)} of {image1.dtype}')
+    if image1.shape != image2.shape:
+        raise ValueError(f'frames differ in size: {tuple(image1.shape)} and {tuple(image2.shape)}')
+    if min(h, w) < 16: raise ValueError(f'frames of {w}x{h} are too small: use at least 16x16')
+    if longest is not None and longest < 16:
+        raise ValueError(f'longest must be at least 16 (got {longest})')
     if image1.ndim == 3: return estimate_flow(image1[None], image2[None], estimator, longest)[0]
     flow = estimator(limit_size(image1, longest), limit_size(image2, longest)).to(image1.device)
     same_size = flow.shape[-2:] == image1.shape[-2:]

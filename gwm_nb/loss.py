@@ -34,13 +34,6 @@ def explanation(sample: dict, # `image` (3,h,w), `flow` (2,h,w), optionally `mas
         images['truth'] = masks_to_rgb(labels.permute(2, 0, 1))
     return images
 
-# %% ../nbs/05_loss.ipynb #5063dd54
-def _per_mask_error(masks, flow, basis, criterion):
-    "Mean error (B,) of each mask's own motion, weighted by the mask."
-    fields = motion_fields(fit_motion_fast(masks, flow, basis), masks.shape[-2:], basis)
-    power = torch.square if criterion == 'l2' else torch.abs
-    return (masks * power(fields - flow[:, None]).mean(2)).sum(1).mean((1, 2))
-
 # %% ../nbs/05_loss.ipynb #081f0de2
 class ReconstructionLoss(nn.Module):
     "How badly the motions of the masks explain the flow. Choudhury et al., BMVC 2022."
@@ -65,20 +58,18 @@ class ReconstructionLoss(nn.Module):
 
     def forward(self, logits: Tensor, flow: Tensor) -> Tensor: # (B,K,h',w'), (B,2,h,w) -> scalar
         if self.flow_clip is not None: flow = flow.clamp(-self.flow_clip, self.flow_clip)
-        masks = resize(logits.softmax(1), flow.shape[-2:])
-        error = self._mean_error(masks, flow)
-        if self.normalise: error = error / self._unexplained(flow)
+        error = self.error(resize(logits.softmax(1), flow.shape[-2:]), flow)
+        if self.normalise:        # by the error of one mask, at least (0.1 px)^2, or 0.1 px for L1
+            with torch.no_grad(): single = self.error(torch.ones_like(flow[:, :1]), flow)
+            error = error / single.clamp_min(.01 if self.criterion == 'l2' else .1)
         return self.weight * error.mean()
 
 # %% ../nbs/05_loss.ipynb #lossunex
 @patch
-def _mean_error(self: ReconstructionLoss, masks, flow):
-    error = fit_error if self.form == 'blended' else _per_mask_error
-    return error(masks, flow, self.basis, self.criterion)
-
-@patch
-@torch.no_grad()
-def _unexplained(self: ReconstructionLoss, flow):
-    "What one motion for the whole frame leaves (B,), at least (0.1 px)^2, or 0.1 px for L1."
-    floor = .01 if self.criterion == 'l2' else .1
-    return self._mean_error(torch.ones_like(flow[:, :1]), flow).clamp_min(floor)
+def error(self: ReconstructionLoss, masks: Tensor, flow: Tensor) -> Tensor: # (B,)
+    "Mean error of masks (B,K,h,w) for each flow (B,2,h,w), before normalisation and weight."
+    if self.form == 'blended': return fit_error(masks, flow, self.basis, self.criterion)
+    theta = fit_motion_fast(masks, flow, self.basis)
+    fields = motion_fields(theta, masks.shape[-2:], self.basis)
+    power = torch.square if self.criterion == 'l2' else torch.abs
+    return (masks * power(fields - flow[:, None]).mean(2)).sum(1).mean((1, 2))

@@ -8,7 +8,6 @@ __all__ = ['backbones', 'networks', 'conv_block', 'SmallBackbone', 'Decoder', 'N
 
 # %% ../nbs/04_network.ipynb #8e4ea561
 from collections.abc import Iterable
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from math import gcd
@@ -152,16 +151,6 @@ def create_network(
     network.config = dict(build='create_network', name=name, num_masks=num_masks, freeze=freeze)
     return network
 
-# %% ../nbs/04_network.ipynb #9a3c419d
-@contextmanager
-def _evaluating(network):
-    "Within: evaluation mode. Afterwards each part is in the mode it was found in."
-    modes = {m: m.training for m in network.modules()}
-    network.eval()
-    try: yield
-    finally:
-        for m, mode in modes.items(): m.training = mode
-
 # %% ../nbs/04_network.ipynb #79045743
 @torch.no_grad()
 def predict_masks(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
@@ -171,10 +160,13 @@ def predict_masks(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,
     "Masks of images of one size, on the network's device. Raises `ValueError` if there are none."
     if isinstance(images, Tensor) and images.ndim == 3:
         return predict_masks(network, images[None])[0]
-    device = next(network.parameters()).device
+    device, modes = next(network.parameters()).device, {m: m.training for m in network.modules()}
     images, results = iter(images), []
-    with _evaluating(network):
+    network.eval()
+    try:
         for batch in iter(lambda: list(islice(images, batch_size)), []):
             results.append(network(torch.stack(batch).to(device)).softmax(1).cpu())
+    finally:
+        for m, mode in modes.items(): m.training = mode
     if not results: raise ValueError('there are no images to predict masks of')
     return torch.cat(results)

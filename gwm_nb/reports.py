@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'COLUMNS', 'PAGE', 'facts_in_words', 'how_read', 'sequence_means', 'caption', 'results_table', 'results_csv',
-           'compare_results', 'sequence_figure', 'html_report', 'write_results', 'read_results']
+           'compare_results', 'sequence_figure', 'html_report', 'show_ranked', 'write_results', 'read_results']
 
 # %% ../nbs/44_reports.ipynb #rep44004
 import base64, csv, io, json
@@ -13,10 +13,15 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+import torch.nn as nn
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from .files import lazily, read_json, write_whole
-from .show import overlay
+from .show import overlay, show_images
+from .network import predict_masks
+from .loss import explanation
+from .evaluate import evaluate, sample_name
 
 # %% ../nbs/44_reports.ipynb #rep44005
 plt = lazily('matplotlib.pyplot')
@@ -190,6 +195,26 @@ def html_report(title: str, # what was measured
         parts.append(f'<h2>{escape(heading)}</h2>{_embedded(figure(name), heading)}')
     return PAGE.format(title=escape(title), table=escape(results_table(results)),
                        figures=''.join(parts))
+
+# %% ../nbs/44_reports.ipynb #ef5dd1fb
+def show_ranked(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
+                data: Dataset | list, # samples with image, flow, name, and optionally mask (H,W)
+                ranks=(0., .5, 1.), # which frames: 0 the worst, 0.5 the median, 1 the best
+                basis: str = 'quadratic' # motions for the reconstruction
+               ): # the matplotlib figure
+    "Frame, flow, masks, explained flow and truth of frames picked by their J."
+    rows = {sample_name(data, i): i for i in range(len(data))}
+    sequences = evaluate(network, data)['sequences'].items()
+    ranked = sorted((J, rows[f'{name}/{frame}'.lstrip('/')])
+                    for name, frames in sequences for frame, J in frames.items())
+    images, titles = [], []
+    for rank in ranks:
+        J, row = ranked[round(rank * (len(ranked) - 1))]
+        sample = data[row]
+        shown = explanation(sample, predict_masks(network, sample['image']), basis)
+        images += shown.values()
+        titles += [f'J {J:.2f}', *list(shown)[1:]]
+    return show_images(images, titles, rows=len(ranks), width=2.2)
 
 # %% ../nbs/44_reports.ipynb #36a491ed
 def write_results(folder: Path, # is there

@@ -27,11 +27,11 @@ from .network import create_network
 from .loss import ReconstructionLoss
 from .paper import ConvNorm, cache_features, fingerprint, paper_optimizer, paper_schedule
 from .checkpoints import load, load_published, published_checkpoint, published_name
-from .train import (Callback, Checkpoint, Flips, History, Learner, Photometric, Progress,
-                          adamw, fit, one_cycle)
-from .callbacks import (EMA, Best, Compile, EarlyStop, KeepLast, Log, Measure, SaveFinal,
-                              SaveImages, Trackers, Unfreeze, best_of, constant_rate,
-                              lower_is_better, measurements, read_log, validation_loss)
+from .train import Callback, Flips, History, Learner, Progress, adamw, fit, one_cycle
+from .callbacks import (EMA, Best, Checkpoint, Compile, EarlyStop, KeepLast, Log, Measure,
+                              Photometric, SaveFinal, SaveImages, Trackers, Unfreeze, best_of,
+                              constant_rate, lower_is_better, measurements, read_log,
+                              validation_loss)
 from .evaluate import evaluate
 from .sources import make_source, process_rank
 

@@ -42,11 +42,14 @@ def show_images(images: list[Tensor], # (3,h,w) images in [0,1] or (h,w) maps
     height = width * images[0].shape[-2] / images[0].shape[-1] + .3
     fig, axes = plt.subplots(rows, cols, figsize=(cols * width, rows * height), squeeze=False,
                              layout='constrained')
-    for ax in axes.flat: ax.set_axis_off()
+    for ax in axes.flat: ax.set(xticks=[], yticks=[], frame_on=False)
     vmin = None if vmax is None else 0
     for i, (ax, image) in enumerate(zip(axes.flat, images)):
         pixels = image.detach().cpu().float()
         if pixels.ndim == 3: pixels = pixels.permute(1, 2, 0).clamp(0, 1)
+        else: # a thin frame: a white mask ends before the white page
+            ax.set_frame_on(True)
+            ax.spines[:].set(color='.6', linewidth=.6)
         ax.imshow(pixels.numpy(), cmap=cmap, vmin=vmin, vmax=vmax)
         if i < len(titles): ax.set_title(titles[i], fontsize=9)
     return fig

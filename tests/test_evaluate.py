@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset
 
-from gwm_nb.evaluate import (boundary_f, choose_object, evaluate, jaccard, object_mask, over_time,
-                             show_ranked, soft_iou)
+from gwm_nb.benchmarks import over_time
+from gwm_nb.evaluate import boundary_f, choose_object, evaluate, jaccard, object_mask, soft_iou
 from gwm_nb.network import predict_masks
+from gwm_nb.reports import show_ranked
 from gwm_nb.scenes import MovingScenes
 from inputs import Bright
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gwm_nb.benchmarks import heldout_table
-from gwm_nb.callbacks import read_log
+from gwm_nb.callbacks import Checkpoint, read_log
 from gwm_nb.checkpoints import load, load_training
 from gwm_nb.commands import gwm_train
 from gwm_nb.configuration import make_config
@@ -20,7 +20,7 @@ from gwm_nb.network import create_network
 from gwm_nb.paper import CachedBackbone
 from gwm_nb.runs import adapt, best_file, resume_run, run, take_weights
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.train import Checkpoint, Flips, fit
+from gwm_nb.train import Flips, fit
 from inputs import ON_CLIPS, ON_DAVIS, TINY, davis_config
 
 EVERYTHING = [*TINY, "data.photometric=0.3", "train.ema=0.5", "log.keep_every=2", "log.keep=2",
