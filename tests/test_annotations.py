@@ -13,7 +13,8 @@ from gwm_nb.commands import gwm_evaluate
 from gwm_nb.evaluate import evaluate
 from gwm_nb.show import VideoWriter
 from gwm_nb.store import FlowSettings
-from gwm_nb.videos import VideoFrames, find_masks, unmatched_annotations
+from gwm_nb.datasets import find_masks, unmatched_annotations
+from gwm_nb.videos import VideoFrames
 from inputs import Bright, write_image
 
 N, H, W = 5, 60, 90

@@ -678,7 +678,7 @@ def test_the_process(tmp_path):
 
 
 def test_the_library_reads_what_is_written(run, small, tmp_path):
-    from gwm_nb.videos import data_sets, find_data_sets, find_masks, known_data_set
+    from gwm_nb.datasets import data_sets, find_data_sets, find_masks, known_data_set
     for name in ("davis2016", "fbms", "segtrackv2", "moca"):
         small(name)
         run(name, *archives(name, tmp_path / name))

@@ -2,6 +2,7 @@
 outlive what fails beside them."""
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,20 +12,20 @@ import timm
 import torch
 from PIL import Image
 
-from gwm_nb import merging, refine, segment as segment_module
+from gwm_nb import merging, refine
 from gwm_nb.checkpoints import save
 from gwm_nb.clips import open_clip
-from gwm_nb.commands import gwm_segment
+from gwm_nb.commands import gwm_segment, segment_all
 from gwm_nb.cutouts import Outputs, output_files, outputs, write_labels
 from gwm_nb.evaluate import choose_object, jaccard
 from gwm_nb.files import read_mask
-from gwm_nb.jobs import ClipDiagnostics
+from gwm_nb.jobs import ClipDiagnostics, Result
+from gwm_nb.methods import SegmentOptions, best_match, choose_in_clip, presets
 from gwm_nb.network import create_network
 from gwm_nb.paper import KeyFeatures
 from gwm_nb.refine import RefineSettings, Refined, refine_clip
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.segment import (Result, SegmentOptions, best_match, choose_in_clip, presets, segment,
-                            segment_all)
+from gwm_nb.segment import segment
 from inputs import frame_pixels, write_image, write_scene
 from test_checkpoints import Mirror, mirror, place      # noqa: F401, a fixture
 
@@ -373,7 +374,7 @@ def test_two_runs_of_one_clip_at_once(fast, monkeypatch):
     keep = refine._save_window
     def other_is_done(file, *args):
         keep(file, *args)
-        segment_module.shutil.rmtree(file.parent)
+        shutil.rmtree(file.parent)
     monkeypatch.setattr(refine, "_save_window", other_is_done)
     assert len(fast()) == 4
 

@@ -9,7 +9,7 @@ from gwm_nb.paper import paper_network, paper_recipe, paper_schedule
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.store import FlowSettings
 from gwm_nb.train import Callback, Checkpoint, Flips, Learner, Photometric, adamw, fit
-from gwm_nb.videos import training_samples
+from gwm_nb.datasets import training_samples
 from inputs import fill_network, write_davis
 
 SIZE = (32, 48)

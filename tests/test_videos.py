@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from gwm_nb import videos
+from gwm_nb import datasets
 from gwm_nb.files import find_clips, read_image, read_mask
 from gwm_nb.flow import DIS, estimate_flow
 from gwm_nb.flow_files import read_flow
 from gwm_nb.store import FlowSettings, FlowStore, make_store, shrink
 from gwm_nb.commands import gwm_flow
-from gwm_nb.videos import GapSamples, VideoFrames, evaluation_samples
+from gwm_nb.datasets import GapSamples
+from gwm_nb.sources import evaluation_samples
+from gwm_nb.videos import VideoFrames
 from inputs import write_davis, write_image, write_scene
 
 
@@ -114,13 +116,13 @@ def test_annotations_that_are_missing_or_unreadable(data, tmp_path):
 
 
 def test_training_never_sees_a_label(data):
-    samples = videos.training_samples("DAVIS+FBMS", data, SIZE, both=True)
+    samples = datasets.training_samples("DAVIS+FBMS", data, SIZE, both=True)
     keys = {"image", "flow", "flow2", "name"}
     assert len(samples) == 23 and all(set(s) == keys for s in samples)
 
 
 def test_clips_held_out_are_not_drawn(data):
-    samples = videos.training_samples("DAVIS", data, SIZE, held_out=["dog"])
+    samples = datasets.training_samples("DAVIS", data, SIZE, held_out=["dog"])
     assert {samples[i % 14]["name"].split("/")[0] for i in range(30)} == {"cows"}
 
 
