@@ -40,7 +40,8 @@ from .configuration import make_config
 from .runs import best_file
 from .sources import DataSetSource, make_source
 from .store import shrink
-from .videos import data_sets, find_masks, known_data_set, unmatched_annotations, parse_size
+from .datasets import (data_sets, find_masks, known_data_set, parse_size,
+                             unmatched_annotations)
 
 # %% ../nbs/16_benchmarks.ipynb #lazy1601
 metrics = lazily('sklearn.metrics')

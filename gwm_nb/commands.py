@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['WAITING', 'NEXT', 'parse_options', 'prepare_process', 'keep_freed_memory', 'printable', 'one_line', 'command',
-           'gwm_segment', 'gwm_flow', 'gwm_train', 'gwm_evaluate', 'cut_example', 'train_and_measure', 'clear_scene',
-           'scene_video', 'gwm_demo']
+           'segment_all', 'gwm_segment', 'gwm_flow', 'gwm_train', 'gwm_evaluate', 'cut_example', 'train_and_measure',
+           'clear_scene', 'scene_video', 'gwm_demo']
 
 # %% ../nbs/29_commands.ipynb #d77767bd
 import ctypes, json, os, re, shlex, shutil, sys, time
 from contextlib import redirect_stdout, suppress
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 
@@ -120,6 +121,56 @@ def command(func=None, # a function with documented parameters
         if code: raise SystemExit(code)
     return main
 
+# %% ../nbs/29_commands.ipynb #cmdseg01
+def _segment_one(clip, out, options):
+    "Segment a clip, and print what came of it; the exit code."
+    from gwm_nb.cutouts import output_files
+    from gwm_nb.files import say
+    from gwm_nb.segment import segment
+    say(f'segmenting {clip} into {out}')
+    report = segment(clip, out, options).report
+    seconds, J, confidence = report['seconds'], report.get('J'), report.get('confidence')
+    parts = ', '.join(f'{part} {took:.0f}' for part, took in seconds.items() if part != 'total')
+    measured = f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''
+    print(f"{report['frames']} frames in {seconds['total']:.0f} s ({parts}){measured}")
+    if confidence:
+        because = ''.join(f'; {warning}' for warning in report['quality_warnings'])
+        print(f"confidence {confidence['mean']:.2f}{because}")
+    for name in options.outputs:
+        if output_files([name], report['names'])[0] not in report['files']: continue
+        print(f"{name + ':':8} {out/output_files([name], ['*', '**'])[0]}")
+    if options.keep_network: print(f'network: {out/"network.safetensors"}')
+    print(f'report:  {out/"result.json"}', flush=True)
+    for failure in report['failed']: print(f'{clip}: {failure}', file=sys.stderr, flush=True)
+    return 3 if report['failed'] else 0
+
+# %% ../nbs/29_commands.ipynb #cmdseg02
+def segment_all(clip: str | Path, # a video file, a folder of frames, or a folder of clips
+                out: str | Path, # folder for the results; of several clips: a folder each
+                options: 'SegmentOptions' # `masks` of several clips: a folder with those of each
+               ) -> int: # exit code: 0, or 3 if an output beside the masks failed
+    """Segment a clip, or each clip of a folder, and print what came of it.
+    Raises `ValueError` if one can't be used, after all others are done."""
+    from gwm_nb.files import find_below, find_clips, nfc, say, visible
+    from gwm_nb.methods import presets
+    clips, out, failed, codes = find_clips(clip), Path(out), [], []
+    names = ', '.join(c.name for c in clips[:5]) + (', ...' if len(clips) > 5 else '')
+    if len(clips) > 1: say(f'{clip}: {len(clips)} clips ({names}), each into {out}/NAME')
+    elif clips[0].path != Path(clip): say(f'{clip}: one clip, {names}')
+    say(f'method: {presets[options.preset].about}')
+    if len(clips) == 1: return _segment_one(clips[0].path, out, options)
+    for c in clips:
+        masks = options.masks and find_below(options.masks, c.name)
+        if masks and not masks.is_dir():         # perhaps a video of masks
+            videos = [f for f in sorted(masks.parent.glob('*')) if nfc(f.stem) == nfc(masks.name)]
+            masks = [*videos, masks][0]
+        try: codes.append(_segment_one(c.path, out/c.name, replace(options, masks=masks)))
+        except (ValueError, OSError) as e:
+            failed.append(c.name)
+            print(visible(f'{c.name}: {e}'), file=sys.stderr, flush=True)
+    if not failed: return max(codes)
+    raise ValueError(f'{len(failed)} of {len(clips)} clips failed: {", ".join(failed)}')
+
 # %% ../nbs/29_commands.ipynb #a9a543f7
 def _check_exists(path, what):
     "Raises `FileNotFoundError` for a path that does not exist."
@@ -155,7 +206,7 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
     options = dict(locals())
     clip, out = options.pop('clip'), options.pop('out')
     _check_exists(clip, 'clip (give a video file, a folder of frames, or a folder of clips)')
-    from gwm_nb.segment import SegmentOptions, segment_all
+    from gwm_nb.methods import SegmentOptions
     return segment_all(clip, out, SegmentOptions(**options))
 
 # %% ../nbs/29_commands.ipynb #e3e8358c
@@ -182,7 +233,7 @@ def gwm_flow(source: str, # a clip, a folder of clips, a data set, or several: D
     from gwm_nb.files import cache_folder, find_clips, readable_size
     from gwm_nb.store import (FlowSettings, clear_cached_stores, make_store, plan_store,
                               plan_summary)
-    from gwm_nb.videos import flow_estimator, flow_sources, parse_size
+    from gwm_nb.datasets import flow_estimator, flow_sources, parse_size
     if clear_cache:
         removed, freed = clear_cached_stores()
         size = readable_size(freed)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SeededSamples', 'ResizedFrames', 'StoredFrames', 'refuse_labels', 'process_rank', 'say_once', 'Source', 'SceneSource',
-           'ClipSource', 'DataSetSource', 'make_source']
+           'evaluation_samples', 'ClipSource', 'DataSetSource', 'make_source']
 
 # %% ../nbs/41_sources.ipynb #src00004
 import os
@@ -21,8 +21,9 @@ from .scenes import MovingScenes
 from .store import FlowSettings, FlowStore, is_store, plan_store, plan_summary, shrink
 from .clips import frame_names
 from .annotations import Annotations
-from .videos import (VideoFrames, data_sets, evaluation_samples, find_data_sets, find_masks,
-                           known_data_set, unmatched_annotations, training_samples)
+from .datasets import (data_sets, find_data_sets, find_masks, known_data_set,
+                             training_samples, unmatched_annotations)
+from .videos import VideoFrames
 
 # %% ../nbs/41_sources.ipynb #3c5df6a3
 class SeededSamples(Dataset):
@@ -134,6 +135,21 @@ class SceneSource(Source):
         return n, [f'data: {n} moving scenes, made when they are needed']
 
     def describe_validation(self): return f'{self.data.validation or 32} other scenes'
+
+# %% ../nbs/41_sources.ipynb #evalset2
+def evaluation_samples(name: str, # a data set; of several joined by +, the first, as published
+                       data: str | Path = 'data', # the folder that holds it
+                       settings: FlowSettings = FlowSettings(size=(128, 224)), # first gap
+                       clips: list[str] | None = None, # to measure on; None: as published
+                       labels: bool = True # annotated frames only; False: all, without mask
+                      ) -> Dataset:
+    """Samples `{image, flow, mask, name}` of a data set's validation clips; `mask` has the
+    annotation's own size."""
+    name, folder = next(iter(find_data_sets(name, data).items()))
+    clips = clips or data_sets[name].validation
+    settings = replace(settings, gaps=data_sets[name].gaps[:1])
+    frames = VideoFrames(folder, settings, masks=True if labels else None, clips=clips)
+    return frames.annotated() if labels else frames
 
 # %% ../nbs/41_sources.ipynb #94b7e64f
 @dataclass

@@ -168,7 +168,7 @@ gwm_demo --out demo -> training.png
 """.strip().splitlines()])
 def test_wrong_input_gives_one_line_and_leaves_nothing(damaged, call, monkeypatch, argv, said):
     def never(*args, **kwargs): raise AssertionError("work before the inputs were checked")
-    for name in ("segment.fit", "segment.choose_in_clip", "segment.refine_windows"):
+    for name in ("methods.fit", "methods.choose_in_clip", "methods.refine_windows"):
         monkeypatch.setattr(f"gwm_nb.{name}", never)
     before = sorted(damaged.rglob("*"))
     run = gwm_demo if argv.startswith("gwm_demo") else gwm_segment

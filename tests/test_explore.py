@@ -15,7 +15,8 @@ from gwm_nb.flow import warp
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import motion_fields
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.segment import Result, segment
+from gwm_nb.jobs import Result
+from gwm_nb.segment import segment
 from gwm_nb.show import overlay
 from gwm_nb.train import fit
 from inputs import write_scene

@@ -32,7 +32,7 @@ from gwm_nb.files import output_folder, readable_name, visible
 from gwm_nb.flow_files import read_flo, read_kitti, write_flo, write_kitti
 from gwm_nb.network import create_network
 from gwm_nb.configuration import Config, make_config
-from gwm_nb.segment import Result
+from gwm_nb.jobs import Result
 from gwm_nb.store import FlowSettings, FlowStore, StoredClip, make_store
 from gwm_nb.weights import read_weights
 from inputs import write_image

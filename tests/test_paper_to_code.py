@@ -14,7 +14,7 @@ from gwm_nb.benchmarks import protocols
 from gwm_nb.motion import bases
 from gwm_nb.network import backbones
 from gwm_nb.configuration import KEYS, presets
-from gwm_nb.videos import data_sets
+from gwm_nb.datasets import data_sets
 from house import ROOT
 
 ROWS = re.compile(r"^\| .+\|$", re.M)

@@ -2,6 +2,7 @@
 outlive what fails beside them."""
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 
-from gwm_nb import merging, refine, segment as segment_module
+from gwm_nb import merging, refine
 from gwm_nb.checkpoints import save
 from gwm_nb.clips import open_clip
 from gwm_nb.cutouts import Outputs, output_files, outputs, write_labels
@@ -22,8 +23,10 @@ from gwm_nb.network import create_network, predict_masks
 from gwm_nb.paper import KeyFeatures
 from gwm_nb.refine import RefineSettings, refine_clip
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.segment import (Result, SegmentOptions, choose_in_clip, presets, segment,
-                            segment_all)
+from gwm_nb.commands import segment_all
+from gwm_nb.jobs import Result
+from gwm_nb.methods import SegmentOptions, choose_in_clip, presets
+from gwm_nb.segment import segment
 from inputs import Bright, frame_pixels, write_frames, write_scene
 from test_checkpoints import Mirror, mirror, place      # noqa: F401, a fixture
 
@@ -264,7 +267,7 @@ def test_a_cache_that_cannot_be_used_costs_nothing(fast, tmp_path, monkeypatch, 
     keep = refine._save_window
     def other_is_done(file, *args):
         keep(file, *args)
-        segment_module.shutil.rmtree(file.parent)
+        shutil.rmtree(file.parent)
     if cache == "a file": (tmp_path / "cache").write_text("")
     elif cache == "full": monkeypatch.setattr(refine.torch, "save", fails)
     else: monkeypatch.setattr(refine, "_save_window", other_is_done)

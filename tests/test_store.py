@@ -23,7 +23,7 @@ from gwm_nb.flow_files import write_flo
 from gwm_nb.store import (DamagedStore, FlowSettings, FlowStore, cached_store, make_store,
                           plan_store, plan_summary, shrink)
 from gwm_nb.weights import RAFT
-from gwm_nb.videos import GapSamples
+from gwm_nb.datasets import GapSamples
 
 SETTINGS = FlowSettings(size=(32, 48), gaps=(1, 2, -1, -2))
 FLOWS = dict(cows=18, dog=26)                               # of 6 and 8 frames

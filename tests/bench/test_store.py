@@ -12,7 +12,7 @@ from gwm_nb.flow import resize_flow
 from gwm_nb.flow_files import read_flow, write_flo
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.store import FlowSettings, FlowStore, make_store, shrink
-from gwm_nb.videos import GapSamples
+from gwm_nb.datasets import GapSamples
 
 SIZE, GAPS, N = (128, 224), (1, 2, -1, -2), 24
 
