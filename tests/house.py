@@ -2,19 +2,16 @@
 
     python tests/house.py
 
-prints, for each notebook: exported lines, functions and the share of private ones, the most
-parameters, median lines of an exported cell, and minutes to read it.
+prints, for each notebook: exported lines, median lines of an exported cell, minutes to read it.
 
 A rule is a function that returns a list of complaints, empty if all is well. `test_structure.py`
 applies each of them to the house, and to something made up that breaks it.
 """
 import ast
 import importlib.util
-import io
 import json
 import re
 import statistics
-import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,24 +74,16 @@ def minutes(cells):
     return len(prose(cells).split()) / 180 + code / 8
 
 
-def figures(cells):
-    "A row of the table; functions of Python (`__init__`) do not count, nor does `self`."
-    exported = [c for c in cells if is_exported(c)]
-    tree = ast.parse("\n".join(c["source"] for c in exported))
-    found = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name[:2] != "__"]
-    private = sum(f.name.startswith("_") for f in found) / max(len(found), 1)
-    most = max((sum(a.arg != "self" for a in parameters(f)) for f in found), default=0)
-    lengths = [len(code_lines(c)) for c in exported]
-    return [f"{sum(lengths)}", f"{len(found)}", f"{private:.0%}", f"{most}",
-            f"{statistics.median(lengths or [0]):g}", f"{minutes(cells):.0f}"]
+def exported_lengths(cells): return [len(code_lines(c)) for c in cells if is_exported(c)] or [0]
 
 
 def table(books):
-    "The figures of `{name: cells}`, a row for each notebook and one for all."
-    every = books | {"**all**": [c for cells in books.values() for c in cells]}
-    head = ["notebook", "exported lines", "functions", "private", "parameters", "cell", "minutes"]
-    rows = [head, ["---"] * len(head), *([name, *figures(c)] for name, c in every.items())]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    "The figures of `{name: cells}`, a row for each notebook."
+    head = ["| notebook | exported lines | median cell | minutes |", "|---|---|---|---|"]
+    lengths = {name: exported_lengths(cells) for name, cells in books.items()}
+    rows = [f"| {name} | {sum(lengths[name])} | {statistics.median(lengths[name]):g} "
+            f"| {minutes(cells):.0f} |" for name, cells in books.items()]
+    return "\n".join(head + rows)
 
 
 # ---- rules of modules
@@ -124,74 +113,25 @@ def used_rooms(code):
     return {m[1] or "*" for m in found if m and not m[1].startswith("__")}
 
 
-def wrong_floors(room, code, order):
-    "Imports of a module that are not of rooms below it, and a module that is not on the list."
-    if room not in order:
-        return [f"{room} is not on the list of floors"]
-    return [f"{room} imports {used}, which is not below it"
-            for used in sorted(used_rooms(code) - {*order[:order.index(room)]})]
-
-
 # training learns of data sets from `videos` only, evaluation knows nothing of training
 STRANGERS = {"train": {"scenes", "store", "images", "evaluate"}, "evaluate": {"train"}}
 
 
-def strangers(room, code):
-    "Rooms that training, or evaluation, may not know, though they are below it."
-    found = used_rooms(code) & STRANGERS.get(room, set())
-    return [f"{room} must know nothing of {used}" for used in sorted(found)]
-
-
-def parameters(function):
-    a = function.args
-    every = [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]
-    return [p for p in every if p]
-
-
-def undocumented(code):
-    """Public functions and classes without a docstring, parameters without a comment of their own.
-    A patched method says in words what it takes; a part of a network, what builds it."""
-    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
-    comments, complaints = {t.start[0] for t in tokens if t.type == tokenize.COMMENT}, []
-    for node in ast.parse(code).body:
-        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
-            continue
-        if not ast.get_docstring(node):
-            complaints.append(f"{node.name} has no docstring")
-        if isinstance(node, ast.ClassDef) and not any("nn." in ast.unparse(b) for b in node.bases):
-            functions = [m for m in node.body if getattr(m, "name", "") == "__init__"]
-        else:
-            functions = [node] if isinstance(node, ast.FunctionDef) else []
-        for function in functions:
-            if not any("patch" in ast.unparse(d) for d in function.decorator_list):
-                complaints += [f"{node.name}: parameter {p} has no comment of its own"
-                               for p in bare_parameters(function, comments)]
-    return complaints
-
-
-def bare_parameters(function, comments):
-    "Parameters that have no line of their own with a comment; a default may take several lines."
-    a = function.args
-    plain = [*a.posonlyargs, *a.args]
-    pairs = [*zip(plain[::-1], a.defaults[::-1]), *zip(a.kwonlyargs, a.kw_defaults)]
-    ends = {p.arg: default.end_lineno for p, default in pairs if default}
-    lines = {p.arg: ends.get(p.arg, p.end_lineno) for p in parameters(function) if p.arg != "self"}
-    alone = lambda line: line in comments and list(lines.values()).count(line) == 1
-    return [name for name, line in lines.items() if not alone(line)]
+def wrong_imports(room, code, order):
+    "Imports of a module that are not of rooms below it, or of rooms that it may not know."
+    if room not in order:
+        return [f"{room} is not on the list of floors"]
+    known = {*order[:order.index(room)]} - STRANGERS.get(room, set())
+    return [f"{room} may not import {used}" for used in sorted(used_rooms(code) - known)]
 
 
 def crowded(code):
-    "Lines of two ideas: a walrus in a comprehension, two statements."
-    complaints, comprehensions = [], (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, comprehensions):
-            complaints += [f"{ast.unparse(n)}: a walrus in a comprehension"
-                           for n in ast.walk(node) if isinstance(n, ast.NamedExpr)]
-        for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
-            for one, two in zip(body, body[1:]) if isinstance(body, list) else ():
-                if one.end_lineno == two.lineno:
-                    complaints.append(f"{ast.unparse(two)}: a second statement on its line")
-    return complaints
+    "Second statements on a line."
+    bodies = [getattr(node, name, None) for node in ast.walk(ast.parse(code))
+              for name in ("body", "orelse", "finalbody")]
+    pairs = [pair for b in bodies if isinstance(b, list) for pair in zip(b, b[1:])]
+    return [f"{ast.unparse(b)}: a second statement on its line" for a, b in pairs
+            if a.end_lineno == b.lineno]
 
 
 # ---- rules of notebooks
@@ -201,19 +141,18 @@ def pictures(cell):
 
 
 def anatomy(cells, kind="room"):
-    """What a notebook lacks of its parts: a room, a room of the "engine", whose cells may be as long
-    as what they do, or a "page", which exports nothing."""
+    """What a notebook lacks of its parts: a room; a room of the "engine", whose cells may be as
+    long as what they do; or a "page", which exports nothing."""
     first, told, text = cells[0], of_kind(cells, "markdown"), prose(cells)
     shown = [c for c in of_kind(cells, "code") if "hide" not in directives(c)]
-    lengths = [len(code_lines(c)) for c in cells if is_exported(c)]
-    longest = max(lengths, default=0)
+    lengths = exported_lengths(cells)
     complaints = {
         "it does not begin with a title and a line in a quote":
             first["cell_type"] == "markdown" and re.match(r"# \S.*\n\n> \S", first["source"]),
         "its last words lead to no other notebook":
             re.search(r"\]\(\w+\.ipynb\)", told[-1]["source"])}
     complaints |= {
-        "it exports": not lengths,
+        "it exports": not any(map(is_exported, cells)),
         "it names a module": not any("default_exp" in c["source"] for c in shown)
     } if kind == "page" else {
         f"{len(shown)} shown cells and only {len(told)} of prose": 2 * len(told) >= len(shown),
@@ -222,8 +161,8 @@ def anatomy(cells, kind="room"):
         "no '## Exercises'": re.search(r"^## Exercises$", text, re.M),
         "no image": any(map(pictures, cells)),
         f"half of its exported cells are longer than {MEDIAN} lines":
-            kind == "engine" or statistics.median(lengths or [0]) <= MEDIAN,
-        f"an exported cell of {longest} lines, more than {LONGEST}": longest <= LONGEST}
+            kind == "engine" or statistics.median(lengths) <= MEDIAN,
+        f"an exported cell of {max(lengths)} lines, more than {LONGEST}": max(lengths) <= LONGEST}
     return [words for words, good in complaints.items() if not good]
 
 

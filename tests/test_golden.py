@@ -36,14 +36,6 @@ def test_colours_are_the_published_ones(flow_read):
     np.testing.assert_allclose(rgb.numpy(), published, atol=2 / 255)
 
 
-def test_real_raft_files_are_read(shared):
-    files = sorted((shared / "data/raft_flow/tennis").glob("*.flo"))
-    assert files
-    for file in files:
-        flow = read_flo(file)
-        assert flow.shape == (2, 256, 448) and flow.abs().max() < 200
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_quadratic_reconstruction_and_gradient(golden, seed):
     z = np.load(golden / f"quad_32x56_seed{seed}.npz")

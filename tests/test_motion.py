@@ -2,8 +2,7 @@
 import pytest
 import torch
 
-from gwm_nb.motion import (bases, fit_motion, monomials, motion_fields, motion_grid,
-                           reconstruct)
+from gwm_nb.motion import bases, fit_motion, monomials, motion_fields, motion_grid, reconstruct
 
 SIZE = 24, 40
 MASKS = {"empty": [], "a pixel": [(3, 4)], "a row": [(5, c) for c in range(12)],
@@ -17,24 +16,19 @@ def seed():
     torch.manual_seed(0)
 
 
-def masks_of(places, dtype=torch.float32):
-    "A mask with these pixels, and its complement, (1,2,h,w)."
-    m = torch.zeros(1, 2, *SIZE, dtype=dtype)
-    for i, j in places: m[0, 0, i, j] = 1
-    m[0, 1] = 1 - m[0, 0]
-    return m
-
-
 @pytest.mark.parametrize("value", [1, 1e-3, 1e-12, 1e-18])
 @pytest.mark.parametrize("name", list(bases))
-@pytest.mark.parametrize("case", list(MASKS))
-def test_every_mask_has_a_finite_motion_and_gradient(case, name, value):
+def test_every_mask_has_a_finite_motion_and_gradient(name, value):
     "In float32, also where a softmax is nearly zero."
-    masks, flow = (value * masks_of(MASKS[case])).requires_grad_(), 4 * torch.randn(1, 2, *SIZE)
+    masks = torch.zeros(len(MASKS), 2, *SIZE)
+    for n, places in enumerate(MASKS.values()):
+        for i, j in places: masks[n, 0, i, j] = 1
+    masks[:, 1] = 1 - masks[:, 0]
+    masks, flow = (value * masks).requires_grad_(), 4 * torch.randn(len(MASKS), 2, *SIZE)
     theta = fit_motion(masks, flow, name)
     (reconstruct(masks, theta, name) - flow).square().mean().backward()
     assert theta.isfinite().all() and theta.dtype == torch.float32 and masks.grad.isfinite().all()
-    if case == "empty": assert not theta[:, 0].any()
+    assert not theta[0, 0].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -61,13 +55,3 @@ def test_motions_of_several_families_at_every_pixel():
 def test_the_longer_side_spans_two_and_a_single_pixel_is_the_origin():
     assert motion_grid((3, 5)).aminmax() == (-1, 1) and motion_grid((1, 1)).tolist() == [[0], [0]]
     assert motion_grid((3, 5))[1].aminmax() == (-.5, .5)
-
-
-@pytest.mark.parametrize("masks, flow", [((2, 24, 40), (1, 2, 24, 40)),
-                                         ((1, 2, 24, 40), (2, 24, 40)),
-                                         ((1, 2, 24, 39), (1, 2, 24, 40)),
-                                         ((2, 2, 24, 40), (1, 2, 24, 40)),
-                                         ((1, 2, 24, 40), (1, 3, 24, 40))])
-def test_wrong_shapes_are_refused(masks, flow):
-    with pytest.raises(ValueError) as error: fit_motion(torch.rand(masks), torch.rand(flow))
-    assert str(masks) in str(error.value) and str(flow) in str(error.value)
