@@ -98,13 +98,6 @@ def test_what_is_refused(folder, call, message):
     assert message in str(e.value)
 
 
-def test_raft_without_a_connection_says_what_else_there_is(monkeypatch):
-    def unreachable(*args, **kwargs): raise OSError("no route")
-    monkeypatch.setattr("gwm_nb.weights.models.get_model_weights", unreachable)
-    with pytest.raises(ValueError, match=r"raft_large.*weights=.*DIS"):
-        raft(None)
-
-
 def test_what_leaves_the_frame_is_hidden():
     right = torch.zeros(2, 40, 60)
     right[0] = 2
@@ -165,8 +158,6 @@ def test_raft_reads_a_local_file_and_notices_a_new_one(tmp_path):
     assert (local(a, b) - random(a, b)).abs().max() > .01
 
 
-# ---- scenes and motion: cases that must stay finite
-
 def test_scenes_stay_finite_and_their_flow_exact():
     late = MovingScenes(6, seed=1000, size=(48, 80))
     assert all(late.scene(i).frame(20).isfinite().all() for i in range(3))
@@ -176,19 +167,3 @@ def test_scenes_stay_finite_and_their_flow_exact():
             visible = ~scene.occluded(t, 2)
             pulled = warp(scene.frame(t + 2)[None], scene.flow(t, 2)[None])[0]
             assert (pulled - scene.frame(t)).abs().mean(0)[visible].mean() < .03
-
-
-@pytest.mark.parametrize("size", [(24, 32), (480, 854)])
-def test_small_soft_masks_anywhere_stay_finite(size):
-    "Over a tiny rest, as a saturated softmax leaves them."
-    torch.manual_seed(0)
-    number = lambda below: int(torch.randint(0, below, ()))
-    for _ in range(5):
-        m = torch.full((1, 2, *size), 10. ** -(3 + number(37)))
-        i, j = number(size[0]), number(size[1])
-        m[0, 0, i:i + 1 + number(8), j:j + 1 + number(8)] = 1
-        m.requires_grad_()
-        out = reconstruct(m, fit_motion(m, torch.randn(1, 2, *size)))
-        out.square().mean().backward()
-        assert out.isfinite().all() and out.abs().max() < 1e3, (size, i, j)
-        assert m.grad.isfinite().all(), (size, i, j)

@@ -142,22 +142,16 @@ def test_keys_are_those_of_timm(name, side):
 
 # ---- checkpoints
 
-def release(state):
-    "What the release's files hold."
-    return {"model": state, "iteration": 5000, "best": np.float64(.79),
-            "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}},
-                          "param_groups": [{"lr": 1e-4, "params": [0]}]},
-            "scheduler": {"last_epoch": 3, "base_lrs": [1.5e-4]}, "py_rng": random.getstate(),
-            "torch_rng": torch.get_rng_state(), "np_rng": np.random.get_state()}
-
-
 @pytest.mark.parametrize("arrays", [False, True])
 def test_load_published(tmp_path, arrays):
     "Also a file written under NumPy 1, whose arrays have another module."
     theirs, ours = fill_network(tiny()), tiny()
     state = {k: v.numpy() if arrays else v for k, v in theirs.state_dict().items()}
     new, old = tmp_path / "new.pth", tmp_path / "old.pth"
-    torch.save(release(state), new)
+    torch.save({"model": state, "iteration": 5000, "best": np.float64(.79),
+                "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []},
+                "torch_rng": torch.get_rng_state(), "np_rng": np.random.get_state(),
+                "py_rng": random.getstate()}, new)
     with zipfile.ZipFile(new) as source, zipfile.ZipFile(old, "w", zipfile.ZIP_STORED) as out:
         for i in source.infolist():
             out.writestr(i.filename, source.read(i).replace(b"numpy._core", b"numpy.core"))
@@ -166,22 +160,9 @@ def test_load_published(tmp_path, arrays):
         assert v.equal(ours.state_dict()[k])
     decoder = ours.sem_seg_head.pixel_decoder
     assert decoder.layer_2.norm is decoder.mask_features[0].norm
-
-
-@pytest.mark.parametrize("kind, says", [
-    ("other dict", "epoch"), ("alias", "shared by"), ("missing", "1 missing: sem_seg_head")])
-def test_bad_checkpoints_change_nothing(tmp_path, kind, says):
-    "What else does not fit: see test_weights."
-    net, state = tiny(), fill_network(tiny()).state_dict()
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    changed = {"missing": release(dict(list(state.items())[1:])), "other dict": {"epoch": 3},
-               "alias": release({k: v + k.endswith("mask_features.2.norm.bias")
-                                 for k, v in state.items()})}
-    torch.save(changed[kind], tmp_path / "bad.pth")
-    with pytest.raises(ValueError, match="bad.pth") as e:
-        load_published(tmp_path / "bad.pth", net)
-    assert says in str(e.value) and "\n" not in str(e.value)
-    assert all(v.equal(before[k]) for k, v in net.state_dict().items())
+    torch.save({"epoch": 3}, new)
+    with pytest.raises(ValueError, match="new.pth.*epoch"):
+        load_published(new, ours)
 
 
 # ---- what is refused
@@ -251,13 +232,11 @@ def test_features_beyond_half_precision_are_refused(tmp_path):
 
 
 def test_a_cache_does_not_show_outside(tmp_path):
-    network = frozen()
-    names, cached = list(network.state_dict()), cache_features(network, tmp_path)
-    assert sorted(cached.state_dict()) == sorted(names)
-    cached.load_state_dict(create_network("resnet18", pretrained=False).state_dict())
+    trained = create_network("resnet18", pretrained=False)
+    cached = cache_features(frozen(), tmp_path)
+    cached.load_state_dict(trained.state_dict())
     for again in (pickle.loads(pickle.dumps(cached)), copy.deepcopy(cached)):
         assert again.backbone.folder == tmp_path
-    trained = create_network("resnet18", pretrained=False)
     for call, says in ((lambda: cache_features(cached, tmp_path / "elsewhere"), "already"),
                        (lambda: cache_features(trained, tmp_path / "x"), "frozen backbone"),
                        (lambda: CachedBackbone(frozen().backbone, tmp_path, torch.bfloat16),

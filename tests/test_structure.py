@@ -4,7 +4,6 @@ Each rule stands in `house.py` and is tried twice: on the house, and on somethin
 breaks it in one place, since a check that cannot fail says nothing.
 """
 import configparser
-import copy
 import dataclasses
 import inspect
 import re
@@ -132,7 +131,7 @@ MORE, LONG = {f"x{i}": ran("1") for i in range(5)}, ran("#| export", *["a = 1"] 
 
 def spoiled(cells, **changes):
     "A good notebook with cells replaced, by number; None takes a cell away."
-    changed = {f"c{i}": copy.deepcopy(c) for i, c in enumerate(cells)} | changes
+    changed = {f"c{i}": c for i, c in enumerate(cells)} | changes
     return [c for c in changed.values() if c]
 
 

@@ -12,22 +12,17 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from gwm_nb.fast_fit import _FitError, fit_error
-from gwm_nb.motion import bases
-from gwm_nb.network import create_network
+from gwm_nb.motion import bases, monomials, motion_grid
 
 SIZES = {"8 x 4 x 128x224": (8, 4, 128, 224), "2 x 4 x 480x854": (2, 4, 480, 854)}
 
 
 def loop_and_qr(masks, flow):
     "The fit from its formula: for each image and mask a QR of an N x 6 matrix weighted by it."
-    h, w = flow.shape[-2:]
-    unit = (max(h, w) - 1) / 2
-    x, y = ((torch.arange(n, device=flow.device) - (n - 1) / 2) / unit for n in (w, h))
-    x, y = x.to(flow.dtype).repeat(h), y.to(flow.dtype).repeat_interleave(w)
-    Phi = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y], -1)
+    grid = motion_grid(flow.shape[-2:], flow.device, flow.dtype)
+    Phi = monomials(grid, bases["quadratic"].powers)
     out = torch.zeros_like(flow)
     for b in range(len(masks)):
         for m in masks[b]:
@@ -44,9 +39,9 @@ FORMS = {"reference": lambda m, f: (loop_and_qr(m, f) - f).square().mean(),
          "fit_error": lambda m, f: fit_error(m, f).mean(), "softmax": lambda m, f: m[:, :1].mean()}
 
 
-def inputs(size, device="cpu", seed=0):
+def inputs(size, device="cpu"):
     B, K, h, w = size
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     logits = torch.randn(B, K, h, w, device=device, requires_grad=True)
     return logits, torch.randn(B, 2, h, w, device=device)
 
@@ -56,24 +51,19 @@ def step(form, logits, flow):
     form(logits.softmax(1), flow).backward()
 
 
-def seconds(work, device):
-    "Of one call: of the processor if there is one thread (others don't count), else on the clock."
+def in_turns(works, device, rounds=11):
+    """{name: median seconds}, the works taking turns: of the processor if there is one thread
+    (others don't count), else on the clock."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     alone = device == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
-    wait()
-    start = clock()
-    work()
-    wait()
-    return clock() - start
-
-
-def in_turns(works, device, rounds=11):
-    "{name: median seconds}, the works taking turns."
-    taken = {name: [] for name in works}
+    clock, taken = time.process_time if alone else time.perf_counter, {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
-            taken[name].append(seconds(work, device))
+            wait()
+            start = clock()
+            work()
+            wait()
+            taken[name].append(clock() - start)
     return {name: statistics.median(t[1:]) for name, t in taken.items()}
 
 
@@ -88,21 +78,20 @@ def floor(size, device):
 
 def peak(size, name):
     "MB that a step takes on top of its inputs and the masks, in a process of its own (Linux)."
-    code = """if True:
+    code = f"""if True:
         import re, sys, torch
         sys.path.insert(0, sys.argv[1])
         import fit
         torch.set_num_threads(1)
-        status = lambda: open('/proc/self/status').read()
+        status, form = (lambda: open('/proc/self/status').read()), fit.FORMS[{name!r}]
         kept = lambda key: int(re.search(key + r':\\s+(\\d+)', status())[1]) / 1024
-        for size in ((1, 2, 32, 32), (1, 4, 32, 1024)): fit.step(fit.FORMS[NAME], *fit.inputs(size))
-        logits, flow = fit.inputs(SIZE)
+        for size in ((1, 2, 32, 32), (1, 4, 32, 1024)): fit.step(form, *fit.inputs(size))
+        logits, flow = fit.inputs({size})
         masks = logits.detach().softmax(1).requires_grad_()
         open('/proc/self/clear_refs', 'w').write('5')
         before = kept('VmRSS')
-        fit.FORMS[NAME](masks, flow).backward()
+        form(masks, flow).backward()
         print(kept('VmHWM') - before)"""
-    code = code.replace("NAME", repr(name)).replace("SIZE", repr(size))
     argv = [sys.executable, "-c", code, str(Path(__file__).parent)]
     return float(subprocess.check_output(argv, text=True))
 
@@ -139,22 +128,6 @@ def memory():
         row(name, f"{masks:.1f} MB", *(f"{t:.0f} MB, {t / masks:.1f} times" for t in taken))
 
 
-def share(device):
-    "A whole training step; without a fit, the mean of the first masks is the loss."
-    head("network, 8 images of 128x224, 4 masks", "step with the reference", "with passes",
-         "with fit_error", "without a fit")
-    for name in ("small", "efficientnet_lite0"):
-        network = create_network(name, 4, pretrained=False).to(device)
-        image, flow = (torch.randn(8, c, 128, 224, device=device) for c in (3, 2))
-
-        def work(form):
-            network.zero_grad()
-            logits = F.interpolate(network(image), flow.shape[-2:], mode="bilinear")
-            form(logits.softmax(1), flow).backward()
-        t = in_turns({k: (lambda f=f: work(f)) for k, f in FORMS.items()}, device, 7)
-        row(name, *map(ms, t.values()))
-
-
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--device", default="cpu")
@@ -162,6 +135,5 @@ if __name__ == "__main__":
     for threads in (2, 1) if device == "cpu" else (1,):
         torch.set_num_threads(threads)
         table(device, threads)
-    share(device)
     if device == "cpu":
         memory()

@@ -15,7 +15,6 @@ from gwm_nb.network import create_network
 from gwm_nb.paper import cache_features, paper_recipe
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.store import FlowSettings, make_store, shrink
-from gwm_nb.superpixels import fold_batch_norm
 from gwm_nb.tracks import beyond_rank
 from gwm_nb.videos import GapSamples
 
@@ -39,19 +38,6 @@ def test_read_a_training_sample(benchmark, tmp_path, way):
     turn = itertools.cycle(range(1, N - 1))
     benchmark.group = "one training sample"
     benchmark(lambda: read(next(turn)))
-
-
-@pytest.mark.parametrize("form", ["as it is", "folded", "folded, float16", "folded, bfloat16"])
-def test_features_of_an_image(benchmark, form):
-    network = create_network("efficientnet_lite0", pretrained=False).backbone.eval()
-    network.requires_grad_(False)
-    number = getattr(torch, form.split(", ")[1]) if ", " in form else torch.float32
-    network = network if form == "as it is" else fold_batch_norm(network)
-    network = network.to(number, memory_format=torch.channels_last)
-    image = torch.rand(1, 3, 720, 1281).to(number, memory_format=torch.channels_last)
-    benchmark.group = "features of an image of 1281x720"
-    with torch.inference_mode():
-        benchmark(network, image)
 
 
 @pytest.mark.parametrize("way", ["without a cache", "cached"])

@@ -3,7 +3,7 @@
     python tests/bench/threads.py
 
 Each setting runs in a process of its own, in turns, on an otherwise idle machine ("quiet") and
-beside a process that computes with as many threads ("busy"). Printed are seconds a step, medians.
+beside a process that computes with as many threads ("busy"). Printed are medians, in seconds.
 """
 import os
 import statistics
@@ -51,7 +51,6 @@ def measure(name):
 
 
 if __name__ == "__main__":
-    print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before\n")
     print("| machine | setting | clock | processor |\n|---|---|---|---|")
     for machine in ("quiet", "busy"):
         load = subprocess.Popen([sys.executable, "-c", LOAD if machine == "busy" else ""])
