@@ -36,8 +36,7 @@ def test_a_full_disk_says_where_and_leaves_the_old_file(tmp_path, monkeypatch):
         write_whole(target, b"data")
     assert e.value.errno == errno.ENOSPC and e.value.filename == str(target)
     for name, call in (("other", other),
-                       ("no/a.bin", lambda: write_whole(tmp_path / "no/a.bin", b"")),
-                       ("no/c.mp4", lambda: VideoWriter(tmp_path / "no/c.mp4").__enter__())):
+                       ("no/a.bin", lambda: write_whole(tmp_path / "no/a.bin", b""))):
         with pytest.raises(FileNotFoundError) as e:
             call()
         assert e.value.filename == str(tmp_path / name)
@@ -130,6 +129,7 @@ def test_output_folder_replaces_its_own_results_and_no_other_file(tmp_path):
         with output_folder(tmp_path) as out:
             (out / "x").write_text("")
         assert everything(tmp_path) == ["0.png", "notes.txt", "result.json", "x"]
+        (tmp_path / "x").unlink()
 
 
 def test_a_killed_run_is_tidied_up_by_the_next_and_a_living_one_is_left_alone(tmp_path):
@@ -199,6 +199,8 @@ def test_a_video_in_the_colours_that_were_meant(tmp_path):
     with pytest.raises(ValueError, match=r"\(40, 32\).*\(32, 32\)"), VideoWriter(path) as out:
         out.add(torch.rand(3, 32, 32))
         out.add(torch.rand(3, 40, 32))
+    with pytest.raises(FileNotFoundError, match="no/c.mp4"), VideoWriter(tmp_path / "no/c.mp4"):
+        pass
     assert everything(tmp_path) == ["c.mp4"]
     shown = torch.stack([image for _, image in read_frames(path)])
     assert (shown[:, :, 16, 16] - colours * 255).abs().max() <= 2
