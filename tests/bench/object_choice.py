@@ -50,12 +50,13 @@ def with_truth(masks, truth):
 
 def measure(masks, flow, truth):
     "J of the best choice, and of each cue's."
+    subsets = map(torch.tensor, itertools.product([False, True], repeat=masks.shape[1]))
+    choices = dict(best=[s for s in subsets if 0 < sum(s) < len(s)],
+                   border=[choose_by_border(masks)], both=[choose_object(masks, flow)],
+                   motion=[above_mean(motion_ratio(masks, residual_motion(flow)))],
+                   consistency=[above_mean(consistency(masks, flow))])
     score = lambda chosen: jaccard(object_mask(masks[:len(truth)], chosen), truth).mean().item()
-    subsets = itertools.product([False, True], repeat=masks.shape[1])
-    return dict(best=max(score(torch.tensor(s)) for s in subsets if 0 < sum(s) < len(s)),
-                border=score(choose_by_border(masks)), both=score(choose_object(masks, flow)),
-                motion=score(above_mean(motion_ratio(masks, residual_motion(flow)))),
-                consistency=score(above_mean(consistency(masks, flow))))
+    return {name: max(map(score, found)) for name, found in choices.items()}
 
 
 @call_parse
