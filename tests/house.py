@@ -125,15 +125,6 @@ def wrong_imports(room, code, order):
     return [f"{room} may not import {used}" for used in sorted(used_rooms(code) - known)]
 
 
-def crowded(code):
-    "Second statements on a line."
-    bodies = [getattr(node, name, None) for node in ast.walk(ast.parse(code))
-              for name in ("body", "orelse", "finalbody")]
-    pairs = [pair for b in bodies if isinstance(b, list) for pair in zip(b, b[1:])]
-    return [f"{ast.unparse(b)}: a second statement on its line" for a, b in pairs
-            if a.end_lineno == b.lineno]
-
-
 # ---- rules of notebooks
 
 def pictures(cell):

@@ -48,38 +48,6 @@ def test_a_full_disk_says_where_and_leaves_the_old_file(tmp_path, monkeypatch):
     assert target.read_bytes() == b"old" and everything(tmp_path) == ["a.bin"]
 
 
-def hold(name, path, first="pass"):
-    "A process that is inside of `name(path)`."
-    code = f"""if True:
-        import sys, time
-        from gwm_nb.files import {name}
-        with {name}(sys.argv[1]) as out:
-            {first}
-            print('in', flush=True)
-            time.sleep(60)"""
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
-    assert process.stdout.readline().strip() == b"in"
-    return process
-
-
-def test_locked_excludes_a_second_process_until_it_is_gone(tmp_path):
-    process = hold("locked", tmp_path / "store")
-    try:
-        with pytest.raises(ValueError, match="another program"):
-            with locked(tmp_path / "store", wait=False):
-                pass
-        with locked(tmp_path / "another", wait=False):
-            pass
-    finally:
-        process.kill()
-        process.wait()
-    with locked(tmp_path / "store", wait=False):
-        assert everything(tmp_path) == [".store.lock"]
-    assert everything(tmp_path) == []
-    with pytest.raises(OSError), locked("/proc/gwm"):
-        pass
-
-
 def test_who_waits_gets_a_lock_of_its_own(tmp_path):
     "The file of a lock is removed while others wait for it; never do two hold it at once."
     code = """if True:
@@ -94,6 +62,8 @@ def test_who_waits_gets_a_lock_of_its_own(tmp_path):
     processes = [subprocess.Popen(argv) for _ in range(2)]
     assert [p.wait() for p in processes] == [0, 0]
     assert (tmp_path / "n").read_text() == "40" and everything(tmp_path) == ["n"]
+    with pytest.raises(OSError), locked("/proc/gwm"):
+        pass
 
 
 def test_output_folder_leaves_nothing_after_an_error(tmp_path):
@@ -133,7 +103,15 @@ def test_output_folder_replaces_its_own_results_and_no_other_file(tmp_path):
 
 
 def test_a_killed_run_is_tidied_up_by_the_next_and_a_living_one_is_left_alone(tmp_path):
-    process = hold("output_folder", tmp_path, "(out/'half').write_text('')")
+    code = """if True:
+        import sys, time
+        from gwm_nb.files import output_folder
+        with output_folder(sys.argv[1]) as out:
+            (out / 'half').write_text('')
+            print(flush=True)
+            time.sleep(60)"""
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    process.stdout.readline()
     left = everything(tmp_path)
     assert len(left) == 3 and left[1].startswith(".unfinished-")
     try:
