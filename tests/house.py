@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "gwm_nb"
-WIDTH, MEDIAN, LONGEST = 100, 14, 60            # of an exported line; of exported cells, in lines
+MEDIAN, LONGEST = 14, 60                # of exported cells, in lines
 
 
 # ---- reading
@@ -75,15 +75,6 @@ def minutes(cells):
 
 
 def exported_lengths(cells): return [len(code_lines(c)) for c in cells if is_exported(c)] or [0]
-
-
-def table(books):
-    "The figures of `{name: cells}`, a row for each notebook."
-    head = ["| notebook | exported lines | median cell | minutes |", "|---|---|---|---|"]
-    lengths = {name: exported_lengths(cells) for name, cells in books.items()}
-    rows = [f"| {name} | {sum(lengths[name])} | {statistics.median(lengths[name]):g} "
-            f"| {minutes(cells):.0f} |" for name, cells in books.items()]
-    return "\n".join(head + rows)
 
 
 # ---- rules of modules
@@ -170,13 +161,6 @@ def wrong_pictures(cells):
     return complaints
 
 
-def wide_lines(cells):
-    "Exported lines that are too long."
-    lines = [line for c in cells if is_exported(c) for line in code_lines(c)]
-    return [f"{len(line)} characters: {line.strip()[:60]} ..."
-            for line in lines if len(line) > WIDTH]
-
-
 def unprintable(cells):
     "Warnings, errors and this machine's folders in outputs, in any form; and no output at all."
     outputs = [o for c in cells for o in c.get("outputs", [])]
@@ -189,4 +173,8 @@ def unprintable(cells):
 
 
 if __name__ == "__main__":
-    print(table({path.stem: read_cells(path) for path in notebooks()}))
+    print("notebook, exported lines, median cell, minutes")
+    for path in notebooks():
+        cells = read_cells(path)
+        lengths = exported_lengths(cells)
+        print(path.stem, sum(lengths), statistics.median(lengths), round(minutes(cells)), sep=", ")

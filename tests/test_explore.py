@@ -78,8 +78,6 @@ def test_painting_the_object_brings_the_loss_down_and_keep_keeps_it(sample):
     assert torch.equal(explorer.pictures["frame and mask"], overlay(sample["image"], mask))
 
 
-# ---- a training, divisions, results
-
 def test_the_step_slider_shows_that_step():
     snapshots = Snapshots(MovingScenes(2, seed=1002, size=SIZE), every=15)
     learn = fit(MovingScenes(16, size=SIZE), steps=50, batch_size=4, progress=False, device="cpu",

@@ -126,7 +126,7 @@ def test_a_killed_run_is_tidied_up_by_the_next_and_a_living_one_is_left_alone(tm
     assert everything(tmp_path) == ["x"]
 
 
-# ---- commands
+# ---- commands; more of them in test_commands
 
 @command(pair=dict(nargs=2))
 def tool(name: str, # whom
@@ -134,32 +134,22 @@ def tool(name: str, # whom
          word: str = "", # anything
          pair: int = None): # two numbers
     "Does something."
-    if num_masks < 2:
-        raise ValueError("num_masks must be\nat least 2")
     if name == "disk":
         raise OSError(errno.ENOSPC, "No space left on device", "file.bin")
-    if name == "stop":
-        raise KeyboardInterrupt
     print(name, num_masks, pair)
 
 
 @pytest.mark.parametrize("argv, printed, says", [
-    ("Ada", "Ada 4 None\n", []), ("--num_masks=3 a_b", "a_b 3 None\n", []),
-    ("Ada --num 3 --pair 1 2", "Ada 3 [1, 2]\n", []), ("", "", ["name", "tool --help"]),
-    ("a --bad", "", ["--bad"]), ("stop", "", ["interrupted"]),
-    ("a --num_masks x", "", ["--num-masks", "'x'"]),
-    ("a --num-masks 1", "", ["num_masks", "at least 2"]),
-    ("disk", "", ["file.bin: No space left on device"])])
+    ("--num_masks=3 a_b", "a_b 3 None\n", ""), ("Ada --num 3 --pair 1 2", "Ada 3 [1, 2]\n", ""),
+    ("a --num_masks x", "", "--num-masks"), ("disk", "", "file.bin: No space left on device")])
 def test_a_command_takes_both_spellings_and_fails_in_one_line(call, argv, printed, says):
     out, line = call(tool, *argv.split())
-    assert out == printed and bool(line) == bool(says) and all(word in line for word in says)
+    assert out == printed and says in (line or "")
 
 
 def test_a_command_helps_and_is_still_a_function(call, capsys):
     tool("Ada", num_masks=2)
     assert capsys.readouterr().out == "Ada 2 None\n" and tool.__doc__ == "Does something."
-    with pytest.raises(ValueError, match="at least 2"):
-        tool("Ada", num_masks=1)
     told, end = call(tool, "--help")
     assert not end and all(w in told for w in ("--num-masks", "whom", "Does something.", "4)"))
     assert "num_masks " not in told and told.count("(default") == 1     # an empty one is not told

@@ -26,8 +26,6 @@ flow = torch.rand(2, 30, 50, generator=torch.Generator().manual_seed(1)) * 20 - 
 masks, field = torch.rand(1, 2, 24, 32), torch.rand(1, 2, 24, 32)
 
 
-# ---- what is refused
-
 @pytest.mark.parametrize("damage, says", [
     (lambda d: d[:-1], ["50x30", "12012", "12011"]), (lambda d: d + b"\0", ["overlong"]),
     (lambda d: d[:7], ["7 bytes"]), (lambda d: b"JUNK" + d[4:], ["202021.25"]),
@@ -104,8 +102,6 @@ def test_what_leaves_the_frame_is_hidden():
     hidden = occlusion_mask(right, -right)
     assert hidden[:, -2:].all() and not hidden[:, :-2].any()
 
-
-# ---- estimators
 
 def test_one_dis_object_serves_many_threads():
     dis = DIS()

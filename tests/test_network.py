@@ -59,8 +59,6 @@ def test_masks_can_not_dither(name):
         assert logits.diff(dim=axis).abs().max() <= step / 2 * 1.001
 
 
-# ---- predict_masks
-
 def test_images_batches_and_streams_have_the_same_masks():
     torch.manual_seed(0)
     network, images = create_network("resnet18", 3, pretrained=False), torch.rand(5, 3, 64, 96)

@@ -37,8 +37,6 @@ def far(a, b): return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float6
 def network(golden): return fill_network(paper_network()).eval()
 
 
-# ---- names and weights
-
 @pytest.mark.parametrize("K", [4, 2])
 def test_names_shapes_and_order(network, golden, K):
     file = golden / f"state_dict_manifest{'' if K == 4 else '_K2'}.json"
@@ -60,8 +58,6 @@ def test_the_backbone_follows_but_is_never_trained():
     assert {p.dtype for p in net.double().parameters()} == {torch.double}
     assert {p.device.type for p in net.to("meta").parameters()} == {"meta"}
 
-
-# ---- forward
 
 @pytest.mark.parametrize("case", CASES)
 @torch.inference_mode()
@@ -88,8 +84,6 @@ def test_features_head_and_logits(network, golden, case):
         assert far(head.plain(maps), raw) < 2e-4 and far(network(image), logits) < 1e-5
 
 
-# ---- training: two steps are recorded, too; see test_train
-
 def test_optimiser(network, golden):
     listed = json.loads((golden / "optimizer.json").read_text())["groups"]
     names = {id(p): k for k, p in network.named_parameters()}
@@ -111,8 +105,6 @@ def test_schedule(golden):
         assert rates[int(t)] == pytest.approx(lr, rel=1e-12)
 
 
-# ---- other transformers
-
 @pytest.mark.parametrize("name, side", [("vit_small_patch8_224.dino", 224),
                                         ("vit_small_patch14_reg4_dinov2.lvd142m", 518),
                                         ("vit_small_patch16_dinov3.lvd1689m", 96)])
@@ -131,8 +123,6 @@ def test_keys_are_those_of_timm(name, side):
         keys = rearrange(keys, "b (d h) y x -> b (y x) (h d)", h=model.blocks[0].attn.num_heads)
         assert far(keys, theirs[:, model.num_prefix_tokens:]) < 1e-5
 
-
-# ---- checkpoints
 
 @pytest.mark.parametrize("arrays", [False, True])
 def test_load_published(tmp_path, arrays):
@@ -156,8 +146,6 @@ def test_load_published(tmp_path, arrays):
     with pytest.raises(ValueError, match="new.pth.*epoch"):
         load_published(new, ours)
 
-
-# ---- what is refused
 
 @pytest.mark.parametrize("build, says", [
     (lambda: paper_network(quirks=("grwo",)), "grwo"), (lambda: paper_network(0, name=VIT), "1.*0"),

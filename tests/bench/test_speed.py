@@ -1,43 +1,12 @@
 """Benchmarks, not part of the tests: `pytest tests/bench`. Compare lines of one run; ratios last
 longer than seconds. OMP_NUM_THREADS=1 is one thread; `--benchmark-timer=time.process_time` counts
 the processor's seconds, on a machine that does other things too."""
-import itertools
-
-import numpy as np
 import pytest
 import torch
-from inputs import frame_pixels, write_image
 
-from gwm_nb.files import read_image
-from gwm_nb.flow import resize_flow
-from gwm_nb.flow_files import read_flow, write_flo
 from gwm_nb.network import create_network
 from gwm_nb.paper import cache_features, paper_recipe
-from gwm_nb.scenes import MovingScenes
-from gwm_nb.store import FlowSettings, make_store, shrink
 from gwm_nb.tracks import beyond_rank
-from gwm_nb.videos import GapSamples
-
-
-@pytest.mark.parametrize("way", ["480p files", "store"])
-def test_read_a_training_sample(benchmark, tmp_path, way):
-    "A frame and two flows at 128x224, from JPEG and .flo of 480x854, or from a store."
-    image, size, N = frame_pixels(MovingScenes(1, size=(480, 854)).scene(0), 0), (128, 224), 8
-    for t in range(N):
-        write_image(tmp_path / f"clip/{t:05d}.jpg", np.roll(image, 3 * t, 1))
-        for gap in (1, -1):
-            (tmp_path / f"gap{gap}").mkdir(exist_ok=True)
-            write_flo(tmp_path / f"gap{gap}/{t:05d}.flo", torch.randn(2, 480, 854))
-    store = make_store(tmp_path / "store", tmp_path / "clip", FlowSettings(size, (1, -1)))
-
-    def from_files(t):
-        flows = [read_flow(tmp_path / f"gap{gap}/{t:05d}.flo") for gap in (1, -1)]
-        pixels = shrink(read_image(tmp_path / f"clip/{t:05d}.jpg"), size)
-        return pixels, *(resize_flow(flow, size) for flow in flows)
-    read = GapSamples(store, both=True).__getitem__ if way == "store" else from_files
-    turn = itertools.cycle(range(1, N - 1))
-    benchmark.group = "one training sample"
-    benchmark(lambda: read(next(turn)))
 
 
 @pytest.mark.parametrize("way", ["without a cache", "cached"])
