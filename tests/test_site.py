@@ -91,34 +91,29 @@ def test_source_stands_once_under_its_names():
     assert pages.mended([patched])[1] == {"learner._step"}
 
 
-def test_links_to_names_lead_to_the_page_as_it_is_called():
-    link = lambda name, to: f"[`{name}`]({HOME}/{to})"
-    rooms, addresses = {"motion": "03_motion"}, {"motion": {"fit_motion", "basis"}}
-    gone = link("x", "gone.html#x")
-    for text, turned in (
-            (FIT_MOTION, "[`fit_motion`](03_motion.html#fit_motion)"),
-            (link("Basis.fit", "motion.html#basis.fit"), "[`Basis.fit`](03_motion.html#basis)"),
-            (link("_hidden", "motion.html#_hidden"), "`_hidden`"),
-            (gone, gone),                                               # the check will find it
-            (f"```python\nx, # {FIT_MOTION}\n```", "```python\nx, # `fit_motion`\n```")):
-        assert pages.linked(text, rooms, addresses) == turned
-
-
 def test_mend_works_on_a_folder_of_notebooks(tmp_path):
-    "And its front matter leads to Colab."
+    "Links to names lead to the page as it is called, its front matter to Colab."
     raw = "---\ndescription: One line,\n  and more.\noutput-file: motion.html\ntitle: A\n\n---\n\n"
-    code = exported("def fit_motion(x): return x")
-    cells = [cell("raw", raw), shown("fit_motion"), code, shown("kept"), markdown(FIT_MOTION)]
+    link = lambda name, to: f"[`{name}`]({HOME}/{to})"
+    gone = link("x", "gone.html#x")
+    turned = {FIT_MOTION: "[`fit_motion`](03_motion.html#fit_motion)",
+              link("Basis.fit", "motion.html#basis.fit"): "[`Basis.fit`](03_motion.html#basis)",
+              link("_hidden", "motion.html#_hidden"): "`_hidden`",
+              gone: gone,                                               # the check will find it
+              f"```python\nx, # {FIT_MOTION}\n```": "```python\nx, # `fit_motion`\n```"}
+    code = exported("def fit_motion(x): return x\n\nclass Basis: pass")
+    cells = [cell("raw", raw), shown("fit_motion"), code, shown("kept"), *map(markdown, turned)]
     file = tmp_path / "03_motion.ipynb"
     file.write_text(json.dumps({"cells": cells, "metadata": {}}))
     pages.mend(tmp_path)
-    text = file.read_text()
-    assert "output-file" not in text and "gwm_nb/motion.html" not in text
-    assert text.count("03_motion.html#fit_motion") == 1             # the signature has none
-    front = yaml.safe_load("".join(json.loads(text)["cells"][0]["source"]).strip().strip("-"))
+    first, *_, kept, a, b, c, d, e = json.loads(file.read_text())["cells"]
+    assert [c["source"] for c in (a, b, c, d, e)] == list(turned.values())
+    assert "x, # from `fit_motion`" in pages.markdown_of(kept)[0]["text/markdown"]
+    front = yaml.safe_load(first["source"].strip().strip("-"))
     assert front["title"] == "A" and front["code-links"][0]["text"] == "Open in Colab"
     place = "https://colab.research.google.com/github/gwm-nb/gwm_nb/blob/main/nbs"
     assert front["code-links"][0]["href"] == f"{place}/03_motion.ipynb"
+    assert "output-file" not in front
 
 
 def test_llms_txt_says_what_each_page_is_about(tmp_path):

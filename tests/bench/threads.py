@@ -10,11 +10,8 @@ import statistics
 import subprocess
 import sys
 
-from gwm_nb.commands import WAITING
-
 STEP = """
-import sys, time, torch
-if sys.argv[1] == 'the commands': from gwm_nb.commands import keep_freed_memory; keep_freed_memory()
+import time, torch
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.network import create_network
 from gwm_nb.scenes import MovingScenes
@@ -28,9 +25,9 @@ def step():
     value.backward()
     optimiser.step()
 step(), step()
-clock, cpu = time.perf_counter(), time.process_time()
+clock = time.perf_counter()
 for _ in range(10): step()
-print((time.perf_counter() - clock) / 10, (time.process_time() - cpu) / 10)
+print((time.perf_counter() - clock) / 10)
 """
 LOAD = """
 import torch
@@ -39,19 +36,18 @@ conv = torch.nn.Conv2d(32, 32, 3, padding=1)
 while True: conv(a)
 """
 SETTINGS = {"spin (default)": {}, "sleep at once": dict(OMP_WAIT_POLICY="PASSIVE"),
-            "the commands": WAITING, "one thread": dict(OMP_NUM_THREADS="1")}
+            "one thread": dict(OMP_NUM_THREADS="1")}
 
 
 def measure(name):
-    "(seconds on the clock, seconds of processor time) of a step."
-    ours = {k: v for k, v in os.environ.items() if k[:4] not in ("OMP_", "MALL", "KMP_", "GOMP")}
-    argv = [sys.executable, "-c", STEP, name]
-    out = subprocess.check_output(argv, env=ours | SETTINGS[name], text=True)
-    return tuple(map(float, out.split()))
+    "Seconds of a step, on the clock."
+    ours = {k: v for k, v in os.environ.items() if k[:4] not in ("OMP_", "KMP_", "GOMP")}
+    argv = [sys.executable, "-c", STEP]
+    return float(subprocess.check_output(argv, env=ours | SETTINGS[name], text=True))
 
 
 if __name__ == "__main__":
-    print("| machine | setting | clock | processor |\n|---|---|---|---|")
+    print("| machine | setting | seconds a step |\n|---|---|---|")
     for machine in ("quiet", "busy"):
         load = subprocess.Popen([sys.executable, "-c", LOAD if machine == "busy" else ""])
         try:
@@ -59,5 +55,5 @@ if __name__ == "__main__":
         finally:
             load.kill()
         for name in SETTINGS:
-            clock, cpu = (statistics.median(part) for part in zip(*(f[name] for f in found)))
-            print(f"| {machine} | {name} | {clock:.2f} s | {cpu:.2f} s |", flush=True)
+            median = statistics.median(f[name] for f in found)
+            print(f"| {machine} | {name} | {median:.2f} |", flush=True)
