@@ -98,8 +98,6 @@ def test_mixed_precision_and_inference_mode_change_nothing():
         for a, b in zip(found, expected): assert torch.equal(a, b)
 
 
-# ---- the compiled loops
-
 @pytest.fixture
 def fused(monkeypatch):
     "However small, masks go through the compiled loops; the names of those that ran, in order."

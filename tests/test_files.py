@@ -18,8 +18,6 @@ from gwm_nb.show import VideoWriter, overlay
 def everything(folder): return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
-# ---- whole or not at all
-
 def test_a_full_disk_says_where_and_leaves_the_old_file(tmp_path, monkeypatch):
     "And an error of another file keeps its own name."
     target = write_whole(tmp_path / "a.bin", b"old")
@@ -126,8 +124,6 @@ def test_a_killed_run_is_tidied_up_by_the_next_and_a_living_one_is_left_alone(tm
     assert everything(tmp_path) == ["x"]
 
 
-# ---- commands; more of them in test_commands
-
 @command(pair=dict(nargs=2))
 def tool(name: str, # whom
          num_masks: int = 4, # how many
@@ -154,8 +150,6 @@ def test_a_command_helps_and_is_still_a_function(call, capsys):
     assert not end and all(w in told for w in ("--num-masks", "whom", "Does something.", "4)"))
     assert "num_masks " not in told and told.count("(default") == 1     # an empty one is not told
 
-
-# ---- images and videos to look at
 
 def test_a_video_in_the_colours_that_were_meant(tmp_path):
     "One that fails leaves the old one."

@@ -8,7 +8,6 @@ from gwm_nb.flow import flow_to_rgb, resize_flow
 from gwm_nb.flow_files import read_flo, write_flo
 from gwm_nb.motion import fit_motion, reconstruct
 from gwm_nb.loss import ReconstructionLoss
-from gwm_nb.evaluate import jaccard
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +57,3 @@ def test_the_whole_loss_path(golden, case):
     loss.backward()
     np.testing.assert_allclose(loss.item(), z["loss"], rtol=1e-4)
     assert np.abs(logits.grad.numpy() - z["grad"]).max() < 1e-4 * np.abs(z["grad"]).max()
-
-
-def test_jaccard(golden):
-    z = np.load(golden / "eval_iou.npz")
-    for threshold, key in ((.5, "iou_t05"), (.3, "iou_t03")):
-        J = jaccard(torch.from_numpy(z["masks"]) > threshold, torch.from_numpy(z["gt"]) > 0)
-        np.testing.assert_allclose(J.numpy(), z[key], atol=1e-6)

@@ -14,8 +14,6 @@ from gwm_nb.checkpoints import load_published
 from gwm_nb.network import create_network
 from gwm_nb.paper import (CachedBackbone, KeyFeatures, cache_features, paper_network,
                           paper_optimizer, paper_schedule, resize_positions)
-from gwm_nb.scenes import MovingScenes
-from gwm_nb.train import fit
 from gwm_nb.weights import aliases
 from inputs import fill_network
 
@@ -167,17 +165,6 @@ def test_refusals(build, says):
 def frozen():
     torch.manual_seed(0)
     return create_network("resnet18", pretrained=False, freeze=True)
-
-
-def test_training_on_kept_features_is_training(tmp_path):
-    "`fit` draws and mirrors batches as ever; the cache knows images by what they are."
-    data, plain, kept = MovingScenes(6, seed=3, size=(64, 96)), frozen(), frozen()
-    cache_features(kept, tmp_path, data, dtype=torch.float32)
-    computed = kept.backbone.computed
-    losses = [[h["loss"] for h in fit(data, network, steps=8, batch_size=4, progress=False,
-                                      device="cpu").history] for network in (plain, kept)]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    assert computed == kept.backbone.computed == 12           # six images and their mirror images
 
 
 def test_a_cache_is_shared_and_never_mixed_up(tmp_path):

@@ -1,8 +1,5 @@
 """The house: one notebook a module, rooms use only rooms below them, notebooks keep their anatomy.
-
-Each rule stands in `house.py` and is tried twice: on the house, and on something made up that
-breaks it in one place, since a check that cannot fail says nothing.
-"""
+Each rule is tried twice: on the house, and on something made up that breaks it in one place."""
 import configparser
 import dataclasses
 import inspect
@@ -25,9 +22,6 @@ modules = sorted(p.stem for p in (ROOT / "gwm_nb").glob("[a-z]*.py"))
 
 
 def read(path): return (ROOT / path).read_text(encoding="utf-8")
-
-
-def code(room): return read(f"gwm_nb/{room}.py")
 
 
 # ---- modules
@@ -57,7 +51,7 @@ def undocumented(module):
 def test_rooms_keep_the_rules_and_use_only_rooms_below(room):
     order = house.floors(read("CONTRIBUTING.md"))
     assert len(set(order)) == len(order)
-    assert house.wrong_imports(room, code(room), order) == []
+    assert house.wrong_imports(room, read(f"gwm_nb/{room}.py"), order) == []
     module = import_module(f"gwm_nb.{room}")
     assert undocumented(module) == []
     kinds = {name: type(getattr(module, name)) for name in module.__all__}
