@@ -144,7 +144,11 @@ def test_an_estimator_is_a_name_an_object_or_a_function(monkeypatch, tmp_path):
     assert a == b != c and json.loads(json.dumps(a)) == a and "device" not in a
 
 
-def test_raft_reads_a_local_file_and_notices_a_new_one(tmp_path):
+def test_raft_reads_a_local_file_and_notices_a_new_one(tmp_path, monkeypatch):
+    "Where torchvision's weights cannot be fetched, the error says what else there is."
+    monkeypatch.setattr("gwm_nb.weights.models.get_model_weights", lambda name: open("no/route"))
+    with pytest.raises(ValueError, match=r"raft_large.*weights=.*DIS"):
+        raft(None)
     a, b = torch.rand(1, 3, 50, 83), torch.rand(1, 3, 50, 83)
     random = RAFT("random", small=True, updates=2, device="cpu")
     torch.save(random._network().state_dict(), tmp_path / "small.pth")
