@@ -60,8 +60,6 @@ def test_the_longer_side_spans_two_and_a_single_pixel_is_the_origin():
     assert motion_grid((3, 5))[1].aminmax() == (-.5, .5)
 
 
-# ---- families of motion
-
 SHIFT = ((0, 0, 1),), ((0, 1, 1),)
 GROW, TURN = ((1, 0, 1), (2, 1, 1)), ((1, 1, 1), (2, 0, -1))
 NOT_CLOSED = {
