@@ -1,13 +1,13 @@
 """Open every page of the site in a browser, as a visitor does, and name what is wrong with it.
 
-    python .ci/browse.py _docs [--shots FOLDER]
+    python .ci/browse.py _docs
 
-Each page is opened as wide as a desktop and as wide as a phone: errors in the console, images and videos that do not
-come, and pages wider than the screen are named. On the first page the search is asked for a word and its first answer
-followed, and the light is switched off. With --shots each page is photographed. Nothing outside the site is loaded.
-Needs playwright and an installed Chromium or Chrome; exit code 1 if something is wrong, 3 if there is no browser.
+Each page is opened as wide as a desktop and as wide as a phone: errors in the console, images and
+videos that do not come, and pages wider than the screen are named. On the first page the search is
+asked for a word and its first answer followed, and the light is switched off. Nothing outside the
+site is loaded. Needs playwright and an installed Chromium or Chrome; exit code 1 if something is
+wrong, 3 if there is no browser.
 """
-import argparse
 import functools
 import http.server
 import shutil
@@ -21,10 +21,12 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 MISSING = """async () => {
     const all = [...document.querySelectorAll('img, video')];
     all.forEach(e => { e.loading = 'eager'; });
+    const address = e => e.currentSrc || e.src || e.querySelector('source').src;
     const there = e => e.tagName == 'IMG' ? e.decode().then(() => true, () => false)
-        : fetch(e.currentSrc || e.src || e.querySelector('source').src).then(r => r.ok, () => false);
+        : fetch(address(e)).then(r => r.ok, () => false);
     const good = await Promise.all(all.map(there));
-    return all.filter((e, i) => !good[i]).map(e => (e.getAttribute('src') || e.alt || e.tagName).slice(0, 80));
+    const name = e => (e.getAttribute('src') || e.alt || e.tagName).slice(0, 80);
+    return all.filter((e, i) => !good[i]).map(name);
 }"""
 
 
@@ -40,7 +42,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @contextmanager
 def served(folder):
     "The address at which the folder is served while the block runs."
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -52,21 +55,26 @@ def served(folder):
 def opened(size, home):
     "A page of a browser of that size, and the list that its errors go to."
     from playwright.sync_api import sync_playwright
+
+    def answered(response):
+        if response.status >= 400:
+            errors.append(f"{response.status}: {response.url.removeprefix(home)}")
+
+    def said(message):          # what is loaded from elsewhere was refused here
+        inside = message.location["url"].startswith(home)
+        if message.type == "error" and inside and "Failed to load resource" not in message.text:
+            errors.append(f"console: {message.text}")
+
     with sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=browser_there(), args=["--no-sandbox"])
         page = browser.new_page(viewport=dict(zip(("width", "height"), size)))
         errors = []
         page.route(lambda url: not url.startswith(home), lambda route: route.abort())
         page.on("pageerror", lambda e: errors.append(f"error: {e}"))
-        page.on("response", lambda r: errors.append(f"{r.status}: {r.url.removeprefix(home)}") if r.status >= 400 else None)
-        page.on("console", lambda m: errors.append(f"console: {m.text}") if m.type == "error" and inside(m, home) else None)
+        page.on("response", answered)
+        page.on("console", said)
         yield page, errors
         browser.close()
-
-
-def inside(message, home):
-    "Whether a message of the console is about the site itself: what is loaded from elsewhere is not, and was refused here."
-    return message.location["url"].startswith(home) and "Failed to load resource" not in message.text
 
 
 def visit(page, errors, address):
@@ -79,7 +87,7 @@ def visit(page, errors, address):
 
 
 def search(page, errors, home, word="ridge"):
-    "What is wrong with the search: it has to offer pages for a word, and the first has to hold it."
+    "What is wrong with the search: it has to offer pages for a word, the first has to hold it."
     errors.clear()
     page.goto(home + "index.html")
     box = page.locator("input[type=search]:visible").first
@@ -92,8 +100,10 @@ def search(page, errors, home, word="ridge"):
         page.wait_for_load_state("load")
     except Exception as e:
         return [f"search for {word}: {str(e).splitlines()[0]}"]
-    found = word in page.inner_text("main").lower()
-    return [*errors, *([] if found else [f"search for {word} leads to {page.url.removeprefix(home)}, which does not have it"])]
+    if word not in page.inner_text("main").lower():
+        errors.append(f"search for {word} leads to {page.url.removeprefix(home)}, "
+                      "which does not have it")
+    return [*errors]
 
 
 def darkness(page, home):
@@ -108,7 +118,7 @@ def darkness(page, home):
     return [] if page.evaluate(colour) != light else ["the light cannot be switched off"]
 
 
-def problems(folder, shots=None):
+def problems(folder):
     "Everything that a visitor would stumble over, one line each."
     folder, found = Path(folder), []
     pages = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.html"))
@@ -118,26 +128,18 @@ def problems(folder, shots=None):
         for kind, size in WIDTHS.items():
             with opened(size, home) as (page, errors):
                 for name in pages:
-                    found += [f"{name}, {kind}: {what}" for what in visit(page, errors, home + name)]
-                    if shots:
-                        page.screenshot(path=Path(shots) / f"{Path(name).stem}_{kind}.png")
+                    wrong = visit(page, errors, home + name)
+                    found += [f"{name}, {kind}: {what}" for what in wrong]
                 if kind == "desktop":
                     found += search(page, errors, home) + darkness(page, home)
-                    if shots:
-                        page.screenshot(path=Path(shots) / "dark.png")
     return found
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder")
-    parser.add_argument("--shots", type=Path, help="folder for images of the pages")
-    options = parser.parse_args()
     if not browser_there():
         print("no Chromium or Chrome: the pages are not opened")
         sys.exit(3)
-    if options.shots:
-        options.shots.mkdir(parents=True, exist_ok=True)
-    found = problems(options.folder, options.shots)
-    print(*found or ["every page opens, at both widths; the search finds, the light switches"], sep="\n")
+    found = problems(sys.argv[1])
+    print(*found or ["every page opens, at both widths; the search finds, the light switches"],
+          sep="\n")
     sys.exit(1 if found else 0)

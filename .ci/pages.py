@@ -1,5 +1,5 @@
-"""The steps of the site that no tool does: `mend` the processed notebooks, `describe` the pages to language models,
-`check` the rendered pages.
+"""The steps of the site that no tool does: `mend` the processed notebooks, `describe` the pages to
+language models, `check` the rendered pages.
 
     python .ci/pages.py mend _proc       between nbdev and smalldocs
     python .ci/pages.py describe _docs   after smalldocs
@@ -21,25 +21,27 @@ settings = configparser.ConfigParser()
 settings.read(root / "settings.ini", encoding="utf-8")
 settings = settings["DEFAULT"]
 HOME = settings["doc_host"] + settings["doc_baseurl"] + "/"              # where the site will stand
-REPOSITORY = settings["git_url"] + "/{}/" + settings["branch"] + "/"     # where its sources stand: blob, tree or edit
-COLAB = REPOSITORY.format("blob").replace("https://github.com/", "https://colab.research.google.com/github/") + "nbs/{}"
+# where its sources stand: blob, tree or edit
+REPOSITORY = settings["git_url"] + "/{}/" + settings["branch"] + "/"
+COLAB = REPOSITORY.format("blob").replace("github.com", "colab.research.google.com/github") + "nbs/"
 
 
 # ---- mend
 
-EXPORTED = '#| code-summary: "Exported source"'        # how nbdev marks what was an `#| exports` cell
+EXPORTED = '#| code-summary: "Exported source"'        # how nbdev marks an `#| exports` cell
 
 
 def names_in(code):
-    "What a cell defines at its top, as nbdev names it (`Class.method` for a patch), and the methods of its classes."
+    """What a cell defines at its top, as nbdev names it (`Class.method` for a patch), and the
+    methods of its classes."""
     tops, methods = [], []
     for node in ast.parse(code).body:
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            continue
-        name = showdoc_nm(node)
-        tops += [name] if isinstance(name, str) else list(name)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            name = showdoc_nm(node)
+            tops += [name] if isinstance(name, str) else list(name)
         if isinstance(node, ast.ClassDef):
-            methods += [f"{node.name}.{m.name}" for m in node.body if isinstance(m, ast.FunctionDef)]
+            functions = [m for m in node.body if isinstance(m, ast.FunctionDef)]
+            methods += [f"{node.name}.{m.name}" for m in functions]
     return tops, methods
 
 
@@ -50,8 +52,8 @@ def source(cell):
 
 def documented(cell):
     "The name that a cell made by nbdev documents, or None."
-    found = re.search(r"^show_doc\(([\w.]+)", source(cell), re.M) if cell["cell_type"] == "code" else None
-    return found.group(1) if found else None
+    found = re.search(r"^show_doc\(([\w.]+)", source(cell), re.M)
+    return found[1] if found and cell["cell_type"] == "code" else None
 
 
 def markdown_of(cell):
@@ -60,20 +62,22 @@ def markdown_of(cell):
 
 
 def heading(cell, name):
-    "What nbdev says of a name, in two: link to the source and heading, with our own address; signature and rest."
+    "What nbdev says of a name, in two: link to source and heading, with our address; the rest."
     text = "".join(markdown_of(cell)[0]["text/markdown"])
     above, fence, below = text.partition("```python")
-    above = above.replace('style="float:right; font-size:smaller"', ".source").replace("---\n\n", "")
+    above = above.replace("---\n\n", "")
+    above = above.replace('style="float:right; font-size:smaller"', ".source")
     above = re.sub(r"^(#+ .*)$", rf"\1 {{#{name.lower()} .exported}}", above, flags=re.M)
     return above.strip(), fence + below
 
 
 def mended(cells):
-    """Put the source of every `#| exports` cell where the prose speaks of it, under one heading for each public name.
+    """Put the source of every `#| exports` cell where the prose speaks of it, under one heading for
+    each public name. Returns the cells and the addresses on the page.
 
-    nbdev puts a signature before the source, or after it where a cell defines two names; the source begins with the
-    same lines, so only the signature's heading stays. Private names and methods get an address without a heading.
-    Returns the cells and the addresses on the page.
+    nbdev puts a signature before the source, or after it where a cell defines two names; the source
+    begins with the same lines, so only the signature's heading stays. Private names and methods get
+    an address without a heading.
     """
     docs = {documented(c): c for c in cells if documented(c) and markdown_of(c)}
     inside, out = set(), []
@@ -84,18 +88,20 @@ def mended(cells):
             titles = [heading(docs[n], n)[0] for n in tops if n in docs]
             places = [f'<div id="{n.lower()}"></div>' for n in [*tops, *methods] if n not in docs]
             above = "\n\n".join([*titles, "".join(places)])
-            out += [{"cell_type": "markdown", "metadata": {}, "source": above}, cell | {"source": code}]
+            out.append({"cell_type": "markdown", "metadata": {}, "source": above})
+            out.append(cell | {"source": code})
             inside.update(tops, methods)
         else:
             out.append(cell)
-    out = [c for c in out if not documented(c) or (documented(c) in docs and documented(c) not in inside)]
+    out = [c for c in out if documented(c) in {None, *docs} - inside]
     for name in docs.keys() - inside:
         markdown_of(docs[name])[0]["text/markdown"] = "\n\n".join(heading(docs[name], name))
     return out, {n.lower() for n in [*docs, *inside]}
 
 
 def linked(text, pages, addresses):
-    "nbdev's links to names, turned to the pages as they are called here; a method without a place leads to its class."
+    """nbdev's links to names, turned to the pages as they are called here; a method without a place
+    leads to its class."""
     def turn(match):
         shown, module, name = match.groups()
         if module not in pages:
@@ -111,15 +117,16 @@ def linked(text, pages, addresses):
 
 
 def front_matter(text, name):
-    "What nbdev writes at the top of a notebook for Quarto: without the address, with a link that opens it in Colab."
+    "What nbdev writes at the top of a notebook: without its address, with a link to Colab."
     text = re.sub(r"^output-file:.*\n", "", text, flags=re.M)
-    link = f"code-links:\n- text: Open in Colab\n  icon: play-circle\n  href: {COLAB.format(name)}\n"
+    link = f"code-links:\n- text: Open in Colab\n  icon: play-circle\n  href: {COLAB}{name}\n"
     return text if name == "index.ipynb" else re.sub(r"\n---\s*$", f"\n{link}---\n", text)
 
 
 def mend(folder):
     "Mend all notebooks in `folder`, in place."
-    notebooks = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted(Path(folder).glob("*.ipynb"))}
+    paths = sorted(Path(folder).glob("*.ipynb"))
+    notebooks = {p: json.loads(p.read_text(encoding="utf-8")) for p in paths}
     pages, addresses = {}, {}
     for path, nb in notebooks.items():
         room = re.sub(r"^\d+_", "", path.stem)
@@ -138,26 +145,22 @@ def mend(folder):
 
 # ---- describe
 
-def described(line, site):
-    "A line of llms.txt, a page's title and address, with what the page says of itself below its title."
-    found = re.fullmatch(r"- \[.+\]\((.+)\)", line)
-    if not found:
-        return line
-    name = found[1].removeprefix(HOME)
-    lines = [text for text in (Path(site) / name).read_text(encoding="utf-8").splitlines() if text.strip()]
-    return f"{line}: {lines[1].removeprefix('> ')}"
-
-
 def describe(site):
-    "Let llms.txt say what each page is about."
-    file = Path(site) / "llms.txt"
-    file.write_text("\n".join(described(line, site) for line in file.read_text(encoding="utf-8").splitlines()) + "\n", encoding="utf-8")
+    "Let llms.txt, lines with a page's title and address, say what the page says below its title."
+    file, lines = Path(site) / "llms.txt", []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if found := re.fullmatch(r"- \[.+\]\((.+)\)", line):
+            page = Path(site) / found[1].removeprefix(HOME)
+            below = re.split(r"\n\s*", page.read_text(encoding="utf-8").strip())[1]
+            line += f": {below.removeprefix('> ')}"
+        lines.append(line)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 # ---- check
 
 class Page(HTMLParser):
-    "What a page offers (`ids`), what it asks for (`addresses`), and how many of its images say nothing (`silent`)."
+    "The `ids` of a page, the `addresses` that it asks for, how many images are without words."
 
     def __init__(self, text):
         super().__init__()
@@ -166,13 +169,13 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        self.ids.update(v for k, v in attributes.items() if v and (k == "id" or (tag, k) == ("a", "name")))
+        self.ids.update({attributes.get("id"), attributes.get("name") if tag == "a" else None})
         self.addresses += [attributes[k] for k in ("href", "src", "poster") if attributes.get(k)]
         self.silent += tag == "img" and not (attributes.get("alt") or "").strip()
 
 
 def dead(address, place, site, pages):
-    "Why `address`, written on the page `place`, leads nowhere; None if it leads somewhere, or out into the world."
+    "Why `address`, written on the page `place`, leads nowhere; None if it leads somewhere."
     for kind in ("blob", "tree", "edit"):
         begin = REPOSITORY.format(kind)
         if address.startswith(begin):
@@ -192,14 +195,15 @@ def dead(address, place, site, pages):
 
 
 def problems(site):
-    "Everything on the pages in the folder `site` that leads nowhere or has no words, one line each."
+    "Everything on the pages of a folder that leads nowhere or has no words, one line each."
     site, found = Path(site), []
-    pages = {p.relative_to(site).as_posix(): Page(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
+    pages = {p.relative_to(site).as_posix(): Page(p.read_text(encoding="utf-8"))
+             for p in sorted(site.rglob("*.html"))}
     for place, page in pages.items():
         for address in dict.fromkeys(page.addresses):
             why = dead(address, place, site, pages)
             found += [f"{place}: {address}: {why}"] if why else []
-        found += [f"{place}: an image without alt text: write `#| fig-alt: ...` over its cell"] * page.silent
+        found += [f"{place}: an image without alt text: write `#| fig-alt`"] * page.silent
     search = site / "search.json"
     for entry in json.loads(search.read_text(encoding="utf-8")) if search.exists() else []:
         why = dead(entry["href"], "index.html", site, pages)
@@ -209,13 +213,5 @@ def problems(site):
 
 if __name__ == "__main__":
     step, folder = sys.argv[1:]
-    if step == "mend":
-        mend(folder)
-    elif step == "describe":
-        describe(folder)
-    elif step == "check":
-        found = problems(folder)
-        print(*found, sep="\n")
-        sys.exit(1 if found else 0)
-    else:
-        sys.exit(f"no step {step}: mend, describe or check")
+    found = {"mend": mend, "describe": describe, "check": problems}[step](folder)
+    sys.exit("\n".join(found or []) or 0)

@@ -1,8 +1,8 @@
-"""Make nbs/images/walkers.webp, the first image of the README: what gwm_segment finds in five seconds of a real clip.
+"""Make nbs/images/walkers.webp, the first image of the README: gwm_segment on a real clip.
 
     python .ci/walkers.py vtest.avi
 
-The clip is in samples/data of OpenCV's repository, and in the package opencv-doc of Debian and Ubuntu.
+The clip is in samples/data of OpenCV's repository, and in the package opencv-doc of Debian.
 """
 import sys
 import tempfile
@@ -20,5 +20,6 @@ with tempfile.TemporaryDirectory() as place:
     segment(clip, f"{place}/out", objects="auto", outputs=["overlay"], **part)
     both = zip(Excerpt(clip, **part), read_frames(f"{place}/out/overlay.mp4"), strict=True)
     pairs = [np.concatenate([a, b], 2).transpose(1, 2, 0)[130:] for (_, a), (_, b) in both]
-first, *rest = (Image.fromarray(pair).resize((1024, 297), Image.Resampling.LANCZOS) for pair in pairs)
+images = [Image.fromarray(pair) for pair in pairs]
+first, *rest = (image.resize((1024, 297), Image.Resampling.LANCZOS) for image in images)
 first.save(file, save_all=True, append_images=rest, duration=100, loop=0, quality=60, method=6)

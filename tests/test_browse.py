@@ -37,23 +37,17 @@ FAULTS = {"<script>nothing.there()</script>": "nothing is not defined",
           '<video src="a.html"></video>': "does not come: a.html"}
 
 
-def test_planted_faults_are_seen_at_both_widths_and_good_pages_photographed(tmp_path):
-    shots = tmp_path / "shots"
-    shots.mkdir()
-    assert "no pages" in browse.problems(shots)[0]
+def test_planted_faults_are_seen_at_both_widths(tmp_path):
+    assert "no pages" in browse.problems(tmp_path)[0]
     site(tmp_path)
     for i, planted in enumerate(FAULTS):
         (tmp_path / f"fault{i}.html").write_text(f"{ICON}<main>{planted}</main>")
-    found = browse.problems(tmp_path, shots)
+    found = browse.problems(tmp_path)
     for kind in browse.WIDTHS:
         for i, why in enumerate(FAULTS.values()):
             lines = [line for line in found if line.startswith(f"fault{i}.html, {kind}: ")]
             assert any(why in line for line in lines), (i, found)
     assert all(line.startswith("fault") for line in found)
-    sizes = {p.name: Image.open(p).size for p in shots.iterdir() if "fault" not in p.name}
-    assert sizes == {"index_desktop.png": (1280, 900), "index_phone.png": (390, 844),
-                     "other_desktop.png": (1280, 900), "other_phone.png": (390, 844),
-                     "dark.png": (1280, 900)}
 
 
 def test_search_and_light_must_work(tmp_path, monkeypatch):

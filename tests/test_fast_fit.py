@@ -1,7 +1,5 @@
-"The fast fit: in blocks of any size, in every precision, and compiled, it is the formula."
-import subprocess
+"The fast fit: in blocks of any size, in every precision, and compiled, it is the readable fit."
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +7,7 @@ import torch
 from gwm_nb import basis, fast_fit
 from gwm_nb.basis import Basis
 from gwm_nb.fast_fit import fit_error, fit_motion_fast
-from gwm_nb.motion import bases, fit_motion, motion_fields, motion_grid, reconstruct
-
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
-from fit import loop_and_qr  # noqa: E402
+from gwm_nb.motion import bases, fit_motion, reconstruct
 
 
 @pytest.fixture(autouse=True)
@@ -32,19 +27,23 @@ def value_and_gradients(error, logits, flow):
     return value.detach(), *torch.autograd.grad(value.sum(), (logits, flow))
 
 
-def by_the_formula(masks, flow):
-    return (loop_and_qr(masks, flow) - flow).square().mean((1, 2, 3))
+def of_masks(error, masks, flow, dtype):
+    "A value and its gradient with respect to masks, computed in `dtype`."
+    masks = masks.detach().to(dtype).requires_grad_()
+    value = error(masks, flow.to(dtype))
+    return value.detach().double(), torch.autograd.grad(value.sum(), masks)[0].double()
 
 
-BLOCKS = {"a row": 1, "5 rows": 40 * 4 * 5, "an image": 40 * 4 * 24, "2 images": 40 * 4 * 24 * 2,
-          "all": 2**22}
+def plain(masks, flow, name="quadratic", power=torch.square):
+    error = power(reconstruct(masks, fit_motion(masks, flow, name), name) - flow)
+    return error.mean((1, 2, 3))
 
 
-@pytest.mark.parametrize("size", BLOCKS.values(), ids=BLOCKS)
+@pytest.mark.parametrize("size", [1, 40 * 4 * 5, 40 * 4 * 24, 40 * 4 * 24 * 2, 2**22])
 def test_blocks(monkeypatch, size):
-    "1 to 24 rows, 1 to 3 images a block, the last one smaller: the formula's value and gradient."
+    "1 to 24 rows, 1 to 3 images a block, the last one smaller."
     logits, flow = batch()
-    expected = value_and_gradients(by_the_formula, logits.double(), flow.double())
+    expected = value_and_gradients(plain, logits.double(), flow.double())
     monkeypatch.setattr(fast_fit, "_cache_block", size)
     found = value_and_gradients(fit_error, logits, flow)
     for a, b in zip(found, expected):
@@ -55,8 +54,8 @@ def test_blocks(monkeypatch, size):
 
 
 @pytest.mark.parametrize("name", list(bases))
-def test_fast_fit_is_the_plain_fit(name):
-    "Motions and both gradients, to what float64 can tell apart; masks of a few pixels among them."
+def test_same_numbers_as_the_readable_fit(name):
+    "Motions and errors, and both gradients of each, to what float64 can tell apart."
     masks, flow = degenerate_masks(24, 40).double(), 3 * torch.randn(8, 2, 24, 40).double()
     found = []
     for fit in (fit_motion_fast, fit_motion):
@@ -66,84 +65,38 @@ def test_fast_fit_is_the_plain_fit(name):
     for a, b in zip(*found):
         assert a.isfinite().all()
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", list(bases))
-def test_same_number_as_fit_and_reconstruct(name):
     logits, flow = batch(dtype=torch.float64)
     for criterion, power in (("l2", torch.square), ("l1", torch.abs)):
-        plain = lambda m, f: power(reconstruct(m, fit_motion(m, f, name), name) - f).mean((1, 2, 3))
-        error = lambda m, f: fit_error(m, f, name, criterion)
-        both = (value_and_gradients(form, logits, flow) for form in (error, plain))
-        for a, b in zip(*both):
+        forms = (fit_error, criterion), (plain, power)
+        for a, b in zip(*(value_and_gradients(lambda m, f: form(m, f, name, option), logits, flow)
+                          for form, option in forms)):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("radius", [.3, .01])
-def test_small_masks_in_float32(radius):
-    "Down to a disc of four pixels in a frame of 480p, values and gradients are those of float64."
-    x, y = motion_grid((480, 854)).view(2, 480, 854)
-    disc = torch.sigmoid((radius - ((x - .5)**2 + (y - .2)**2).sqrt()) * 200)
-    masks = torch.stack([disc, 1 - disc])[None]
-    coarse = torch.randn(1, 2, 30, 50)
-    flow = 3 * torch.nn.functional.interpolate(coarse, (480, 854), mode="bicubic")
-    found = []
-    for dtype in (torch.float32, torch.float64):
-        m = masks.to(dtype).requires_grad_()
-        value = fit_error(m, flow.to(dtype))
-        found.append((value.detach().double(), torch.autograd.grad(value.sum(), m)[0].double()))
-    (a, da), (b, db) = found
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=0)
-    assert (da - db).norm() < 1e-5 * db.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
     "Masks and flow of half precision are rounded inputs; no sum is taken in it."
     logits, flow = batch(2, 3, 60, 80)
-    masks, flow = logits.softmax(1).detach().to(dtype).requires_grad_(), flow.to(dtype)
-    value = fit_error(masks, flow)
-    exact = masks.detach().double().requires_grad_()
-    true = fit_error(exact, flow.double())
-    step = torch.finfo(dtype).eps
-    assert value.dtype == dtype and ((value - true) / true).abs().max() < 2 * step
-    a, b = (torch.autograd.grad(v.sum(), m)[0].double() for v, m in ((value, masks), (true, exact)))
-    assert (a - b).norm() < 2 * step * b.norm()
+    masks, flow, step = logits.softmax(1).to(dtype), flow.to(dtype), torch.finfo(dtype).eps
+    assert fit_error(masks, flow).dtype == dtype
+    (a, da), (b, db) = (of_masks(fit_error, masks, flow, d) for d in (dtype, torch.float64))
+    assert ((a - b) / b).abs().max() < 2 * step and (da - db).norm() < 2 * step * db.norm()
 
 
-def test_mixed_precision_is_not_for_sums():
-    "Within autocast, which takes products in bfloat16, the fit is the same to the last bit."
+def test_mixed_precision_and_inference_mode_change_nothing():
+    "Within autocast; and after tables of whole numbers were first asked for without training."
     logits, flow = batch()
-    plain = value_and_gradients(fit_error, logits, flow)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = value_and_gradients(fit_error, logits, flow)
-        thetas = [fit(logits.softmax(1), flow) for fit in (fit_motion, fit_motion_fast)]
-    for a, b in zip(found, plain): assert torch.equal(a, b)
-    for theta, fit in zip(thetas, (fit_motion, fit_motion_fast)):
-        assert torch.equal(theta, fit(logits.softmax(1), flow))
+    forms = (fit_error, *(lambda m, f, fit=fit: fit(m, f).sum((1, 2, 3))
+                          for fit in (fit_motion, fit_motion_fast)))
+    for form in forms:
+        expected = value_and_gradients(form, logits, flow)
+        fast_fit._positions.cache_clear()
+        basis._binomials.cache_clear()
+        with torch.inference_mode(): form(logits.softmax(1), flow)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = value_and_gradients(form, logits, flow)
+        for a, b in zip(found, expected): assert torch.equal(a, b)
 
-
-def test_tables_made_in_inference_mode_serve_training():
-    "The kept tables of whole numbers may first be asked for where nothing is trained."
-    fast_fit._positions.cache_clear()
-    basis._binomials.cache_clear()
-    logits, flow = batch()
-    with torch.inference_mode(): motion_fields(fit_motion_fast(logits.softmax(1), flow), (24, 40))
-    theta = fit_motion_fast(logits.softmax(1), flow)
-    motion_fields(theta, (24, 40)).square().mean().backward()
-    assert logits.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("fit", [fit_motion_fast, fit_error])
-def test_wrong_arguments(fit):
-    masks, flow = torch.rand(1, 2, 24, 32), torch.rand(1, 2, 24, 32)
-    with pytest.raises(ValueError, match="'l2' or 'l1', not 'l3'"):
-        fit_error(masks, flow, criterion="l3")
-    for m, f in ((masks[0], flow), (masks, flow[0]), (masks[..., 1:], flow), (masks, flow[:, :1])):
-        with pytest.raises(ValueError, match=r"masks must be \(B,K,h,w\)"): fit(m, f)
-
-
-# ---- the compiled loops
 
 @pytest.fixture
 def fused(monkeypatch):
@@ -156,7 +109,7 @@ def fused(monkeypatch):
     return ran
 
 
-THERE, BACK = ["low_moment_rows", "moment_rows", "blend_rows"], ["gradient_rows"]
+ROWS = ["low_moment_rows", "moment_rows", "blend_rows", "gradient_rows"]
 
 
 def eager(masks, flow, basis="quadratic", criterion="l2"):
@@ -176,17 +129,15 @@ def assert_near(found, expected, rtol=1e-4):
     *(("quadratic", size) for size in
       ((1, 1, 17, 61), (3, 2, 1, 33), (1, 7, 70, 16), (2, 3, 45, 131)))])
 def test_compiled_loops(fused, size, name, criterion):
-    "Every basis and criterion, odd widths, one row, one mask: as the other form, and as float64."
+    "Every basis and criterion, odd widths, one row, one mask, any strides: as in float64."
     logits, flow = batch(*size)
-    found = value_and_gradients(lambda m, f: fit_error(m, f, name, criterion), logits, flow)
-    assert fused == THERE + BACK
-    turned = lambda t: t.mT.contiguous().mT                       # any strides will do
-    form = lambda m, f: fit_error(turned(m), turned(f), name, criterion)
-    assert_near(value_and_gradients(form, logits, flow), found)
-    form = lambda m, f: eager(m, f, name, criterion)
-    tolerance = 1e-4 if size[2] > 1 else 1e-3         # across a single row the ridge decides
-    assert_near(found, value_and_gradients(form, logits, flow), tolerance)
-    assert_near(found, value_and_gradients(form, logits.double(), flow.double()), tolerance)
+    expected = value_and_gradients(lambda m, f: eager(m, f, name, criterion), logits.double(),
+                                   flow.double())
+    for turned in (lambda t: t, lambda t: t.mT.contiguous().mT):
+        form = lambda m, f: fit_error(turned(m), turned(f), name, criterion)
+        tolerance = 1e-4 if size[2] > 1 else 1e-3         # across a single row the ridge decides
+        assert_near(value_and_gradients(form, logits, flow), expected, tolerance)
+    assert fused == ROWS * 2
 
 
 def degenerate_masks(h=120, w=214):
@@ -205,13 +156,10 @@ def degenerate_masks(h=120, w=214):
 def test_compiled_loops_and_degenerate_masks(fused):
     "No less accurate than the other form, and right to 2e-5 wherever a gradient is determined."
     masks, flow = degenerate_masks(), 3 * torch.randn(8, 2, 120, 214)
-    def found(form, dtype):
-        m = masks.to(dtype).requires_grad_()
-        value = form(m, flow.to(dtype))
-        return value.detach().double(), torch.autograd.grad(value.sum(), m)[0].double()
-    (a, da), (b, db) = (found(form, torch.float32) for form in (fit_error, eager))
-    c, dc = found(eager, torch.float64)
-    assert fused == THERE + BACK and da.isfinite().all()
+    a, da = of_masks(fit_error, masks, flow, torch.float32)
+    assert fused == ROWS and da.isfinite().all()
+    _, db = of_masks(eager, masks, flow, torch.float32)
+    c, dc = of_masks(eager, masks, flow, torch.float64)
     distance = lambda g: (g - dc).flatten(1).norm(dim=1) / dc.flatten(1).norm(dim=1)
     torch.testing.assert_close(a, c, rtol=1e-6, atol=0)
     fused_off, eager_off, diagonal = distance(da), distance(db), 3
@@ -228,54 +176,35 @@ def test_what_is_no_number_shows(fused, where, criterion, value):
     logits, flow = batch()
     inputs = {"masks": logits.detach().softmax(1), "flow": flow}
     inputs[where][1, 0, 5, 6] = value
-    found = []
-    for form in (fit_error, eager):
-        masks = inputs["masks"].clone().requires_grad_()
-        error = form(masks, inputs["flow"], criterion=criterion)
-        found.append((error.detach(), torch.autograd.grad(error.sum(), masks)[0]))
-    assert fused == THERE + BACK
-    (a, da), (b, db) = found
+    (a, da), (b, db) = (of_masks(lambda m, f: form(m, f, criterion=criterion), *inputs.values(),
+                                 torch.float32) for form in (fit_error, eager))
+    assert fused == ROWS
     assert a.isfinite().tolist() == b.isfinite().tolist() == [True, False, True]
     assert torch.equal(da.isfinite(), db.isfinite()) and not da[1].isfinite().all()
     assert_near((a[::2], da[::2]), (b[::2], db[::2]))
 
 
-def test_without_numba_all_is_as_it_was(monkeypatch):
-    "The other form, silently, to the last bit."
+def test_without_numba_the_other_form_serves(monkeypatch):
     monkeypatch.setattr(fast_fit, "_compile_from", 1)
     monkeypatch.setitem(sys.modules, "numba", None)
     fast_fit.compiled.cache_clear()
     logits, flow = batch()
     try:
         both = (value_and_gradients(form, logits, flow) for form in (fit_error, eager))
-        for a, b in zip(*both): assert torch.equal(a, b)
+        assert all(torch.equal(a, b) for a, b in zip(*both))
         assert fast_fit.compiled(fast_fit.low_moment_rows) is None
     finally: fast_fit.compiled.cache_clear()
 
 
-def test_what_the_loops_are_for(fused, monkeypatch):
-    "float32 on a CPU, at most quadratic, enough values in rows that are long enough."
-    def chosen(size=(1, 2, 24, 40), masks=torch.float32, flow=torch.float32, basis=bases["planar"],
-               device="cpu"):
-        B, K, h, w = size
-        tensors = (torch.empty(size, dtype=masks, device=device),
-                   torch.empty(B, 2, h, w, dtype=flow, device=device))
-        return fast_fit.loops_pay(*tensors, basis)
-    assert chosen() and not chosen(size=(1, 2, 40, 15)) and not chosen(device="meta")
-    assert not chosen(masks=torch.float64) and not chosen(flow=torch.bfloat16)
-    assert not chosen(basis=Basis(3))
-    monkeypatch.undo()
-    assert not chosen() and chosen(size=(8, 4, 128, 224))
-
-
-def test_numba_waits_until_it_is_wanted():
-    "Neither the import nor a small fit loads it; a large one does."
+@pytest.mark.parametrize("changes, compiled", [
+    ({}, True), (dict(size=(8, 4, 4096, 15)), False), (dict(device="meta"), False),
+    (dict(masks=torch.float64), False), (dict(flow=torch.bfloat16), False),
+    (dict(basis=Basis(3)), False), (dict(size=(1, 2, 24, 40)), False)])
+def test_what_the_loops_are_for(changes, compiled):
+    "Many values of float32 on a CPU, at most quadratic, in rows that are long enough."
     pytest.importorskip("numba", reason="the extra fast (numba) is not installed")
-    code = """if True:
-        import sys, torch
-        from gwm_nb.fast_fit import fit_error
-        fit_error(torch.rand(1, 2, 24, 40), torch.rand(1, 2, 24, 40))
-        assert 'numba' not in sys.modules
-        fit_error(torch.rand(8, 4, 128, 224), torch.rand(8, 2, 128, 224))
-        assert 'numba' in sys.modules"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    case = dict(size=(8, 4, 128, 224), masks=torch.float32, flow=torch.float32, device="cpu",
+                basis=bases["planar"]) | changes
+    masks = torch.empty(case["size"], dtype=case["masks"], device=case["device"])
+    flow = torch.empty_like(masks, dtype=case["flow"])
+    assert fast_fit.loops_pay(masks, flow, case["basis"]) == compiled

@@ -15,7 +15,6 @@ SWIN = "swin_tiny_patch4_window7_224"
 
 @pytest.mark.parametrize("options, says", [
     (dict(name="effnet_lite0"), "'effnet_lite0'.*efficientnet_lite0"),
-    (dict(name="smal"), "'smal'.*small"),
     (dict(name="resnet18.nonsense", pretrained=False), "unknown"),
     (dict(pretrained=True), "learns from nothing"), (dict(num_masks=0), "at least 1"),
     (dict(name="vgg11", pretrained=False), "full size"),
@@ -42,23 +41,12 @@ def test_maps_and_logits_of_any_size(name):
         assert network(torch.rand(1, 3, 384, 256)).shape == (1, 3, 192, 128)
 
 
-def test_a_frozen_backbone_stays_as_it_is():
-    frozen = create_network("resnet18", pretrained=False, freeze=True).train()
-    assert not any(p.requires_grad for p in frozen.backbone.parameters())
-    assert all(p.requires_grad for p in frozen.decoder.parameters()) and frozen.decoder.training
-    assert not any(m.training for m in frozen.backbone.modules())
-
-
 def test_registries(monkeypatch):
     monkeypatch.setitem(backbones, "tiny", lambda: SmallBackbone((8, 16)))
     assert create_network("tiny", 3)(torch.rand(1, 3, 32, 48)).shape == (1, 3, 32, 48)
-    seen = []
-    monkeypatch.setitem(networks, "mine", lambda **k: seen.append(k) or nn.Identity())
-    create_network("mine")
-    create_network("mine", 3, pretrained=False)
-    assert seen[1] == dict(pretrained=False, num_masks=3)
-    normalised = {n: TimmBackbone(n).mean[0] for n in ("resnet18", "vit_tiny_patch16_224")}
-    assert normalised == {"resnet18": .485, "vit_tiny_patch16_224": .5}
+    monkeypatch.setitem(networks, "mine", lambda **options: options)
+    assert create_network("mine", 3, pretrained=False) == dict(pretrained=False, num_masks=3)
+    assert [TimmBackbone(n).mean[0] for n in ("resnet18", "vit_tiny_patch16_224")] == [.485, .5]
 
 
 @pytest.mark.parametrize("name", ["small", "convnext_atto"])
@@ -74,8 +62,6 @@ def test_masks_can_not_dither(name):
         assert logits.diff(dim=axis).abs().max() <= step / 2 * 1.001
 
 
-# ---- predict_masks
-
 def test_images_batches_and_streams_have_the_same_masks():
     torch.manual_seed(0)
     network, images = create_network("resnet18", 3, pretrained=False), torch.rand(5, 3, 64, 96)
@@ -86,7 +72,7 @@ def test_images_batches_and_streams_have_the_same_masks():
                  predict_masks(network, list(images), batch_size=1)):
         torch.testing.assert_close(same, masks, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(predict_masks(network, images[3]), masks[3], atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="no images|no images"):
+    with pytest.raises(ValueError, match="no images"):
         predict_masks(network, [])
 
 
@@ -99,6 +85,10 @@ def test_a_stream_is_read_a_few_at_a_time():
 
 
 def test_each_part_is_left_in_the_mode_it_was_found_in():
+    "A frozen backbone is never in training."
+    frozen = create_network("resnet18", pretrained=False, freeze=True).train()
+    assert not any(p.requires_grad for p in frozen.backbone.parameters())
+    assert frozen.decoder.training and not any(m.training for m in frozen.backbone.modules())
     network = create_network("resnet18", pretrained=False)
     network.decoder.eval()
     modes = lambda: [m.training for m in network.modules()]

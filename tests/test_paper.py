@@ -14,8 +14,6 @@ from gwm_nb.checkpoints import load_published
 from gwm_nb.network import create_network
 from gwm_nb.paper import (CachedBackbone, KeyFeatures, cache_features, paper_network,
                           paper_optimizer, paper_schedule, resize_positions)
-from gwm_nb.scenes import MovingScenes
-from gwm_nb.train import fit
 from gwm_nb.weights import aliases
 from inputs import fill_network
 
@@ -30,24 +28,12 @@ def tiny(K=4, **options):
     return paper_network(K, name=VIT, stride=8, blocks=(0, 1), **options)
 
 
-def stats(x):
-    x = x.double().flatten()
-    waves = (x * torch.arange(len(x)).cos()).sum()
-    return [x.mean(), x.std(), x.abs().max(), x[::7].sum(), waves]
-
-
 def far(a, b): return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max()
-
-
-def unchanged(network, before):
-    return all(v.equal(before[k]) for k, v in network.state_dict().items())
 
 
 @pytest.fixture(scope="module")
 def network(golden): return fill_network(paper_network()).eval()
 
-
-# ---- names and weights
 
 @pytest.mark.parametrize("K", [4, 2])
 def test_names_shapes_and_order(network, golden, K):
@@ -71,8 +57,6 @@ def test_the_backbone_follows_but_is_never_trained():
     assert {p.device.type for p in net.to("meta").parameters()} == {"meta"}
 
 
-# ---- forward
-
 @pytest.mark.parametrize("case", CASES)
 @torch.inference_mode()
 def test_features_head_and_logits(network, golden, case):
@@ -82,7 +66,6 @@ def test_features_head_and_logits(network, golden, case):
     for i, m in enumerate(maps, 2):
         assert list(m.shape) == list(z[f"res{i}_shape"])
         assert far(m[:, ::16, ::5, ::5], z[f"res{i}_slice"]) < 1e-4
-        np.testing.assert_allclose(stats(m), z[f"res{i}_stats"], rtol=1e-5, atol=.05)
         if f"res{i}_full_b0" in z:
             assert far(m[0], z[f"res{i}_full_b0"]) < 1e-4
     positions = resize_positions(network.backbone.model.pos_embed, maps[0].shape[-2:])
@@ -91,7 +74,6 @@ def test_features_head_and_logits(network, golden, case):
     pixels = head.pixel_decoder(maps)
     assert list(pixels.shape) == list(z["mask_features_shape"])
     assert far(pixels[:, ::16, ::5, ::5], z["mask_features_slice"]) < 1e-4
-    np.testing.assert_allclose(stats(pixels), z["mask_features_stats"], rtol=1e-5, atol=.05)
     raw = head(maps)
     assert far(raw, z["raw_sem_seg"]) < 5e-4
     logits = network.decode(maps, image.shape[-2:])
@@ -99,8 +81,6 @@ def test_features_head_and_logits(network, golden, case):
     if case == CASES[0]:
         assert far(head.plain(maps), raw) < 2e-4 and far(network(image), logits) < 1e-5
 
-
-# ---- training: two steps are recorded, too; see test_train
 
 def test_optimiser(network, golden):
     listed = json.loads((golden / "optimizer.json").read_text())["groups"]
@@ -123,40 +103,23 @@ def test_schedule(golden):
         assert rates[int(t)] == pytest.approx(lr, rel=1e-12)
 
 
-# ---- other transformers
-
 @pytest.mark.parametrize("name, side", [("vit_small_patch8_224.dino", 224),
                                         ("vit_small_patch14_reg4_dinov2.lvd142m", 518),
                                         ("vit_small_patch16_dinov3.lvd1689m", 96)])
+@torch.no_grad()
 def test_keys_are_those_of_timm(name, side):
     torch.manual_seed(0)
     ours = KeyFeatures(name, stride=None, blocks=(0, 1))
-    model, seen, x = ours.model, {}, torch.randn(1, 3, side, side)
+    model, seen, x = ours.model, [], torch.randn(1, 3, side, side)
     model.blocks = model.blocks[:2]
-    heads = model.blocks[0].attn.num_heads
-
-    def listen(i): return lambda m, a, out: seen.update({i: out.chunk(3, -1)[1]})
-    with torch.no_grad():
-        for k, p in model.named_parameters():
-            p.copy_(torch.randn_like(p) * (.02 if p.ndim > 1 else .1) + k.endswith("norm.weight"))
-        for i in (0, 1):
-            model.blocks[i].attn.qkv.register_forward_hook(listen(i))
-        model.forward_features(x)
-    for keys, theirs in zip(ours(x), (seen[0], seen[1])):
-        keys = rearrange(keys, "b (d h) y x -> b (y x) (h d)", h=heads)
+    for k, p in model.named_parameters():
+        p.copy_(torch.randn_like(p) * (.02 if p.ndim > 1 else .1) + k.endswith("norm.weight"))
+    for block in model.blocks:
+        block.attn.qkv.register_forward_hook(lambda m, a, out: seen.append(out.chunk(3, -1)[1]))
+    model.forward_features(x)
+    for theirs, keys in zip(tuple(seen), ours(x), strict=True):
+        keys = rearrange(keys, "b (d h) y x -> b (y x) (h d)", h=model.blocks[0].attn.num_heads)
         assert far(keys, theirs[:, model.num_prefix_tokens:]) < 1e-5
-
-
-# ---- checkpoints
-
-def release(state, **more):
-    "What the release's files hold."
-    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}},
-                 "param_groups": [{"lr": 1e-4, "params": [0]}]}
-    return {"model": state, "optimizer": optimizer, "iteration": 5000, "best": np.float64(.79),
-            "scheduler": {"last_epoch": 3, "base_lrs": [1.5e-4]},
-            "torch_rng": torch.get_rng_state(), "np_rng": np.random.get_state(),
-            "py_rng": random.getstate(), **more}
 
 
 @pytest.mark.parametrize("arrays", [False, True])
@@ -165,40 +128,22 @@ def test_load_published(tmp_path, arrays):
     theirs, ours = fill_network(tiny()), tiny()
     state = {k: v.numpy() if arrays else v for k, v in theirs.state_dict().items()}
     new, old = tmp_path / "new.pth", tmp_path / "old.pth"
-    torch.save(release(state), new)
+    torch.save({"model": state, "iteration": 5000, "best": np.float64(.79),
+                "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []},
+                "torch_rng": torch.get_rng_state(), "np_rng": np.random.get_state(),
+                "py_rng": random.getstate()}, new)
     with zipfile.ZipFile(new) as source, zipfile.ZipFile(old, "w", zipfile.ZIP_STORED) as out:
         for i in source.infolist():
-            data = source.read(i)
-            changed = data.replace(b"numpy._core", b"numpy.core")
-            out.writestr(i.filename, changed if i.filename.endswith(".pkl") else data)
+            out.writestr(i.filename, source.read(i).replace(b"numpy._core", b"numpy.core"))
     load_published(old if arrays else new, ours)
-    assert unchanged(ours, theirs.state_dict())
+    for k, v in theirs.state_dict().items():
+        assert v.equal(ours.state_dict()[k])
     decoder = ours.sem_seg_head.pixel_decoder
     assert decoder.layer_2.norm is decoder.mask_features[0].norm
+    torch.save({"epoch": 3}, new)
+    with pytest.raises(ValueError, match="new.pth.*epoch"):
+        load_published(new, ours)
 
-
-@pytest.mark.parametrize("kind, says", [
-    ("other dict", "epoch"), ("missing", "1 missing: sem_seg_head"),
-    ("unexpected", "extra.weight"), ("shape", "(1, 2) instead of"), ("nan", "not finite"),
-    ("not a tensor", "not a tensor"), ("alias", "shared by several layers")])
-def test_bad_checkpoints_change_nothing(tmp_path, kind, says):
-    "Files that are none at all: see test_weights."
-    net, state = tiny(), fill_network(tiny()).state_dict()
-    before, first = {k: v.clone() for k, v in net.state_dict().items()}, next(iter(state))
-    alias = "mask_features.2.norm.bias"
-    changed = {"missing": {k: v for k, v in state.items() if k != first},
-               "unexpected": state | {"extra.weight": torch.zeros(1)},
-               "shape": state | {first: torch.zeros(1, 2)}, "not a tensor": state | {first: "x"},
-               "nan": state | {first: state[first] * float("nan")},
-               "alias": {k: v + k.endswith(alias) for k, v in state.items()}}
-    torch.save(release(changed[kind]) if kind in changed else {"epoch": 3}, tmp_path / "bad.pth")
-    with pytest.raises(ValueError) as e:
-        load_published(tmp_path / "bad.pth", net)
-    line = str(e.value)
-    assert says in line and "\n" not in line and "bad.pth" in line and unchanged(net, before)
-
-
-# ---- what is refused
 
 @pytest.mark.parametrize("build, says", [
     (lambda: paper_network(quirks=("grwo",)), "grwo"), (lambda: paper_network(0, name=VIT), "1.*0"),
@@ -222,23 +167,8 @@ def frozen():
     return create_network("resnet18", pretrained=False, freeze=True)
 
 
-def frozen_backbone(): return frozen().backbone.eval()
-
-
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
-def test_training_on_kept_features_is_training(tmp_path, dtype, tolerance):
-    "`fit` draws and mirrors batches as ever; the cache knows images by what they are."
-    data, plain, kept = MovingScenes(6, seed=3, size=(64, 96)), frozen(), frozen()
-    cache_features(kept, tmp_path, data, dtype=dtype)
-    computed = kept.backbone.computed
-    losses = [[h["loss"] for h in fit(data, network, steps=8, batch_size=4, progress=False,
-                                      device="cpu").history] for network in (plain, kept)]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
-    assert computed == kept.backbone.computed == 12           # six images and their mirror images
-
-
 def test_a_cache_is_shared_and_never_mixed_up(tmp_path):
-    backbone, folder = frozen_backbone(), tmp_path / "64x96"
+    backbone, folder = frozen().backbone.eval(), tmp_path / "64x96"
     make = lambda: CachedBackbone(backbone, tmp_path, torch.float32)
     one, two, pictures = make(), make(), torch.rand(7, 3, 64, 96)
     one(pictures[:2]), two(pictures[2:4]), one(pictures[4:6]), two(pictures[:1])
@@ -269,16 +199,14 @@ def test_features_beyond_half_precision_are_refused(tmp_path):
 
 
 def test_a_cache_does_not_show_outside(tmp_path):
-    network = frozen()
-    names, cached = list(network.state_dict()), cache_features(network, tmp_path)
-    assert sorted(cached.state_dict()) == sorted(names)
-    cached.load_state_dict(create_network("resnet18", pretrained=False).state_dict())
+    trained = create_network("resnet18", pretrained=False)
+    cached = cache_features(frozen(), tmp_path)
+    cached.load_state_dict(trained.state_dict())
     for again in (pickle.loads(pickle.dumps(cached)), copy.deepcopy(cached)):
         assert again.backbone.folder == tmp_path
-    trained = create_network("resnet18", pretrained=False)
     for call, says in ((lambda: cache_features(cached, tmp_path / "elsewhere"), "already"),
                        (lambda: cache_features(trained, tmp_path / "x"), "frozen backbone"),
-                       (lambda: CachedBackbone(frozen_backbone(), tmp_path, torch.bfloat16),
+                       (lambda: CachedBackbone(frozen().backbone, tmp_path, torch.bfloat16),
                         "another backbone or number type")):
         with pytest.raises(ValueError, match=says):
             call()

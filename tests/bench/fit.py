@@ -3,8 +3,7 @@
 Every row is one run: the reference, the fit pass by pass and `fit_error` take turns, from logits to
 their gradient, and the ratios are those of their medians. On a CPU, `fit_error` goes row by row if
 numba is there; else, and on a GPU, it is the fit pass by pass. The floor is what this machine's
-memory allows: a measured copy, times the fewest bytes that have to move (logits in, masks out and
-in, flow in, error out and in, gradient out)."""
+memory allows: a measured copy, times the fewest bytes that have to move."""
 import argparse
 import statistics
 import subprocess
@@ -13,25 +12,17 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from gwm_nb.fast_fit import _FitError, fit_error
-from gwm_nb.motion import bases
-from gwm_nb.network import create_network
+from gwm_nb.motion import bases, monomials, motion_grid
 
 SIZES = {"8 x 4 x 128x224": (8, 4, 128, 224), "2 x 4 x 480x854": (2, 4, 480, 854)}
-GROWTH = {"2 x 4 x 240x427": (2, 4, 240, 427), "4 x 4 x 480x854": (4, 4, 480, 854),
-          "2 x 8 x 480x854": (2, 8, 480, 854), "2 x 32 x 480x854": (2, 32, 480, 854),
-          "2 x 4 x 1080x1920": (2, 4, 1080, 1920)}
 
 
 def loop_and_qr(masks, flow):
     "The fit from its formula: for each image and mask a QR of an N x 6 matrix weighted by it."
-    h, w = flow.shape[-2:]
-    unit = (max(h, w) - 1) / 2
-    x, y = ((torch.arange(n, device=flow.device) - (n - 1) / 2) / unit for n in (w, h))
-    x, y = x.to(flow.dtype).repeat(h), y.to(flow.dtype).repeat_interleave(w)
-    Phi = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y], -1)
+    grid = motion_grid(flow.shape[-2:], flow.device, flow.dtype)
+    Phi = monomials(grid, bases["quadratic"].powers)
     out = torch.zeros_like(flow)
     for b in range(len(masks)):
         for m in masks[b]:
@@ -48,84 +39,61 @@ FORMS = {"reference": lambda m, f: (loop_and_qr(m, f) - f).square().mean(),
          "fit_error": lambda m, f: fit_error(m, f).mean(), "softmax": lambda m, f: m[:, :1].mean()}
 
 
-def inputs(size, device="cpu", seed=0):
+def inputs(size, device="cpu"):
     B, K, h, w = size
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     logits = torch.randn(B, K, h, w, device=device, requires_grad=True)
     return logits, torch.randn(B, 2, h, w, device=device)
 
 
 def step(form, logits, flow):
     logits.grad = None
-    loss = form(logits.softmax(1), flow)
-    loss.backward()
-    return loss
-
-
-def seconds(work, device):
-    "Of one call: of the processor if there is one thread (others don't count), else on the clock."
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    alone = device == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
-    wait()
-    start = clock()
-    work()
-    wait()
-    return clock() - start
+    form(logits.softmax(1), flow).backward()
 
 
 def in_turns(works, device, rounds=11):
-    "{name: median seconds}, the works taking turns."
-    taken = {name: [] for name in works}
+    """{name: median seconds}, the works taking turns: of the processor if there is one thread
+    (others don't count), else on the clock."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock, taken = time.process_time if alone else time.perf_counter, {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
-            taken[name].append(seconds(work, device))
+            wait()
+            start = clock()
+            work()
+            wait()
+            taken[name].append(clock() - start)
     return {name: statistics.median(t[1:]) for name, t in taken.items()}
 
 
-def copy_rate(device):
-    "Bytes a second of a large copy, read and written ones counted."
+def floor(size, device):
+    "Seconds to move the fewest bytes (logits in, masks out and in, flow in, error, gradient)."
     a = torch.randn(2**24 if device == "cpu" else 2**28, device=device)
     b = torch.empty_like(a)
     taken = in_turns({"copy": lambda: b.copy_(a)}, device)["copy"]
-    return 2 * a.numel() * a.element_size() / taken
-
-
-def fewest_bytes(size):
     B, K, h, w = size
-    masks, flow = 4 * B * K * h * w, 4 * B * 2 * h * w
-    return 4 * masks + 3 * flow
+    return taken * (4 * B * K * h * w + 3 * B * 2 * h * w) / (2 * a.numel())
 
 
 def peak(size, name):
     "MB that a step takes on top of its inputs and the masks, in a process of its own (Linux)."
-    code = """if True:
+    code = f"""if True:
         import re, sys, torch
         sys.path.insert(0, sys.argv[1])
         import fit
         torch.set_num_threads(1)
-        status = lambda: open('/proc/self/status').read()
+        status, form = (lambda: open('/proc/self/status').read()), fit.FORMS[{name!r}]
         kept = lambda key: int(re.search(key + r':\\s+(\\d+)', status())[1]) / 1024
-        for size in ((1, 2, 32, 32), (1, 4, 32, 1024)): fit.step(fit.FORMS[NAME], *fit.inputs(size))
-        logits, flow = fit.inputs(SIZE)
+        for size in ((1, 2, 32, 32), (1, 4, 32, 1024)): fit.step(form, *fit.inputs(size))
+        logits, flow = fit.inputs({size})
         masks = logits.detach().softmax(1).requires_grad_()
         open('/proc/self/clear_refs', 'w').write('5')
         before = kept('VmRSS')
-        fit.FORMS[NAME](masks, flow).backward()
+        form(masks, flow).backward()
         print(kept('VmHWM') - before)"""
-    code = code.replace("NAME", repr(name)).replace("SIZE", repr(size))
     argv = [sys.executable, "-c", code, str(Path(__file__).parent)]
     return float(subprocess.check_output(argv, text=True))
-
-
-def agreement(size, device):
-    "How far values and gradients are from the reference's in float64, relative to their size."
-    logits, flow = inputs(size, device)
-    exact = logits.detach().double().requires_grad_()
-    loss = step(FORMS["fit_error"], logits, flow)
-    true = step(FORMS["reference"], exact, flow.double())
-    off = (logits.grad - exact.grad).norm() / exact.grad.norm()
-    return abs(loss.item() / true.item() - 1), off.item()
 
 
 def row(*cells): print(f"| {' | '.join(map(str, cells))} |", flush=True)
@@ -137,32 +105,19 @@ def head(*cells):
     row(*["---"] * len(cells))
 
 
-def ms(t): return f"{t * 1e3:.1f} ms"
+def ms(t): return f"{t * 1e3:.4g} ms"
 
 
 def table(device, threads):
-    rate = copy_rate(device)
-    print(f"\n{device}, {threads} thread(s), copy {rate / 1e9:.1f} GB/s")
+    print(f"\n{device}, {threads} thread(s)")
     head("batch x masks x size", "reference", "passes", "ratio", "fit_error", "ratio",
-         "softmax alone", "floor", "fit_error / floor", "error of value, gradient")
+         "softmax alone", "floor")
     for name, size in SIZES.items():
         logits, flow = inputs(size, device)
         t = in_turns({k: (lambda f=f: step(f, logits, flow)) for k, f in FORMS.items()}, device)
-        floor, (value, gradient) = fewest_bytes(size) / rate, agreement(size, device)
         ratio = lambda k: f"{t['reference'] / t[k]:.1f}"
         row(name, ms(t["reference"]), ms(t["passes"]), ratio("passes"), ms(t["fit_error"]),
-            ratio("fit_error"), ms(t["softmax"]), f"{floor * 1e3:.2f} ms",
-            f"{t['fit_error'] / floor:.1f}", f"{value:.0e}, {gradient:.0e}")
-
-
-def growth(device):
-    head("batch x masks x size", "passes", "fit_error", "ns a value of a mask")
-    for name, size in {**SIZES, **GROWTH}.items():
-        logits, flow = inputs(size, device)
-        works = {k: (lambda k=k: step(FORMS[k], logits, flow)) for k in ("passes", "fit_error")}
-        t = in_turns(works, device, 5)
-        each = ", ".join(f"{v / logits.numel() * 1e9:.2f}" for v in t.values())
-        row(name, *map(ms, t.values()), each)
+            ratio("fit_error"), ms(t["softmax"]), ms(floor(size, device)))
 
 
 def memory():
@@ -173,32 +128,12 @@ def memory():
         row(name, f"{masks:.1f} MB", *(f"{t:.0f} MB, {t / masks:.1f} times" for t in taken))
 
 
-def share(device):
-    "A whole training step, and what of it is loss: without it, the sum of the first masks is."
-    head("network, 8 images of 128x224, 4 masks", "step with the reference", "with passes",
-         "with fit_error", "without a fit", "share of the fit")
-    for name in ("small", "efficientnet_lite0"):
-        network = create_network(name, 4, pretrained=False).to(device)
-        image, flow = (torch.randn(8, c, 128, 224, device=device) for c in (3, 2))
-
-        def work(form):
-            network.zero_grad()
-            logits = F.interpolate(network(image), flow.shape[-2:], mode="bilinear")
-            form(logits.softmax(1), flow).backward()
-        t = in_turns({k: (lambda f=f: work(f)) for k, f in FORMS.items()}, device, 7)
-        shares = [f"{1 - t['softmax'] / t[k]:.0%}" for k in ("reference", "passes", "fit_error")]
-        row(name, *map(ms, t.values()), ", ".join(shares))
-
-
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--device", default="cpu")
     device = options.parse_args().device
-    for threads in (1, 2) if device == "cpu" else (1,):
+    for threads in (2, 1) if device == "cpu" else (1,):
         torch.set_num_threads(threads)
         table(device, threads)
-    torch.set_num_threads(1)
-    growth(device)
-    share(device)
     if device == "cpu":
         memory()

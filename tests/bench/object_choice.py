@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.script import call_parse
-from torch import Tensor
 
 from gwm_nb.benchmarks import annotated_sequences, check_clip, load_any
 from gwm_nb.clips import read_frames
@@ -25,7 +24,7 @@ from gwm_nb.store import shrink
 SIZE = 128, 224
 
 
-def consistency(masks: Tensor, flow: Tensor) -> Tensor:
+def consistency(masks, flow):
     "How well each mask agrees with itself in the next frame: correlation along the flow (K,)."
     a, b = masks[:-1], warp(masks[1:], flow)
     a, b = a - a.mean((-2, -1), keepdim=True), b - b.mean((-2, -1), keepdim=True)
@@ -33,15 +32,15 @@ def consistency(masks: Tensor, flow: Tensor) -> Tensor:
     return total(a * b) / (total(a.square()) * total(b.square())).sqrt().clamp_min(1e-6)
 
 
-def above_mean(ratio: Tensor) -> Tensor:
+def above_mean(cue):
     "The masks above the mean of a cue's logarithm; at least one is, and one is not."
-    log = ratio.clamp_min(1e-3).log()
+    log = cue.clamp_min(1e-3).log()
     chosen = log > log.mean()
     chosen[log.argmax()], chosen[log.argmin()] = True, False
     return chosen
 
 
-def with_truth(masks: Tensor, truth: Tensor) -> Tensor:
+def with_truth(masks, truth):
     "The true object (N,h,w) as one mask, the background divided by the three largest masks."
     masks, truth = masks[:len(truth)], truth[:, None].float()
     background = masks[:, masks.mean((0, 2, 3)).argsort(descending=True)[:3]]
@@ -49,38 +48,35 @@ def with_truth(masks: Tensor, truth: Tensor) -> Tensor:
     return torch.cat([background * (1 - truth), truth], 1)
 
 
-def measure(masks: Tensor, flow: Tensor, truth: Tensor) -> dict[str, float]:
+def measure(masks, flow, truth):
     "J of the best choice, and of each cue's."
+    subsets = map(torch.tensor, itertools.product([False, True], repeat=masks.shape[1]))
+    choices = dict(best=[s for s in subsets if 0 < sum(s) < len(s)],
+                   border=[choose_by_border(masks)], both=[choose_object(masks, flow)],
+                   motion=[above_mean(motion_ratio(masks, residual_motion(flow)))],
+                   consistency=[above_mean(consistency(masks, flow))])
     score = lambda chosen: jaccard(object_mask(masks[:len(truth)], chosen), truth).mean().item()
-    subsets = itertools.product([False, True], repeat=masks.shape[1])
-    return dict(best=max(score(torch.tensor(s)) for s in subsets if 0 < sum(s) < len(s)),
-                border=score(choose_by_border(masks)), both=score(choose_object(masks, flow)),
-                motion=score(above_mean(motion_ratio(masks, residual_motion(flow)))),
-                consistency=score(above_mean(consistency(masks, flow))))
-
-
-def show(title: str, rows: dict[str, dict]) -> None:
-    columns = list(next(iter(rows.values())))
-    mean = {c: np.mean([r[c] for r in rows.values()]) for c in columns}
-    print(f'{title:18}', *[f'{c:>11}' for c in columns])
-    for name, row in (rows | {'mean': mean}).items():
-        print(f'{name:18}', *[f'{row[c]:11.3f}' for c in columns])
+    return {name: max(map(score, found)) for name, found in choices.items()}
 
 
 @call_parse
 def main(run: str, # a run's folder, or a checkpoint
-         data: str = 'data/DAVIS2016' # an annotated data set
+         data: str = "data/DAVIS2016" # an annotated data set
         ):
     "J by border, by motion, by both, and by consistency over the clip."
-    network, found, ideal = load_any(run), {}, {}
+    network, tables = load_any(run), {"masks as they are": {}, "object as one mask": {}}
     for clip in annotated_sequences(data)[0]:
         checked = check_clip(clip)
-        names, truths = checked.names, checked.truths()
+        truths = checked.truths()
         images = torch.stack([shrink(image, SIZE) for _, image in read_frames(clip.path)])
         masks, flow = predict_masks(network, images), estimate_flow(images[:-1], images[1:])
         labels = torch.stack([torch.from_numpy((truths[t] > 0).astype(np.float32)) for t in truths])
-        truth = F.interpolate(labels[:, None], SIZE, mode='area')[:, 0] > .5
-        found[clip.name] = measure(masks[list(truths)], flow, truth)
-        ideal[clip.name] = measure(with_truth(masks, truth), flow, truth)
-    show('masks as they are', found)
-    show('object as one mask', ideal)
+        truth = F.interpolate(labels[:, None], SIZE, mode="area")[:, 0] > .5
+        for title, found in zip(tables, (masks[list(truths)], with_truth(masks, truth))):
+            tables[title][clip.name] = measure(found, flow, truth)
+    for title, rows in tables.items():
+        names = list(next(iter(rows.values())))
+        print(f"{title:18}", *[f"{name:>11}" for name in names])
+        mean = {name: np.mean([r[name] for r in rows.values()]) for name in names}
+        for clip, row in (rows | {"mean": mean}).items():
+            print(f"{clip:18}", *[f"{row[name]:11.3f}" for name in names])

@@ -1,22 +1,17 @@
 """What waiting threads cost: a training step of the small network, threads spinning or sleeping.
 
-    python tests/bench/threads.py [--steps 10] [--rounds 3]
+    python tests/bench/threads.py
 
 Each setting runs in a process of its own, in turns, on an otherwise idle machine ("quiet") and
-beside a process that computes with as many threads ("busy"). The medians of the rounds are printed,
-in seconds a step.
+beside a process that computes with as many threads ("busy"). Printed are medians, in seconds.
 """
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 
-from gwm_nb.commands import WAITING
-
 STEP = """
-import sys, time, torch
-if sys.argv[2] == 'kept': from gwm_nb.commands import keep_freed_memory; keep_freed_memory()
+import time, torch
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.network import create_network
 from gwm_nb.scenes import MovingScenes
@@ -30,9 +25,9 @@ def step():
     value.backward()
     optimiser.step()
 step(), step()
-clock, cpu, n = time.perf_counter(), time.process_time(), int(sys.argv[1])
-for _ in range(n): step()
-print((time.perf_counter() - clock) / n, (time.process_time() - cpu) / n)
+clock = time.perf_counter()
+for _ in range(10): step()
+print((time.perf_counter() - clock) / 10)
 """
 LOAD = """
 import torch
@@ -41,39 +36,24 @@ conv = torch.nn.Conv2d(32, 32, 3, padding=1)
 while True: conv(a)
 """
 SETTINGS = {"spin (default)": {}, "sleep at once": dict(OMP_WAIT_POLICY="PASSIVE"),
-            "the commands": WAITING, "one thread": dict(OMP_NUM_THREADS="1")}
+            "one thread": dict(OMP_NUM_THREADS="1")}
 
 
-def measure(name, steps):
-    "(seconds on the clock, seconds of processor time) of a step."
-    kept = "kept" if name == "the commands" else "plain"
-    ours = {k: v for k, v in os.environ.items() if k[:4] not in ("OMP_", "MALL", "KMP_", "GOMP")}
-    argv = [sys.executable, "-c", STEP, str(steps), kept]
-    out = subprocess.check_output(argv, env=ours | SETTINGS[name], text=True)
-    return tuple(map(float, out.split()))
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before\n")
-    print("| machine | setting | clock | processor |\n|---|---|---|---|")
-    for machine in ("quiet", "busy"):
-        load = subprocess.Popen([sys.executable, "-c", LOAD]) if machine == "busy" else None
-        try:
-            found = {name: [] for name in SETTINGS}
-            for _ in range(options.rounds):
-                for name in SETTINGS:
-                    found[name].append(measure(name, options.steps))
-        finally:
-            if load:
-                load.kill()
-        for name, rounds in found.items():
-            clock, cpu = (statistics.median(r) for r in zip(*rounds))
-            print(f"| {machine} | {name} | {clock:.2f} s | {cpu:.2f} s |", flush=True)
+def measure(name):
+    "Seconds of a step, on the clock."
+    ours = {k: v for k, v in os.environ.items() if k[:4] not in ("OMP_", "KMP_", "GOMP")}
+    argv = [sys.executable, "-c", STEP]
+    return float(subprocess.check_output(argv, env=ours | SETTINGS[name], text=True))
 
 
 if __name__ == "__main__":
-    main()
+    print("| machine | setting | seconds a step |\n|---|---|---|")
+    for machine in ("quiet", "busy"):
+        load = subprocess.Popen([sys.executable, "-c", LOAD if machine == "busy" else ""])
+        try:
+            found = [{name: measure(name) for name in SETTINGS} for _ in range(3)]
+        finally:
+            load.kill()
+        for name in SETTINGS:
+            median = statistics.median(f[name] for f in found)
+            print(f"| {machine} | {name} | {median:.2f} |", flush=True)
