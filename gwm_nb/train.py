@@ -193,10 +193,11 @@ class Flips(Callback):
 
     def before_fit(self, learn):
         dice = torch.Generator().manual_seed(learn.seed)
-        self.mirrored = torch.rand(learn.steps, generator=dice) < self.p
+        self.decisions = torch.rand(learn.steps, generator=dice) < self.p
 
     def before_step(self, learn): # all parts of a batch are treated alike
-        if self.mirrored[learn.step]: learn.batch = flip(learn.batch)
+        self.mirror = self.decisions[learn.step]
+        if self.mirror: learn.batch = flip(learn.batch)
 
 # %% ../nbs/06_train.ipynb #18d31c1e
 class History(Callback):
