@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn as nn
 
+from gwm_nb.checkpoints import load, save
 from gwm_nb.network import (SegmentationNetwork, SmallBackbone, backbones, create_network,
                             networks, predict_masks)
 from gwm_nb.weights import TimmBackbone
@@ -105,3 +106,16 @@ def test_each_part_is_left_in_the_mode_it_was_found_in():
         predict_masks(network, torch.rand(2, 5, 32, 32))
     assert modes() == before and any(before) and not all(before)
     assert network.backbone.model.bn1.running_mean.equal(statistics)
+
+
+def test_the_finest_maps_can_be_left_out(tmp_path):
+    network = create_network("resnet18", 3, pretrained=False, stride=4).eval()
+    assert network.backbone.strides == (4, 8, 16, 32)
+    image = torch.rand(1, 3, 64, 96)
+    logits = network(image)
+    assert logits.shape == (1, 3, 32, 48)
+    save(network, tmp_path / "a.safetensors")
+    torch.testing.assert_close(load(tmp_path / "a.safetensors")(image), logits)
+    for name, stride in (("resnet18", 64), ("small", 4)):
+        with pytest.raises(ValueError, match=str(stride)):
+            create_network(name, 3, pretrained=False, stride=stride)
