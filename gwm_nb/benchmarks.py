@@ -28,11 +28,11 @@ from .annotations import Annotations
 from .checkpoints import load, load_published, published_name, published_network
 from .clips import frame_size, read_frames
 from .cutouts import write_labels
-from .evaluate import boundary, boundary_f, choose_object, jaccard
+from .evaluate import boundary, boundary_f, choose_object, choose_one, jaccard
 from .files import (Clip, Registry, find_below, find_clips, lazily, list_images, nfc,
                           output_folder, show_progress)
 from .flow import estimate_flow, resize
-from .merging import get_merger, merge_by_border, merge_by_motion
+from .merging import get_merger, merge_by_border, merge_by_motion, merge_by_object
 from .network import predict_masks
 from .polish import Polished, get_polisher
 from .reports import FACTS, how_read, results_table, sequence_figure, write_results
@@ -419,7 +419,8 @@ def predict_sequence(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B
     can_move = len(images) > 1 and min(size) >= 16       # the least that DIS takes
     flow = estimate_flow(images[:-1], images[1:]) if can_move else None
     if merge is merge_by_motion and not can_move: merge = merge_by_border
-    return Sequence(masks, merge(masks, images), choose_object(masks, flow), truths)
+    choose = choose_one if merge is merge_by_object else choose_object
+    return Sequence(masks, merge(masks, images), choose(masks, flow), truths)
 
 # %% ../nbs/16_benchmarks.ipynb #08ab5313
 class _OneHot(dict):

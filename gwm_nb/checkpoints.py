@@ -115,7 +115,7 @@ _DINO = 'vit_base_patch8_224.dino' # the only backbone fetched for a file
 _ANY = dict(name=str, num_masks=int)
 _OURS = {'paper', 'gwm-davis', 'gwm-stv2', 'gwm-fbms', 'gwm-all'} # networks that may fetch
 _DESCRIPTIONS = {
-    'create_network': _ANY | dict(freeze=(bool, None)),
+    'create_network': _ANY | dict(freeze=(bool, None), stride=(int, None)),
     'paper_network': _ANY | dict(stride=(int, None), blocks=list[int], quirks=list[str])}
 
 def _recipe(about, backbone, pretrained, path):
@@ -130,7 +130,7 @@ def _recipe(about, backbone, pretrained, path):
         raise ValueError(f'{path}: describes a network that this version does not know')
     name, K, quirks = about['name'], about['num_masks'], about.get('quirks')
     if about['build'] == 'create_network':
-        return partial(create_network, name, K, False, about.get('freeze'))
+        return partial(create_network, name, K, False, about.get('freeze'), about.get('stride') or 0)
     if backbone is None:
         other = '' if pretrained else ', or load(path, pretrained=True) for the published DINO'
         if other or name != _DINO:

@@ -45,6 +45,7 @@ class Network:
     "What is trained."
     name: str = 'small' # 'small', 'paper', or a timm model
     masks: int = 0 # K; 0: the default of this network
+    stride: int = 0 # of the finest feature map of a timm model that is used; 0: all maps
     pretrained: str = '' # 'timm', 'offline', 'random', a file; '': the network's default
     init_from: str = '' # initial weights: a run's folder, a file of ours, or a published checkpoint
     unfreeze: dict[str, str] = field(default_factory=dict) # {step: parameters frozen until then}

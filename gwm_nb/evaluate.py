@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['jaccard', 'soft_iou', 'boundary', 'boundary_f', 'border_ratio', 'choose_by_border', 'object_mask', 'residual_motion',
-           'background_weights', 'motion_ratio', 'choose_object', 'sample_name', 'measure_sequence', 'evaluate']
+           'background_weights', 'motion_ratio', 'choose_object', 'choose_one', 'sample_name', 'measure_sequence',
+           'evaluate']
 
 # %% ../nbs/07_evaluate.ipynb #e44cc7a8
 from collections import defaultdict
@@ -158,13 +159,28 @@ def choose_object(masks: Tensor, # (N,K,h,w) soft masks of the frames of one seq
                   flow: Tensor | None = None # (M,2,H,W) of the first M frames; None: border only
                  ) -> Tensor: # (K,) bool: which masks are object
     "Which masks are object, decided without labels by the frame's border and by motion."
-    if flow is None: return choose_by_border(masks)
-    residual = resize(residual_motion(flow)[:, None], masks.shape[-2:])[:, 0]
-    if residual.mean() < .05: return choose_by_border(masks)
-    moves, borders = motion_ratio(masks, residual), border_ratio(masks)
-    score = 1.5 * moves.clamp_min(.1).log() - borders.clamp_min(.1).log()
+    score = _object_score(masks, flow)
+    if score is None: return choose_by_border(masks)
     used = masks.mean((0, -2, -1)) > .005
     return _two_kinds(masks, score - score[used].mean())
+
+def choose_one(masks: Tensor, # (N,K,h,w) soft masks of the frames of one sequence
+               flow: Tensor | None = None # (M,2,H,W) of the first M frames; None: border only
+              ) -> Tensor: # (K,) bool: at most one of them is True
+    "The one mask that is the object by the cues of `choose_object`; all others are background."
+    score = _object_score(masks, flow)
+    if score is None: score = 1 - border_ratio(masks)
+    used = masks.mean((0, -2, -1)) > .005
+    first = score.masked_fill(~used, -torch.inf).argmax()
+    return (torch.arange(len(score)) == first) & (used.sum() > 1)
+
+def _object_score(masks, flow):
+    "Scores (K,), the higher the more likely an object; None without motion."
+    if flow is None: return None
+    residual = resize(residual_motion(flow)[:, None], masks.shape[-2:])[:, 0]
+    if residual.mean() < .05: return None
+    moves, borders = motion_ratio(masks, residual), border_ratio(masks)
+    return 1.5 * moves.clamp_min(.1).log() - borders.clamp_min(.1).log()
 
 # %% ../nbs/07_evaluate.ipynb #3ea72216
 def sample_name(data: Dataset | list, # samples; their `name`, or the data set's list `names`

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mergers', 'mean_features', 'cosine_affinity', 'two_groups', 'merge_masks', 'Spectral', 'motion_distance',
-           'merge_by_motion', 'merge_by_border', 'keep_two_masks', 'get_merger']
+           'merge_by_motion', 'merge_by_border', 'merge_by_object', 'keep_two_masks', 'get_merger']
 
 # %% ../nbs/43_merging.ipynb #mrg43004
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import einsum
 from torch import Tensor
 
-from .evaluate import choose_by_border
+from .evaluate import choose_by_border, choose_one
 from .fast_fit import fit_motion_fast
 from .files import Registry, lazily
 from .flow import estimate_flow, resize
@@ -121,6 +121,14 @@ def merge_by_border(masks: Tensor, # (N,K,h,w) soft masks
     return merge_masks(masks, choose_by_border(masks))
 
 # %% ../nbs/43_merging.ipynb #78e518c6
+def merge_by_object(masks: Tensor, # (N,K,h,w) soft masks of consecutive frames
+                    images: Tensor # (N,3,h,w) in [0,1]
+                   ) -> Tensor: # (N,2,h,w): background, object
+    "Merge all masks but the one that `choose_one` takes for the object, once for the clip."
+    can_move = len(images) > 1 and min(images.shape[-2:]) >= 16     # the least that DIS takes
+    flow = estimate_flow(images[:-1], images[1:]) if can_move else None
+    return merge_masks(masks, choose_one(masks, flow))
+
 def keep_two_masks(masks: Tensor, # (N,2,h,w) soft masks
                    images: Tensor # ignored
                   ) -> Tensor: # the masks
@@ -134,6 +142,7 @@ mergers = Registry('merger', dict(
     spectral=lambda weights: Spectral(pretrained=weights or True),
     motion=lambda weights: merge_by_motion,
     border=lambda weights: merge_by_border,
+    object=lambda weights: merge_by_object,
     none=lambda weights: keep_two_masks))
 
 def get_merger(name: str, # a key of `mergers`

@@ -124,7 +124,8 @@ def create_network(
     name: str = 'small', # a key of `backbones` or `networks`, or a timm model: 'resnet50', ...
     num_masks: int | None = None, # K, the number of regions; None: 2, and 4 for 'paper'
     pretrained: bool | str | Path | None = None, # 'offline', a file; None: True, but for 'small'
-    freeze: bool | None = None # the backbone is not trained; None: if pretrained ('paper': always)
+    freeze: bool | None = None, # the backbone is not trained; None: if pretrained ('paper': always)
+    stride: int = 0 # of the finest feature map of a timm model that is used; 0: all maps
 ) -> nn.Module: # image (B,3,H,W) in [0,1] -> logits (B,K,h,w)
     "Build a network by name. Raises `ValueError` for an unknown name or unavailable weights."
     if name not in (*backbones, *networks) and not is_model(name):
@@ -134,6 +135,8 @@ def create_network(
         raise unknown_model(name, (*backbones, *networks))
     if num_masks is not None and num_masks < 1:
         raise ValueError(f'num_masks must be at least 1, not {num_masks}')
+    if stride and name in (*backbones, *networks):
+        raise ValueError(f'stride is for timm models, {name!r} has its own (got {stride})')
     if pretrained is None: pretrained = name not in backbones
     if name in networks:
         if freeze is False: raise ValueError(f'the backbone of {name!r} is always frozen')
@@ -145,10 +148,11 @@ def create_network(
     else:
         # its offline weights are those of TensorFlow, see 23_weights
         if (name, pretrained) == ('efficientnet_lite0', 'offline'): name = 'tf_efficientnet_lite0'
-        backbone = timm_weights(partial(TimmBackbone, name), name, pretrained)
+        backbone = timm_weights(partial(TimmBackbone, name, stride=stride), name, pretrained)
     num_masks, freeze = num_masks or 2, bool(pretrained) if freeze is None else freeze
     network = SegmentationNetwork(backbone, num_masks, freeze)
     network.config = dict(build='create_network', name=name, num_masks=num_masks, freeze=freeze)
+    if stride: network.config['stride'] = stride
     return network
 
 # %% ../nbs/04_network.ipynb #79045743

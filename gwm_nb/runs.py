@@ -77,7 +77,8 @@ def build_network(config: Config, # from make_config
     known = {'': None, 'timm': True, 'random': False}
     pretrained = known.get(n.pretrained, n.pretrained) if weights else False
     torch.manual_seed(config.train.seed)
-    network = create_network(n.name, n.masks or None, pretrained, False if n.unfreeze else None)
+    freeze = False if n.unfreeze else None
+    network = create_network(n.name, n.masks or None, pretrained, freeze, n.stride)
     if n.init_from and weights: take_weights(network, n.init_from)
     if n.recompute: recompute(network)
     if n.unfreeze: network.has_unused_parameters = True      # several processes must know

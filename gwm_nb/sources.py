@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Subset
 from .configuration import Config, Data
 from .files import TRUTH_FOLDERS, find_clips, list_images, read_image
 from .scenes import MovingScenes
+from .flow import resize_flow
 from .store import FlowSettings, FlowStore, is_store, plan_store, plan_summary, shrink
 from .clips import frame_names
 from .annotations import Annotations
@@ -41,18 +42,21 @@ class SeededSamples(Dataset):
 
 # %% ../nbs/41_sources.ipynb #08ec196d
 class ResizedFrames(Dataset):
-    "Samples whose frames are shrunk; their flow stays."
+    "Samples whose frames and flow are resized."
     def __init__(self, data: Dataset, # samples with image
                  size: tuple[int, int], # (height, width) of the frames
-                 resample: str = 'antialias'): # see `shrink`
-        self.data, self.size, self.resample = data, size, resample
+                 resample: str = 'antialias', # see `shrink`
+                 flow_size: tuple[int, int] | None = None): # (height, width); None: as it is
+        self.data, self.size, self.resample, self.flow_size = data, size, resample, flow_size
         if hasattr(data, 'names'): self.names = data.names
 
     def __len__(self): return len(self.data)
 
     def __getitem__(self, i):
         sample = self.data[i]
-        return sample | dict(image=shrink(sample['image'], self.size, self.resample))
+        sample = sample | dict(image=shrink(sample['image'], self.size, self.resample))
+        flows = [k for k in ('flow', 'flow2') if k in sample and self.flow_size]
+        return sample | {k: resize_flow(sample[k], self.flow_size) for k in flows}
 
 # %% ../nbs/41_sources.ipynb #b2794789
 class StoredFrames(Dataset):
@@ -111,10 +115,10 @@ class Source:
                          f'give more, or --set data.batch={max(1, n)}')
 
     def resized(self, samples):
-        "Samples with frames of `data.size`, if their flow has another."
+        "Samples with frames of `data.size` and flow of `data.flow_size`, if these differ."
         data = self.data
         if data.size in ([], data.flow_size or data.size): return samples
-        return ResizedFrames(samples, tuple(data.size), data.resample)
+        return ResizedFrames(samples, tuple(data.size), data.resample, tuple(data.flow_size))
 
 # %% ../nbs/41_sources.ipynb #91104115
 class SceneSource(Source):
@@ -157,7 +161,8 @@ class ClipSource(Source):
     "A clip, a folder of clips, or a flow store."
     def __post_init__(self):
         data = self.data
-        self.settings = FlowSettings(tuple(data.flow_size or data.size) or None, method=data.method,
+        larger = max(data.flow_size, data.size)          # what is stored is only ever shrunk
+        self.settings = FlowSettings(tuple(larger) or None, method=data.method,
                                      longest=data.longest, resample=data.resample)
         self.folders, self.missing, self.stores = {'clip': Path(data.path)}, [], []
 

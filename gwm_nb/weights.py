@@ -269,6 +269,7 @@ class TimmBackbone(nn.Module):
     def __init__(self,
         name: str, # a timm model
         pretrained: bool = False, # let timm fetch its weights
+        stride: int = 0, # of the finest map that is used; 0: all maps are used
         **options # more options of timm.create_model
     ):
         super().__init__()
@@ -284,7 +285,10 @@ class TimmBackbone(nn.Module):
                                  'choose another backbone') from None
         else: raise ValueError(f'{name} has no feature maps; choose another backbone')
         info, cfg = self.model.feature_info, self.model.pretrained_cfg
-        self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
+        found = [(c, s) for c, s in zip(info.channels(), info.reduction()) if s >= stride]
+        if not found:
+            raise ValueError(f'{name} has strides {info.reduction()}: none is at least {stride}')
+        self.channels, self.strides = zip(*found)
         self.mean, self.std = tuple(cfg['mean']), tuple(cfg['std'])
         self.channels_last = getattr(self.model, 'output_fmt', None) == 'NHWC'
         self._check(name)
@@ -292,6 +296,7 @@ class TimmBackbone(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]: # normalised (B,3,H,W) -> maps, finest first
         side = self.strides[0]
         maps = self.model(F.pad(x, (0, -x.shape[-1] % side, 0, -x.shape[-2] % side)))
+        maps = maps[-len(self.strides):]
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
 
     @torch.no_grad()

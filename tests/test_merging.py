@@ -54,3 +54,18 @@ def test_mean_features_by_hand():
 def test_what_cannot_be_merged_is_refused(call, value):
     with pytest.raises((ValueError, FileNotFoundError), match=value):
         call()
+
+
+def test_one_object_leaves_its_rim_to_the_background():
+    torch.manual_seed(0)
+    masks, frames = torch.zeros(3, 3, 48, 64), torch.rand(3, 48, 64).expand(3, 3, 48, 64).clone()
+    texture = torch.rand(3, 16, 16)
+    for t in range(3):
+        masks[t, 1, 12:36, 12 + 2 * t:36 + 2 * t] = 1                   # the rim, then the object
+        masks[t, 2, 16:32, 16 + 2 * t:32 + 2 * t] = 1
+        masks[t, 1] -= masks[t, 2]
+        masks[t, 0] = 1 - masks[t, 1:].sum(0)
+        frames[t, :, 16:32, 16 + 2 * t:32 + 2 * t] = texture
+    torch.testing.assert_close(get_merger("object")(masks, frames)[:, 1], masks[:, 2])
+    still = get_merger("object")(masks[:1], frames[:1])                 # a frame has no motion
+    assert still[:, 1].equal(masks[:1, 2]) or still[:, 1].equal(masks[:1, 1])

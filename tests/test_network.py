@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn as nn
 
+from gwm_nb.checkpoints import load, save
 from gwm_nb.network import (SegmentationNetwork, SmallBackbone, backbones, create_network,
                             networks, predict_masks)
 from gwm_nb.weights import TimmBackbone
@@ -112,3 +113,16 @@ def test_networks_of_later_notebooks_name_their_module():
             try: create_network(name, 0)
             except ValueError as e: assert "at least 1" in str(e), e"""
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_finest_maps_can_be_left_out(tmp_path):
+    network = create_network("resnet18", 3, pretrained=False, stride=4).eval()
+    assert network.backbone.strides == (4, 8, 16, 32)
+    image = torch.rand(1, 3, 64, 96)
+    logits = network(image)
+    assert logits.shape == (1, 3, 32, 48)
+    save(network, tmp_path / "a.safetensors")
+    torch.testing.assert_close(load(tmp_path / "a.safetensors")(image), logits)
+    for name, stride in (("resnet18", 64), ("small", 4)):
+        with pytest.raises(ValueError, match=str(stride)):
+            create_network(name, 3, pretrained=False, stride=stride)

@@ -7,6 +7,7 @@ import pytest
 from gwm_nb import videos
 from gwm_nb.commands import gwm_train
 from gwm_nb.configuration import make_config
+from gwm_nb.flow import resize_flow
 from gwm_nb.runs import describe, run
 from gwm_nb.sources import make_source, process_rank
 from gwm_nb.store import FlowSettings, make_store
@@ -55,6 +56,15 @@ def test_training_and_validation_of_a_data_set(davis):
     validation = source.validation_samples()
     assert [s["name"] for s in validation] == ["cows/00000", "cows/00004", "dog/00002"]
     assert all("mask" not in sample for sample in validation)
+
+
+def test_flow_may_be_smaller_than_frames(davis):
+    sizes = "data.size=[64, 96]", "data.flow_size=[32, 48]"
+    small = make_source(davis_config(davis, "data.held_out=cows", *sizes)).training_samples()
+    whole = make_source(davis_config(davis, "data.held_out=cows", sizes[0],
+                                     "data.flow_size=[64, 96]")).training_samples()
+    assert small[0]["image"].equal(whole[0]["image"])                   # not enlarged from 32x48
+    torch.testing.assert_close(small[0]["flow"], resize_flow(whole[0]["flow"], (32, 48)))
 
 
 def test_the_data_sets_that_exist(davis, capsys):
