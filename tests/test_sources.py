@@ -10,6 +10,7 @@ from gwm_nb.configuration import make_config
 from gwm_nb.flow import resize_flow
 from gwm_nb.runs import describe, run
 from gwm_nb.sources import make_source, process_rank
+from gwm_nb.flow import resize_flow
 from gwm_nb.store import FlowSettings, make_store
 from inputs import ON_CLIPS, ON_DAVIS, TINY, davis_config, write_davis, write_scene
 
