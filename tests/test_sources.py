@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from gwm_nb import videos
 from gwm_nb.commands import gwm_train
@@ -10,7 +11,6 @@ from gwm_nb.configuration import make_config
 from gwm_nb.flow import resize_flow
 from gwm_nb.runs import describe, run
 from gwm_nb.sources import make_source, process_rank
-from gwm_nb.flow import resize_flow
 from gwm_nb.store import FlowSettings, make_store
 from inputs import ON_CLIPS, ON_DAVIS, TINY, davis_config, write_davis, write_scene
 
