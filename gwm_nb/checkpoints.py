@@ -130,7 +130,8 @@ def _recipe(about, backbone, pretrained, path):
         raise ValueError(f'{path}: describes a network that this version does not know')
     name, K, quirks = about['name'], about['num_masks'], about.get('quirks')
     if about['build'] == 'create_network':
-        return partial(create_network, name, K, False, about.get('freeze'), about.get('stride') or 0)
+        stride = about.get('stride') or 0
+        return partial(create_network, name, K, False, about.get('freeze'), stride)
     if backbone is None:
         other = '' if pretrained else ', or load(path, pretrained=True) for the published DINO'
         if other or name != _DINO:

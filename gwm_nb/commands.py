@@ -297,7 +297,7 @@ def gwm_train(preset: str = '', # demo, clip, laptop, davis, fbms, stv2, all; se
 def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAVIS, STv2, FBMS, all
                  data: str = 'data/DAVIS2016', # a data set, or a folder of clips with annotations
                  protocol: str = 'all', # protocols, joined by commas; all: those that suit the data
-                 merge: str = 'motion', # K masks to two: motion, border, object, spectral (published), none
+                 merge: str = 'motion', # to two: motion, border, object, spectral (published), none
                  dino: str | None = None, # of spectral: a file of DINO ViT-S/8; default: downloaded
                  save: str | None = None, # folder for tables, report and masks
                  predictions: str | None = None, # instead of a network: masks SEQUENCE/FRAME.png
