@@ -1,48 +1,21 @@
 "Explorers without a browser: controls are set in code, and what is shown must follow."
 import json
-from io import BytesIO
 
 import ipywidgets as widgets
 import pytest
 import torch
 from PIL import Image
 
-from gwm_nb.explore import Explorer, explore_fit, explore_results
+from gwm_nb.explore import explore_fit, explore_results
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.jobs import Result
 from gwm_nb.segment import segment
 from gwm_nb.show import overlay
 from inputs import write_scene
 
-SIZE = (48, 80)
 
-
-@pytest.fixture(scope="module")
-def sample(): return MovingScenes(1, seed=30, objects=1, size=SIZE)[0]
-
-
-def test_controls_are_followed_one_by_one_and_together():
-    "A video of them leaves them where they were."
-    calls = []
-
-    def draw(a, b):
-        calls.append((a, b))
-        return {"map": torch.full((8, 12), a / 10)}, {"sum": float(a + b)}
-    controls = dict(a=widgets.IntSlider(2, min=0, max=10), b=widgets.FloatSlider(1., min=-5, max=5))
-    explorer = Explorer(draw, controls, tour=[dict(a=0), dict(a=5), dict(a=10)])
-    assert explorer.numbers == {"sum": 3.} and explorer.words.value == "sum 3"
-    before, drawn = explorer.screen.value, len(calls)
-    explorer.controls["a"].value = 7
-    assert explorer.words.value == "sum 8" and explorer.screen.value != before
-    explorer.move(a=1, b=-1.)
-    assert calls[drawn:] == [(7, 1.), (1, -1.)] and explorer.words.value == "sum 0"
-    with pytest.raises(ValueError, match="'c'.* a, b"):
-        explorer.move(c=1)
-    assert Image.open(BytesIO(explorer.watch().data)).n_frames == 3
-    assert explorer.values == {"a": 1, "b": -1.} and explorer.numbers == {"sum": 0.}
-
-
-def test_painting_the_object_brings_the_loss_down_and_keep_keeps_it(sample):
+def test_painting_the_object_brings_the_loss_down_and_keep_keeps_it():
+    sample = MovingScenes(1, seed=30, objects=1, size=(48, 80))[0]
     y, x = (sample["mask"] > 0).nonzero().float().mean(0).tolist()
     explorer = explore_fit(sample)
     keep, = (w for w in explorer.children if isinstance(w, widgets.Button))

@@ -142,9 +142,3 @@ def test_a_loss_that_is_no_number_ends_the_training_before_it_spoils_the_weights
 def test_what_cannot_be_trained_is_refused(scenes, options, says):
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         fit(**(dict(data=scenes, steps=1, progress=False) | options))
-
-
-def test_a_learner_trains_once(scenes):
-    learn = fit(scenes, steps=1, batch_size=2, progress=False)
-    with pytest.raises(ValueError, match="has been fitted"):
-        learn.fit()
