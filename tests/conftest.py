@@ -71,3 +71,27 @@ def disk_graph(disk):
     "Its superpixels, without features."
     from gwm_nb.superpixels import build_graph
     return build_graph(disk[0], None, [disk[0].residual], None, superpixels=150)
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    "A server with a made-up DAVIS checkpoint in the published format, and an empty cache."
+    import torch
+    from gwm_nb import checkpoints
+    from inputs import blob, fill_network, place, serve, tiny_paper
+    theirs = fill_network(tiny_paper())
+    torch.save({"model": theirs.state_dict(), "iteration": 5000}, tmp_path / "release.pth")
+    data = (tmp_path / "release.pth").read_bytes()
+    blobs = dict.fromkeys(checkpoints.published_blobs, blob(data))
+    monkeypatch.setattr(checkpoints, "published_blobs", blobs)
+    theirs.built_with, theirs.data = [], data
+
+    def build(K, pretrained):
+        theirs.built_with.append(pretrained)
+        return tiny_paper(K)
+    monkeypatch.setattr(checkpoints, "paper_network", build)
+    with serve({place("DAVIS"): data, place("DAVIS%2BFBMS%2BSTv2"): data}) as server:
+        for name, value in dict(GWM_CACHE=str(tmp_path / "cache"), GWM_RELEASE=server,
+                                NO_PROXY="127.0.0.1", no_proxy="127.0.0.1").items():
+            monkeypatch.setenv(name, value)
+        yield theirs

@@ -1,4 +1,5 @@
 "Small inputs that several tests make, and networks that stand in for trained ones."
+import hashlib
 import zlib
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from gwm_nb.configuration import make_config
+from gwm_nb.paper import paper_network
 from gwm_nb.scenes import MovingScenes
 
 
@@ -42,6 +44,15 @@ def write_frames(folder, frames, first=0, suffix=".png"):
     for t, pixels in enumerate(frames, first):
         write_image(folder / f"{t:05d}{suffix}", pixels)
     return folder
+
+
+def remove(place):
+    "A function that removes files below the folder that it is given."
+    return lambda root: [file.unlink() for file in root.glob(place)]
+
+
+def contents(folder):
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
 def write_davis(root, clips=("dog", "cows"), frames=6):
@@ -136,17 +147,30 @@ def serve(files):
         server.shutdown()
 
 
+def blob(data):
+    "The id that git gives to a file."
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def place(name): return f"/checkpoints/{name}/checkpoints/checkpoint_best.pth"
+
+
 # ---- networks
 
 class Bright(torch.nn.Module):
-    "Calls bright pixels object; needs no training."
-    def __init__(self):
+    "Calls bright pixels object, in `k` equal shares; needs no training."
+    def __init__(self, k=1):
         super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(50.))
+        self.scale, self.k = torch.nn.Parameter(torch.tensor(50.)), k
 
     def forward(self, image):
         bright = (image.mean(1) - .5) * self.scale
-        return torch.stack([-bright, bright], 1)
+        return torch.stack([-bright, *[bright] * self.k], 1)
+
+
+def tiny_paper(K=4, **options):
+    torch.manual_seed(0)
+    return paper_network(K, name="vit_tiny_patch16_224", stride=8, blocks=(0, 1), **options)
 
 
 # ---- the recorded runs of the published code
@@ -204,3 +228,17 @@ def moving_disk(n=6, size=(64, 96), speed=3, radius=12):
         frames.append(torch.from_numpy(pixels.astype(np.uint8)))
         masks.append(torch.from_numpy(inside))
     return frames, masks
+
+
+def degenerate_masks(h=120, w=214):
+    "Pairs of masks (8,2,h,w) over which motions are hardly determined."
+    masks = torch.zeros(8, 2, h, w)
+    masks[1, 0, 3, 4] = 1                             # 0 stays empty
+    masks[2, 0, 5, :12] = 1
+    masks[3, 0, range(15), range(15)] = 1
+    masks[4, 0, 7:9, 1:4] = 1
+    masks[5, 0] = 1
+    masks[6, 0, h - 6:h - 4, w - 9:w - 4] = .7        # ten pixels, far from the middle
+    masks[7, 0] = .25
+    masks[:, 1] = 1 - masks[:, 0]
+    return masks

@@ -1,12 +1,11 @@
 "Callbacks: what is logged, averaged, measured and saved, and when a training stops."
-import cv2
 import pytest
 import torch
 
 from gwm_nb import callbacks
-from gwm_nb.callbacks import (EMA, Best, Compile, EarlyStop, KeepLast, Log, Measure, SaveImages,
+from gwm_nb.callbacks import (EMA, Best, Compile, EarlyStop, Log, Measure,
                               Trackers, Unfreeze, averaged, plot_loss, read_log, validation_loss)
-from gwm_nb.checkpoints import load, load_training
+from gwm_nb.checkpoints import load
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.network import create_network
 from gwm_nb.scenes import MovingScenes
@@ -86,25 +85,10 @@ def test_best_is_the_first_of_the_best(scenes, tmp_path, by, values, best):
     assert notes["colour"] == "red"
 
 
-def test_the_last_checkpoints_are_kept(scenes, tmp_path):
-    teach(scenes, 9, KeepLast(tmp_path, every=2, n=3))
-    names = [f"step-{i:06d}.safetensors" for i in (4, 6, 8)]
-    assert sorted(f.name for f in tmp_path.iterdir()) == names
-    middle = tmp_path / names[1]
-    assert load(middle).notes["step"] == load_training(middle)["step"] == 6
-
-
 def test_stop_without_improvement(scenes):
     measure = answers("validation loss", 5., 4., 4.5, 4.2, 3., 3.5, 3.5, 3.5, 0.)
     learn = teach(scenes, 9, measure, EarlyStop(3))
     assert learn.step == 8 and learn.outcome == "finished"
-
-
-def test_images(scenes, tmp_path):
-    teach(scenes, 5, SaveImages(tmp_path / "p", every=2, data=scenes, n=2))
-    files = sorted((tmp_path / "p").iterdir())
-    assert [f.name for f in files] == [f"step-{i:06d}.png" for i in (2, 4, 5)]
-    assert cv2.imread(str(files[0])).std() > 10
 
 
 @pytest.mark.parametrize("callback, says", [
@@ -119,7 +103,6 @@ def test_what_cannot_be_done_is_told(scenes, tmp_path, monkeypatch, callback, sa
 
 
 def test_trackers_are_told_what_the_log_says(scenes, tmp_path, monkeypatch):
-    "Both at once; in the folder of the run, under its name."
     made, trackers = [], callbacks.accelerate.tracking
 
     class Told(trackers.GeneralTracker):

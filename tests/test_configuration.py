@@ -13,13 +13,11 @@ from gwm_nb.runs import make_recipe
 
 @pytest.mark.parametrize("changes, says", [
     ("optim.lrr=1", ["'optim.lrr'", "'optim.lr'"]), ("lr=1", ["'lr'", "'optim.lr'"]),
-    ("optim.lr.x=1", ["'optim.lr.x'", "'optim.lr'"]), ("data.xyz=1", ["'data.xyz'", "data."]),
-    ("optim.lr", ["'optim.lr'", "KEY=VALUE"]), ("data.batch=4.5", ["data.batch", "4.5"]),
-    ("data.batch=true", ["data.batch", "True"]), ("data.batch=", ["data.batch", "''"]),
-    ("optim.lr=fast", ["optim.lr", "'fast'"]), ("optim.name=adam", ["'adam'", "adamw, paper"]),
-    ("data.both=1", ["data.both", "true or false"]), ("data.size=[128]", ["data.size", "[128]"]),
-    ("train.steps=-3", ["train.steps", "1", "-3"]), ("optim.lr=nan", ["optim.lr", "nan"]),
-    ("optim.lr=-1", ["optim.lr", "0", "-1"]), ("train.ema=2", ["train.ema", "0 and 1", "2"]),
+    ("data.xyz=1", ["'data.xyz'", "data."]), ("optim.lr", ["'optim.lr'", "KEY=VALUE"]),
+    ("data.batch=4.5", ["data.batch", "4.5"]), ("data.batch=true", ["data.batch", "True"]),
+    ("optim.name=adam", ["'adam'", "adamw, paper"]), ("data.both=1", ["true or false"]),
+    ("data.size=[128]", ["data.size", "[128]"]), ("train.steps=-3", ["train.steps", "1", "-3"]),
+    ("optim.lr=nan", ["optim.lr", "nan"]), ("train.ema=2", ["train.ema", "0 and 1", "2"]),
     ("network.features=true data.photometric=0.4", ["set data.photometric=0"]),
     ('network.features=true network.unfreeze={0="*"}', ["leave out network.unfreeze"]),
     ('network.name=paper network.unfreeze={0="*"}', ["leave out network.unfreeze"]),

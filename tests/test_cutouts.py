@@ -12,8 +12,7 @@ from pycocotools import mask as coco_masks
 
 from gwm_nb.clips import open_clip
 from gwm_nb.cutouts import (CutFrame, Outputs, ProResWriter, check_outputs, output_files, outputs,
-                            spaced, voc_palette)
-from gwm_nb.show import VideoWriter
+                            spaced)
 from inputs import write_video
 
 N, H, W = 6, 61, 83      # odd sizes
@@ -22,7 +21,6 @@ FILMS = {"mov": "cutout.mov", "webm": "cutout.webm", "green": "green.mp4", "over
 
 
 def disk(t=0, h=H, w=W):
-    "A disk with smooth edges that moves to the right."
     y, x = torch.meshgrid(torch.arange(float(h)), torch.arange(float(w)), indexing="ij")
     return (15.5 - ((y - 30) ** 2 + (x - 25 - 4 * t) ** 2).sqrt()).clamp(0, 1)
 
@@ -41,28 +39,13 @@ def written(folder, wanted, mask=disk, confidence=None):
     return out
 
 
-def decoded(path, decoder=None):
-    with av.open(str(path)) as file:
-        stream = file.streams.video[0]
-        context = av.CodecContext.create(decoder, "r") if decoder else stream.codec_context
-        packets = [packet for packet in file.demux(stream) if packet.size]
-        frames = [f.to_ndarray(format="rgba") for p in [*packets, None] for f in context.decode(p)]
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 255
-
-
-# ---- names
-
 def test_outputs_by_name():
     assert set(outputs) == {"masks", "overlay", "cutout", "mov", "webm", "green", "rle", "sheet"}
     for given in (" masks, mov,masks ", ["masks", "mov"]):
         assert check_outputs(given) == ["masks", "mov"]
-    for call in (lambda: check_outputs("masks,gif"), lambda: output_files(["gif"], NAMES),
-                 lambda: Outputs("gif", ".", NAMES)):
-        with pytest.raises(ValueError, match="'gif'.*masks, .*sheet$"):
-            call()
-    for nothing in ("", " , ", []):
+    for wrong in ("masks,gif", " , ", []):
         with pytest.raises(ValueError, match="masks, .*sheet$"):
-            check_outputs(nothing)
+            check_outputs(wrong)
     assert output_files("masks", iter(["a", "b"])) == ["a.png", "b.png"]
     with pytest.raises(ValueError, match="masks and sheet .*sheet.png"):
         output_files("masks,sheet", ["1", "sheet"])
@@ -76,22 +59,6 @@ def test_a_missing_encoder_is_named_before_the_work(name, monkeypatch):
         check_outputs(["masks", name])
 
 
-@pytest.mark.parametrize("stage", ["add", "__exit__"])
-def test_a_film_that_fails_costs_no_masks(tmp_path, monkeypatch, stage):
-    "In the midst, or when it is closed."
-    error, close = av.error.InvalidDataError(1, "no such video"), VideoWriter.__exit__
-
-    def fails(film, *_):
-        if stage == "__exit__":
-            close(film, type(error), error, None)
-        raise error
-    monkeypatch.setattr(VideoWriter, stage, fails)
-    out = written(tmp_path, ["masks", "green"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.png" for name in NAMES]
-    line, = out.warnings
-    assert "green.mp4" in line and "no such video" in line
-
-
 @pytest.mark.parametrize("name", ["overlay", "mov", "webm", "green", "rle", "sheet"])
 def test_nothing_is_left_of_a_film_that_fails(tmp_path, name):
     with pytest.raises(KeyboardInterrupt):
@@ -101,12 +68,9 @@ def test_nothing_is_left_of_a_film_that_fails(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-# ---- a frame and its object
-
 @pytest.mark.parametrize("mask, says", [
-    (torch.zeros(H, W + 1), r"\(61, 84\).*\(61, 83\)$"), (torch.zeros(H), r"\(61,\).*\(61, 83\)$"),
-    (torch.full((H, W), 255), "0 to 1$"), (torch.full((H, W), 1.1), "0 to 1$"),
-    (torch.full((H, W), float("nan")), "0 to 1$")])
+    (torch.zeros(H, W + 1), r"\(61, 84\).*\(61, 83\)$"),
+    (torch.full((H, W), 255), "0 to 1$"), (torch.full((H, W), float("nan")), "0 to 1$")])
 def test_a_mask_that_is_none_is_refused(mask, says):
     with pytest.raises(ValueError, match=f"^frame 00007: .*{says}"):
         CutFrame("00007", picture(), mask)
@@ -115,7 +79,6 @@ def test_a_mask_that_is_none_is_refused(mask, says):
 @pytest.mark.parametrize("size", [(2, 2), (3, 40)])
 @pytest.mark.parametrize("value", [0., 1.])
 def test_all_and_nothing(tmp_path, size, value):
-    "A mask that is empty or full, in frames of any size."
     with Outputs(outputs, tmp_path, ["a"]) as out:
         out.add("a", torch.rand(3, *size), torch.full(size, value))
     assert {p.name for p in tmp_path.iterdir()} == set(output_files(outputs, ["a"]))
@@ -125,46 +88,14 @@ def test_all_and_nothing(tmp_path, size, value):
     assert (len(found["annotations"]), len(found["images"])) == (value, 1)
 
 
-# ---- images
-
-def test_masks_of_several_objects_are_numbers_with_a_palette(tmp_path):
-    parts = lambda t: (disk(t) * .9, disk(t + 5) * .8)
-    written(tmp_path, "masks,rle,overlay", lambda t: torch.stack([*parts(t), torch.zeros(H, W)]))
-    for t, name in enumerate(NAMES):
-        with Image.open(tmp_path / f"{name}.png") as p:
-            assert p.mode == "P" and bytes(p.getpalette()[:12]) == voc_palette()[:12]
-            got = torch.from_numpy(np.array(p))
-        first, second = parts(t)
-        inside = first + second > .5
-        assert torch.equal(got > 0, inside) and torch.equal(got == 1, inside & (first >= second))
-    found = json.loads((tmp_path / "coco.json").read_text())["annotations"]
-    wanted = [(t + 1, k) for t in range(N) for k in (1, 2) if k == 1 or (disk(t + 5) > .7).any()]
-    assert [(a["image_id"], a["track_id"]) for a in found] == wanted
-
-
-# ---- videos
-
-@pytest.mark.parametrize("name, decoder, codec, odd", [("mov", None, "prores", 0),
-                                                       ("webm", "libvpx-vp9", "vp9", 1)])
-def test_films_with_opacity(tmp_path, name, decoder, codec, odd):
-    "Of odd sizes, the last row and column are repeated in webm."
-    written(tmp_path, name)
-    got, alpha = decoded(tmp_path / FILMS[name], decoder), disk()
-    assert got.shape == (N, 4, H + odd, W + odd)
-    error = (got[0, :, :H, :W] - CutFrame("", picture(), alpha).rgba).abs()
-    assert error[3].mean() < .01 and error[:3, alpha == 1].mean() < .03
-    with av.open(str(tmp_path / FILMS[name])) as f:
-        stream = f.streams.video[0]
-        context = stream.codec_context
-        assert (context.name, context.colorspace, context.color_range) == (codec, 1, 1)
-        assert context.profile == "4444" if name == "mov" else stream.metadata["alpha_mode"] == "1"
-
-
-@pytest.mark.parametrize("name", FILMS)
-def test_films_have_the_times_and_the_shape_of_the_clip(tmp_path, name):
+@pytest.mark.parametrize("name, codec, heard", [
+    ("mov", "prores", "aac"), ("webm", "vp9", "opus"), ("green", "h264", "aac"),
+    ("overlay", "h264", "aac")])
+def test_films_have_the_times_the_shape_and_the_sound_of_the_clip(tmp_path, name, codec, heard):
+    "Sound becomes one that the file can hold."
     ticks = [0, 1, 7, 8, 14, 15]
     clip = open_clip(write_video(tmp_path / "clip.mkv", N, rate=30, size=(62, 84), pts=ticks,
-                                 tick=Fraction(1, 30), aspect=Fraction(4, 3)))
+                                 tick=Fraction(1, 30), aspect=Fraction(4, 3), audio=("aac", .5)))
     with Outputs([name], tmp_path, NAMES, clip) as out:
         for frame, (_, image) in zip(NAMES, clip, strict=True):
             out.add(frame, image, disk(0, 62, 84))
@@ -172,24 +103,16 @@ def test_films_have_the_times_and_the_shape_of_the_clip(tmp_path, name):
     assert len(film.names()) == N and out.warnings == []
     assert np.allclose(film.times, np.array(ticks) / 30, atol=.0011)
     assert (film.size, film.aspect) == (((62, 112), 1) if name == "webm" else wanted)
-
-
-@pytest.mark.parametrize("name, heard", [("mov", "aac"), ("webm", "opus"), ("green", "aac")])
-def test_sound_is_taken_over_or_becomes_one_that_the_file_can_hold(tmp_path, name, heard):
-    wave = lambda samples: .5 * np.sin(.06 * samples)
-    clip = open_clip(write_video(tmp_path / "clip.mp4", 25, rate=25, size=(62, 84),
-                                 audio=("aac", 1, 0, wave, 44100)))
-    with Outputs([name], tmp_path, clip.names(), clip) as out:
-        for frame, image in clip:
-            out.add(frame, image, disk(0, 62, 84))
-    with av.open(str(tmp_path / FILMS[name])) as f:
-        track, = f.streams.audio
+    with av.open(str(film.path)) as f:
+        (stream,), (track,) = f.streams.video, f.streams.audio
+        context = stream.codec_context
+        assert (context.name, context.colorspace, context.color_range) == (codec, 1, 1)
+        assert name != "mov" or context.profile == "4444"
+        assert name != "webm" or stream.metadata["alpha_mode"] == "1"
         assert track.codec_context.codec.canonical_name == heard
         loud = np.concatenate([w.to_ndarray().astype(np.float32).ravel() for w in f.decode(track)])
-    assert abs(len(loud) / track.rate / track.channels - 1) < .1 and np.abs(loud).max() > .2
+    assert abs(len(loud) / track.rate / track.channels - .5) < .1 and np.abs(loud).max() > .1
 
-
-# ---- annotations
 
 def test_the_file_of_annotations(tmp_path):
     "Of frame 2, in which there is nothing, there is no annotation."
@@ -208,8 +131,6 @@ def test_the_file_of_annotations(tmp_path):
         assert a["bbox"] == [left, top, right - left + 1, bottom - top + 1]
 
 
-# ---- the sheet
-
 def test_the_sheet_has_the_right_frames(tmp_path):
     names = [f"{t:05d}" for t in range(40)]
     with Outputs("sheet", tmp_path, names) as out:
@@ -227,4 +148,7 @@ def test_no_thread_writes_into_the_rows_of_another(tmp_path):
     with ProResWriter(tmp_path / "a.mov") as out:
         for _ in range(40):
             out.add(wanted)
-    assert (decoded(tmp_path / "a.mov") - wanted).abs().max() < .05
+    with av.open(str(tmp_path / "a.mov")) as file:
+        frames = np.stack([f.to_ndarray(format="rgba") for f in file.decode(video=0)])
+    got = torch.from_numpy(frames).permute(0, 3, 1, 2) / 255
+    assert len(got) == 40 and (got - wanted).abs().max() < .05

@@ -1,63 +1,21 @@
 "Explorers without a browser: controls are set in code, and what is shown must follow."
 import json
-from io import BytesIO
 
 import ipywidgets as widgets
 import pytest
 import torch
 from PIL import Image
 
-from gwm_nb.explore import (Explorer, Snapshots, explore_divisions, explore_fit, explore_results,
-                            explore_training, mergings, png, tiles)
-from gwm_nb.loss import ReconstructionLoss
+from gwm_nb.explore import explore_fit, explore_results
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.jobs import Result
 from gwm_nb.segment import segment
 from gwm_nb.show import overlay
-from gwm_nb.train import fit
 from inputs import write_scene
 
-SIZE = (48, 80)
 
-
-@pytest.fixture(scope="module")
-def sample(): return MovingScenes(1, seed=30, objects=1, size=SIZE)[0]
-
-
-def test_tiles_stand_in_rows_under_their_titles():
-    red, blue = torch.zeros(2, 3, 10, 20)
-    red[0], blue[2] = 1, 1
-    pictures = {"red": red, "blue": blue, "half": torch.full((10, 20), .5)}
-    sheet = Image.open(BytesIO(png(tiles(pictures, width=40, columns=2, words=["below"]))))
-    assert sheet.size == (40 * 2 + 6, 2 * (20 + 18 + 6) + 18)
-    colour = lambda x, y: sheet.convert("RGB").getpixel((x, y))
-    assert colour(20, 28) == (255, 0, 0) and colour(66, 28) == (0, 0, 255)
-    assert colour(66, 72) == (255, 255, 255) and len(set(colour(20, 72))) == 3     # a map's colour
-
-
-def test_controls_are_followed_one_by_one_and_together():
-    "A video of them leaves them where they were."
-    calls = []
-
-    def draw(a, b):
-        calls.append((a, b))
-        return {"map": torch.full((8, 12), a / 10)}, {"sum": float(a + b)}
-    controls = dict(a=widgets.IntSlider(2, min=0, max=10), b=widgets.FloatSlider(1., min=-5, max=5))
-    explorer = Explorer(draw, controls, tour=[dict(a=0), dict(a=5), dict(a=10)])
-    assert explorer.numbers == {"sum": 3.} and explorer.words.value == "sum 3"
-    before, drawn = explorer.screen.value, len(calls)
-    explorer.controls["a"].value = 7
-    assert explorer.words.value == "sum 8" and explorer.screen.value != before
-    explorer.move(a=1, b=-1.)
-    assert calls[drawn:] == [(7, 1.), (1, -1.)] and explorer.words.value == "sum 0"
-    with pytest.raises(ValueError, match="'c'.* a, b"):
-        explorer.move(c=1)
-    assert Image.open(BytesIO(explorer.watch().data)).n_frames == 3
-    assert explorer.values == {"a": 1, "b": -1.} and explorer.numbers == {"sum": 0.}
-
-
-def test_painting_the_object_brings_the_loss_down_and_keep_keeps_it(sample):
-    "The loss that is shown is the loss of the picture that is shown."
+def test_painting_the_object_brings_the_loss_down_and_keep_keeps_it():
+    sample = MovingScenes(1, seed=30, objects=1, size=(48, 80))[0]
     y, x = (sample["mask"] > 0).nonzero().float().mean(0).tolist()
     explorer = explore_fit(sample)
     keep, = (w for w in explorer.children if isinstance(w, widgets.Button))
@@ -71,54 +29,6 @@ def test_painting_the_object_brings_the_loss_down_and_keep_keeps_it(sample):
     explorer.controls["mask"].value = "nothing"
     explorer.controls["mask"].value = "painted"
     assert explorer.numbers["loss"] == pytest.approx(painted)
-    explorer.move(mask="left half", basis="similarity")
-    mask = torch.arange(80).expand(48, 80) < 40
-    logits = 60 * torch.stack([~mask, mask])[None].float()
-    loss = ReconstructionLoss("similarity", flow_clip=None)(logits, sample["flow"][None])
-    assert explorer.numbers["loss"] == pytest.approx(loss.item(), rel=1e-4)
-    assert torch.equal(explorer.images["frame and mask"], overlay(sample["image"], mask))
-
-
-def test_the_step_slider_shows_that_step():
-    snapshots = Snapshots(MovingScenes(2, seed=1002, size=SIZE), every=15)
-    learn = fit(MovingScenes(16, size=SIZE), steps=50, batch_size=4, progress=False, device="cpu",
-                callbacks=[snapshots])
-    assert list(snapshots.masks) == [0, 15, 30, 45]
-    explorer = explore_training(learn)
-    assert explorer.values == {"step": 45, "scene": 0}
-    explorer.controls["step"].value = 0
-    logits, flow = snapshots.masks[0][0].log()[None], snapshots.samples[0]["flow"][None]
-    wanted = ReconstructionLoss(normalise=True)(logits, flow).item()
-    assert explorer.numbers["loss here"] == pytest.approx(wanted, rel=1e-4)
-    masks = explorer.images["masks"]
-    explorer.move(step=15)
-    assert not torch.equal(explorer.images["masks"], masks)
-    explorer.controls["scene"].value = 1
-    assert torch.equal(explorer.images["frame"], snapshots.samples[1]["image"])
-    assert 0 <= explorer.numbers["J"] <= 1
-
-
-def test_divisions_follow_their_three_choices(sample):
-    asked, inside = [], sample["mask"] > 0
-    left = torch.arange(inside.shape[1]) < inside.nonzero()[:, 1].float().mean()
-
-    def divide(sample, K, basis):
-        "The truth as two or three masks: the background, and the object or its two halves."
-        asked.append((K, basis))
-        parts = [inside] if K == 2 else [inside & left, inside & ~left]
-        return torch.stack([~inside, *parts]).float()
-    explorer = explore_divisions(sample, (2, 3), divide)
-    assert asked == [(2, "affine")]
-    assert (explorer.numbers["object"], explorer.numbers["J"]) == ([1], 1.)
-    affine = explorer.numbers["loss"]
-    explorer.move(basis="translation")
-    assert explorer.numbers["loss"] > affine
-    for merging in mergings:
-        explorer.move(K=3, basis="affine", merging=merging)
-        if merging != "border":       # which has to put one of the two halves aside, or not
-            assert (explorer.numbers["object"], explorer.numbers["J"]) == ([1, 2], 1.), merging
-    assert torch.equal(explorer.images["merged"], overlay(sample["image"], inside))
-    assert len(asked) == len(set(asked))
 
 
 def test_the_frame_slider_shows_that_frame(tmp_path):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from gwm_nb import basis, fast_fit
-from gwm_nb.basis import Basis
 from gwm_nb.fast_fit import fit_error, fit_motion_fast
 from gwm_nb.motion import bases, fit_motion, reconstruct
+from inputs import degenerate_masks
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,6 @@ def batch(B=3, K=4, h=24, w=40, dtype=torch.float32):
 
 
 def value_and_gradients(error, logits, flow):
-    "Of logits and flow."
     flow = flow.detach().requires_grad_()
     value = error(logits.softmax(1), flow)
     return value.detach(), *torch.autograd.grad(value.sum(), (logits, flow))
@@ -51,26 +50,6 @@ def test_blocks(monkeypatch, size):
     masks = logits.softmax(1)
     theta = fit_motion_fast(masks, flow)
     torch.testing.assert_close(theta, fit_motion(masks, flow), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", list(bases))
-def test_same_numbers_as_the_readable_fit(name):
-    "Motions and errors, and both gradients of each, to what float64 can tell apart."
-    masks, flow = degenerate_masks(24, 40).double(), 3 * torch.randn(8, 2, 24, 40).double()
-    found = []
-    for fit in (fit_motion_fast, fit_motion):
-        m, f = masks.clone().requires_grad_(), flow.clone().requires_grad_()
-        theta = fit(m, f, name, ridge=1e-3)
-        found.append((theta, *torch.autograd.grad((theta * torch.arange(2.)).sum(), (m, f))))
-    for a, b in zip(*found):
-        assert a.isfinite().all()
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    logits, flow = batch(dtype=torch.float64)
-    for criterion, power in (("l2", torch.square), ("l1", torch.abs)):
-        forms = (fit_error, criterion), (plain, power)
-        for a, b in zip(*(value_and_gradients(lambda m, f: form(m, f, name, option), logits, flow)
-                          for form, option in forms)):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -140,19 +119,6 @@ def test_compiled_loops(fused, size, name, criterion):
     assert fused == ROWS * 2
 
 
-def degenerate_masks(h=120, w=214):
-    masks = torch.zeros(8, 2, h, w)
-    masks[1, 0, 3, 4] = 1                             # 0 stays empty
-    masks[2, 0, 5, :12] = 1
-    masks[3, 0, range(15), range(15)] = 1
-    masks[4, 0, 7:9, 1:4] = 1
-    masks[5, 0] = 1
-    masks[6, 0, h - 6:h - 4, w - 9:w - 4] = .7        # ten pixels, far from the middle
-    masks[7, 0] = .25
-    masks[:, 1] = 1 - masks[:, 0]
-    return masks
-
-
 def test_compiled_loops_and_degenerate_masks(fused):
     "No less accurate than the other form, and right to 2e-5 wherever a gradient is determined."
     masks, flow = degenerate_masks(), 3 * torch.randn(8, 2, 120, 214)
@@ -194,17 +160,3 @@ def test_without_numba_the_other_form_serves(monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(*both))
         assert fast_fit.compiled(fast_fit.low_moment_rows) is None
     finally: fast_fit.compiled.cache_clear()
-
-
-@pytest.mark.parametrize("changes, compiled", [
-    ({}, True), (dict(size=(8, 4, 4096, 15)), False), (dict(device="meta"), False),
-    (dict(masks=torch.float64), False), (dict(flow=torch.bfloat16), False),
-    (dict(basis=Basis(3)), False), (dict(size=(1, 2, 24, 40)), False)])
-def test_what_the_loops_are_for(changes, compiled):
-    "Many values of float32 on a CPU, at most quadratic, in rows that are long enough."
-    pytest.importorskip("numba", reason="the extra fast (numba) is not installed")
-    case = dict(size=(8, 4, 128, 224), masks=torch.float32, flow=torch.float32, device="cpu",
-                basis=bases["planar"]) | changes
-    masks = torch.empty(case["size"], dtype=case["masks"], device=case["device"])
-    flow = torch.empty_like(masks, dtype=case["flow"])
-    assert fast_fit.loops_pay(masks, flow, case["basis"]) == compiled

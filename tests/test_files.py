@@ -5,12 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
 import pytest
 import torch
 
 from gwm_nb.clips import read_frames
-from gwm_nb.commands import command
 from gwm_nb.files import locked, output_folder, whole_file, write_whole
 from gwm_nb.show import VideoWriter, overlay
 
@@ -124,33 +122,6 @@ def test_a_killed_run_is_tidied_up_by_the_next_and_a_living_one_is_left_alone(tm
     assert everything(tmp_path) == ["x"]
 
 
-@command(pair=dict(nargs=2))
-def tool(name: str, # whom
-         num_masks: int = 4, # how many
-         word: str = "", # anything
-         pair: int = None): # two numbers
-    "Does something."
-    if name == "disk":
-        raise OSError(errno.ENOSPC, "No space left on device", "file.bin")
-    print(name, num_masks, pair)
-
-
-@pytest.mark.parametrize("argv, printed, says", [
-    ("--num_masks=3 a_b", "a_b 3 None\n", ""), ("Ada --num 3 --pair 1 2", "Ada 3 [1, 2]\n", ""),
-    ("a --num_masks x", "", "--num-masks"), ("disk", "", "file.bin: No space left on device")])
-def test_a_command_takes_both_spellings_and_fails_in_one_line(call, argv, printed, says):
-    out, line = call(tool, *argv.split())
-    assert out == printed and says in (line or "")
-
-
-def test_a_command_helps_and_is_still_a_function(call, capsys):
-    tool("Ada", num_masks=2)
-    assert capsys.readouterr().out == "Ada 2 None\n" and tool.__doc__ == "Does something."
-    told, end = call(tool, "--help")
-    assert not end and all(w in told for w in ("--num-masks", "whom", "Does something.", "4)"))
-    assert "num_masks " not in told and told.count("(default") == 1     # an empty one is not told
-
-
 def test_a_video_in_the_colours_that_were_meant(tmp_path):
     "One that fails leaves the old one."
     path = tmp_path / "c.mp4"
@@ -166,10 +137,6 @@ def test_a_video_in_the_colours_that_were_meant(tmp_path):
     assert everything(tmp_path) == ["c.mp4"]
     shown = torch.stack([image for _, image in read_frames(path)])
     assert (shown[:, :, 16, 16] - colours * 255).abs().max() <= 2
-    with av.open(str(path)) as f:
-        c = f.streams.video[0].codec_context
-        assert (c.pix_fmt, c.width, c.height) == ("yuv420p", 34, 32)
-        assert {c.colorspace, c.color_range, c.color_primaries, c.color_trc} == {1}
 
 
 @pytest.mark.parametrize("size", [(40, 60), (480, 700)])

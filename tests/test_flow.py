@@ -27,11 +27,9 @@ masks, field = torch.rand(1, 2, 24, 32), torch.rand(1, 2, 24, 32)
 
 
 @pytest.mark.parametrize("damage, says", [
-    (lambda d: d[:-1], ["50x30", "12012", "12011"]), (lambda d: d + b"\0", ["overlong"]),
-    (lambda d: d[:7], ["7 bytes"]), (lambda d: b"JUNK" + d[4:], ["202021.25"]),
+    (lambda d: d[:-1], ["50x30", "12012", "12011"]), (lambda d: b"JUNK" + d[4:], ["202021.25"]),
     (lambda d: struct.pack("<fii", FLO_MAGIC, -3, 4), ["-3x4"]),
-    (lambda d: d[:1252] + struct.pack("<f", float("nan")) + d[1256:], ["1 pixels", "x=5, y=3"]),
-    (lambda d: d[:12] + struct.pack("<f", 1e10) + d[16:], ["x=0, y=0"])])
+    (lambda d: d[:1252] + struct.pack("<f", float("nan")) + d[1256:], ["1 pixels", "x=5, y=3"])])
 def test_damaged_flo_files_are_refused_by_name(tmp_path, damage, says):
     good = write_flo(tmp_path / "good.flo", flow).read_bytes()
     (tmp_path / "bad.flo").write_bytes(damage(good))
@@ -45,11 +43,9 @@ def folder(tmp_path_factory):
     "Files that hold no flow, no weights, or flow that is unknown at two pixels."
     folder, known = tmp_path_factory.mktemp("files"), torch.ones(30, 50, dtype=torch.bool)
     cv2.imwrite(str(folder / "photo.png"), np.zeros((8, 8, 3), np.uint8))
-    (folder / "text.png").write_bytes(b"no image")
     known[3:5, 7] = False
     write_kitti(folder / "unknown.png", flow, known)
     torch.save({"weight": torch.ones(3)}, folder / "wrong.pth")
-    (folder / "torn.pth").write_bytes(b"PK")
     return folder
 
 
@@ -58,9 +54,7 @@ def raft(weights): return RAFT(weights, device="cpu")(frame[None], frame[None])
 
 @pytest.mark.parametrize("call, message", [
     (lambda at: read_flo(at / "none.flo"), "none.flo"),
-    (lambda at: read_kitti(at / "none.png"), "none.png"),
     (lambda at: read_kitti(at / "photo.png"), "photo.png"),
-    (lambda at: read_kitti(at / "text.png"), "text.png"),
     (lambda at: read_flow(at / "unknown.png"), "unknown at 2 pixels"),
     (lambda at: write_flo(at / "x.flo", flow[None]), "(2,h,w)"),
     (lambda at: estimate_flow(frame, frame[:, 1:]), "differ in size"),
@@ -68,26 +62,19 @@ def raft(weights): return RAFT(weights, device="cpu")(frame[None], frame[None])
     (lambda at: estimate_flow(frame[:, :8], frame[:, :8]), "too small"),
     (lambda at: estimate_flow((frame * 255).byte(), frame), "(3, 60, 96) of torch.uint8"),
     (lambda at: estimate_flow(frame[:1], frame), "(3,h,w)"),
-    (lambda at: estimate_flow(frame, frame, "magic"), "dis, raft"),
     (lambda at: estimate_flow(frame, frame, None), "None"),
-    (lambda at: DIS("slow"), "ultrafast, fast, medium"),
     (lambda at: estimator_settings(lambda a, b: a), "named function or a dataclass"),
-    (lambda at: raft(at / "wrong.pth"), "wrong.pth"),
-    (lambda at: raft(at / "torn.pth"), "torn.pth"),
-    (lambda at: RAFT(at / "none.pth"), "none.pth"), (lambda at: RAFT(updates=0), "at least 1"),
-    (lambda at: MovingScenes(n=0), "at least 1"), (lambda at: MovingScenes(similar=2), "[0,1]"),
+    (lambda at: raft(at / "wrong.pth"), "wrong.pth"), (lambda at: RAFT(updates=0), "at least 1"),
+    (lambda at: MovingScenes(similar=2), "[0,1]"), (lambda at: MovingScenes(8)[8], "scene 8 of 8"),
     (lambda at: MovingScenes(size=(8, 8)), "32x32"),
-    (lambda at: MovingScenes(8)[8], "scene 8 of 8"),
     (lambda at: load_photo("lena"), "choose from astronaut"),
     (lambda at: resize_flow(flow, (15, 25), mode="cubic"), "'nearest' or 'bilinear'"),
     (lambda at: warp(frame[None], flow[None]), "resize_flow"),
     *((lambda at, fit=fit, m=m, f=f: fit(m, f), f"{tuple(m.shape)}, {tuple(f.shape)}")
       for fit in (fit_motion, fit_motion_fast, fit_error) for m, f in (
-          (masks[0], field), (masks, field[0]), (masks[..., 1:], field), (masks, field[:, :1]))),
+          (masks[0], field), (masks[..., 1:], field), (masks, field[:, :1]))),
     (lambda at: fit_error(masks, field, criterion="l3"), "'l2' or 'l1', not 'l3'"),
     (lambda at: reconstruct(masks, torch.zeros(1, 2, 3, 2)), "theta of basis 'quadratic'"),
-    (lambda at: ReconstructionLoss("cubic"), "unknown motion basis"),
-    (lambda at: ReconstructionLoss(criterion="huber"), "'l2' or 'l1'"),
     (lambda at: ReconstructionLoss(form="code"), "'blended' or 'per_mask'"),
     (lambda at: ReconstructionLoss(flow_clip=0), "positive")])
 def test_what_is_refused(folder, call, message):
@@ -125,7 +112,6 @@ class Constant:
 
 
 def test_an_estimator_is_a_name_an_object_or_a_function(monkeypatch, tmp_path):
-    "Its settings tell what the flow depends on."
     monkeypatch.setitem(flow_estimators, "still", still)
     monkeypatch.setitem(flow_estimators, "constant", Constant)
     assert get_estimator("dis") == DIS() and get_estimator("raft_small") == RAFT(small=True)

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 
 from gwm_nb import benchmarks
 from gwm_nb.commands import gwm_evaluate
-from gwm_nb.polish import (Polished, Polisher, along_flow, crf, guided, polishers,
-                           with_neighbours)
+from gwm_nb.polish import crf, guided, polishers, with_neighbours
 from gwm_nb.reports import read_results
 from inputs import Bright, write_frames
 
@@ -33,7 +32,6 @@ def some_masks(*shape):
 
 
 def photo(*size):
-    "Images (1,3,H,W) of smooth colours."
     coarse = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, size, mode="bilinear")
 
@@ -49,20 +47,6 @@ def test_they_are_masks_still(name, K):
     assert out.dtype == torch.float32 and out.min() >= 0 and out.max() <= 1 + 1e-6
     near(out.sum(1), torch.ones_like(out[:, 0]), 1e-5)
     near((masks, images), before)
-
-
-@pytest.mark.parametrize("name, most", [("guided", 0), ("bilateral", 1), ("crf", 0)])
-def test_an_edge_of_the_image_attracts_that_of_the_mask(name, most):
-    "In a batch as alone."
-    needs(name)
-    begins = lambda masks: (masks[:, 1] > .5).float().argmax(-1)
-    row = torch.sigmoid((torch.arange(48) + .5 - 27) / 2)
-    late = torch.stack([1 - row, row])[None, :, None].expand(1, 2, 48, 48)
-    halves = (torch.arange(48) >= 24).float().expand(1, 3, 48, 48)
-    masks, images = torch.cat([some_masks(1, 2, 48, 48), late]), torch.cat([photo(48, 48), halves])
-    found = polishers[name].apply(masks, images)
-    near(found[:1], polishers[name].apply(masks[:1], images[:1]), 1e-5)
-    assert (begins(late) == 27).all() and ((begins(found[1:]) - 24).abs() <= most).all()
 
 
 @pytest.mark.parametrize("name", ["guided", "bilateral", "crf", "flow"])
@@ -86,7 +70,6 @@ def test_a_missing_package_and_a_window_that_is_too_large(monkeypatch):
 
 
 def test_the_guided_filter_is_least_squares_in_windows():
-    "One pixel by hand: the mean of what all windows that contain it say."
     masks, image, r, eps, (y, x) = some_masks(1, 2, 17, 19), photo(17, 19).double(), 2, 1e-3, (8, 9)
     told = []
     for cy in range(y - r, y + r + 1):
@@ -99,16 +82,6 @@ def test_the_guided_filter_is_least_squares_in_windows():
             a = torch.linalg.solve(C + eps * torch.eye(3), d.T @ (m - m.mean()) / len(c))
             told.append(a @ (image[0, :, y, x] - c.mean(0)) + m.mean())
     assert abs(guided(masks, image.float(), r, eps)[0, 1, y, x] - sum(told) / len(told)) < 1e-4
-
-
-def test_masks_are_followed():
-    "A mask that moves by (3, 1) pixels a frame, all on one line of the flow."
-    first = some_masks(1, 2, 20, 30)[0]
-    masks = torch.stack([first.roll((t, 3 * t), (-2, -1)) for t in range(3)])
-    there = torch.tensor([3., 1])[None, :, None, None].expand(2, 2, 20, 30)
-    inside = np.s_[1, :, 1:-1, 3:-3]
-    near(along_flow(masks, there, -there)[inside], masks[inside], 1e-5)
-    assert (along_flow(masks, -there, there)[inside] - masks[inside]).abs().max() > .1
 
 
 def test_flow_is_estimated_between_the_frames():
@@ -124,25 +97,6 @@ def test_flow_is_estimated_between_the_frames():
     off = lambda masks: (masks[hole] - right[hole]).abs().mean()
     assert .25 < off(with_neighbours(wrong, images)) / off(wrong) < .45       # it is one of three
     near(with_neighbours(right[:1], images[:1]), right[:1])
-
-
-def test_a_sequence_is_polished_where_it_is_asked_for():
-    asked = []
-
-    def apply(masks, images):
-        asked.append(len(masks))
-        return masks + images[:, :1]
-    masks = torch.zeros(4, 2, 5, 6)
-    frames = [torch.full((3, 5, 6), 51 * t, dtype=torch.uint8) for t in range(4)]
-    sequence = Polished(masks, frames, Polisher(apply, "", reach=1))
-    assert not asked and len(sequence) == 4
-    for t in (3, 0, 2, 2):
-        near(sequence[t], torch.full((2, 5, 6), .2 * t).half())
-    assert asked == [2, 2, 3]
-    with pytest.raises(IndexError):
-        sequence[4]
-    with pytest.raises(ValueError, match="4 masks .* 3 frames"):
-        Polished(masks, frames[:3], None)
 
 
 def test_polished_masks_are_measured_and_written(tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ import torch
 
 from gwm_nb import refine
 from gwm_nb.evaluate import jaccard
-from gwm_nb.files import JobProgress
 from gwm_nb.refine import (Refined, RefineSettings, certainty, clip_refiner, quality_warnings,
                            refine_clip, refine_presets, refine_windows, temporal_consistency)
 from gwm_nb.superpixels import otsu_threshold
@@ -64,20 +63,8 @@ def test_each_frame_comes_once_and_is_read_when_it_is_needed(monkeypatch, n, len
     assert np.concatenate([p.soft for p in parts]).tolist() == list(range(n))
 
 
-def test_steps_of_a_job_are_those_that_were_expected():
-    "Parts and steps by their names; a window has its number if there are several."
-    for settings, first in ((SMALL, "pass 1: flow"),
-                            (replace(SMALL, window=4, overlap=1), "window 1, pass 1: flow")):
-        expected = refine.refine_steps(settings, len(TINY))
-        with JobProgress(expected) as job:
-            windows(TINY, settings)
-        found = [*job.seconds, job.step]
-        assert set(expected) <= set(found) and found[0] == first == list(expected)[0]
-
-
 @pytest.fixture(scope="module")
 def whole():
-    "What a run over TINY finds."
     return windows(TINY, LONG)
 
 
@@ -92,19 +79,6 @@ def computed(monkeypatch):
     calls, real = [], refine.refine_window
     monkeypatch.setattr(refine, "refine_window", lambda *a: calls.append(len(a[0])) or real(*a))
     return calls
-
-
-def test_an_interrupted_run_goes_on(tmp_path, whole, computed):
-    "The clip breaks off in its last window; the others are not repeated."
-    def broken():
-        yield from TINY[:7]
-        raise OSError("gone")
-    with pytest.raises(OSError, match="gone"):
-        windows(broken(), LONG, keep=tmp_path / "kept")
-    assert len(whole) == 3
-    computed.clear()
-    for _ in range(2):
-        assert same(windows(iter(TINY), LONG, keep=tmp_path / "kept"), whole) and len(computed) == 1
 
 
 @pytest.mark.parametrize("spoil, again", [
@@ -153,14 +127,6 @@ def test_the_same_clip_twice_is_the_same_answer(whole):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("size, small", [((50, 160), (50, 160)), ((97, 131), (97, 131)),
-                                         ((504, 756), (240, 360))])
-def test_any_size_and_masks_of_the_clips_own_size(size, small):
-    found = refine_clip(moving_disk(2, size=size)[0], SMALL, progress=False)
-    assert found[1].shape == size and 0 <= found[1].min() and found[1].max() <= 1
-    assert found.size == found.soft.shape[1:] == small and found.part(1, 2)[0].equal(found[1])
-
-
 def noise(): return torch.randint(0, 255, (3, 48, 64), generator=torch.manual_seed(0)).byte()
 
 
@@ -172,16 +138,6 @@ def test_where_nothing_moves_nothing_breaks(frames, features):
     found = refine_clip(frames, replace(SMALL, features=features, enlarge=1.), progress=False)
     assert np.isfinite(found.confidence).all() and np.isfinite(found.reliability).all()
     assert found.soft.shape == (3, *frames[0].shape[1:])
-
-
-@pytest.mark.parametrize("n, settings, value", [
-    (0, SMALL, "0"), (1, SMALL, "1"), (2, "slow", "'slow'.* fast, default"),
-    (2, replace(SMALL, features="resnet5000"), "resnet5000"),
-    (2, replace(SMALL, method="magic"), "magic")])
-def test_what_cannot_be_meant_is_refused(n, settings, value):
-    for go in (clip_refiner, refine_clip):
-        with pytest.raises(ValueError, match=value):
-            go(TINY[:n], settings)
 
 
 WORST = {"kite-surf": .15, "bmx-trees": .55}                  # the least J; of the others: .75

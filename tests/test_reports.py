@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 from gwm_nb.benchmarks import protocol_result
-from gwm_nb.reports import (FACTS, caption, compare_results, facts_in_words, how_read, read_results,
-                            results_csv, results_table, write_results)
+from gwm_nb.reports import (caption, compare_results, read_results, results_csv, results_table,
+                            write_results)
 
 
 def result(protocol="published", convention="frames", facts=None, **values):
@@ -38,19 +38,6 @@ def test_csv_stands_alone_and_is_no_formula():
     assert b["missing_frames"] == "3, 4" and float(b["F"]) == pytest.approx(.45)
     assert (mean["sequence"], mean["frames"], float(mean["J"])) == ("", "3", pytest.approx(.7))
     assert mean["missing_frames"] == "b (3, 4)" and mean["protocol"] == "published"
-
-
-def test_of_many_sequences_the_first_are_named():
-    facts = dict(without_annotation={f"s{i}": i for i in range(1, 9)},
-                 missing_frames=dict(a=[str(t) for t in range(10)]))
-    told = facts_in_words(facts)
-    some = ", ".join(f"s{i} ({i})" for i in range(1, 7))
-    assert told["without_annotation"] == f"{some} and 2 more" and told["taken_as_one"] == ""
-    assert told["missing_frames"] == "a (0, 1, 2, 3, 4, 5 and 4 more)"
-    assert told.keys() == FACTS.keys()
-    read = dict(annotations_read_as=dict(a="ids", b="ids"),
-                predictions_read_as=dict(a="ids", b="alpha"))
-    assert [line.split(": ")[1] for line in how_read(read)] == ["ids", "ids (a); alpha (b)"]
 
 
 def test_side_by_side():

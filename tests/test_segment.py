@@ -27,8 +27,7 @@ from gwm_nb.commands import segment_all
 from gwm_nb.jobs import Result
 from gwm_nb.methods import SegmentOptions, choose_in_clip, presets
 from gwm_nb.segment import segment
-from inputs import Bright, frame_pixels, write_frames, write_scene
-from test_checkpoints import Mirror, mirror, place      # noqa: F401, a fixture
+from inputs import Bright, Mirror, frame_pixels, place, write_frames, write_image, write_scene
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +64,19 @@ def test_a_result_is_what_was_written(fast, clip, tmp_path):
     (tmp_path / "copy/result.json").unlink()
     with pytest.raises(ValueError, match="00000.png"):
         result.save(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("found", [dict(files=["../secret/00000.png"]),
+                                   dict(names=["../secret/00000"])], ids=list)
+def test_a_report_reaches_no_file_outside_its_folder(tmp_path, found):
+    write_image(tmp_path / "secret/00000.png", np.zeros((24, 32), np.uint8))
+    (tmp_path / "out").mkdir()
+    report = dict(names=[], files=["result.json"], notes=[], settings=dict(clip="a")) | found
+    (tmp_path / "out/result.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="out: '../secret/.*not the name of a file in this folder"):
+        result = Result(tmp_path / "out")
+        list(result.masks), result.save(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_result_without_a_folder_lives_as_long_as_it_is_held(clip):
@@ -106,14 +118,6 @@ def test_options_are_complete_and_stay_so():
     given = SegmentOptions(preset="fast", start=2).given()
     assert given | dict(start=2, objects=1, method="dis") == given and "steps" not in given
     assert SegmentOptions(objects="3").objects == 3
-
-
-def test_a_preset_refuses_the_options_of_others():
-    for option in {option for preset in presets.values() for option in preset.options}:
-        owners = [name for name, preset in presets.items() if option in preset.options]
-        for preset in presets.keys() - owners:
-            with pytest.raises(ValueError, match=f"'{preset}'.* {option};.*'{owners[0]}'"):
-                SegmentOptions(preset=preset, **{option: 1})
 
 
 def test_an_interrupted_run_goes_on_from_its_windows(fast, tmp_path, monkeypatch):
@@ -179,8 +183,8 @@ def test_the_object_of_a_clip_is_chosen_by_motion_too(clip):
 @pytest.mark.parametrize("options, merge", [
     ({}, "spectral"), (dict(polish="guided"), "spectral"), (dict(adapt=1), "spectral"),
     (dict(trained="STv2"), "spectral"), (dict(trained="STv2", preset="trained"), "")], ids=str)
-def test_the_published_network_on_ones_own_clip(
-        mirror, clip, tmp_path, monkeypatch, options, merge):      # noqa: F811
+def test_the_published_network_on_ones_own_clip(mirror, clip, tmp_path, monkeypatch, options,
+                                                merge):
     tiny = lambda weights: merging.Spectral(KeyFeatures("vit_tiny_patch16_224", 8, (1,)))
     monkeypatch.setitem(merging.mergers, "spectral", tiny)
     Mirror.files[place("STv2")] = mirror.data
@@ -198,13 +202,6 @@ def test_polish_is_applied_at_the_clip_s_own_size(fast, tmp_path):
     plain, guided = (torch.stack(list(fast(preset=None, trained=tmp_path / "net.safetensors",
                                            polish=polish).masks)) for polish in ("", "guided"))
     assert not torch.equal(plain, guided) and jaccard(plain, guided).mean() > .3
-
-
-def test_quiet_keeps_notes_for_the_report(clip, fast, capsys):
-    for quiet in (False, True):
-        notes = fast(masks=clip.parent / "truth", quiet=quiet).report["notes"]
-        assert any("annotations" in note for note in notes)
-        assert ("annotations" in capsys.readouterr().out) is not quiet
 
 
 @pytest.mark.parametrize("odd, named", [([], False), ([4], True), ([1, 3, 5, 7], False)])

@@ -4,9 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gwm_nb.self_training import (ReplayBuffer, appearance_logits, boxes_cut_object, first_guess,
-                                  motion_logits, motion_thresholds, self_train, side_coverage,
-                                  track_boxes, update_replay)
+from gwm_nb.self_training import (ReplayBuffer, appearance_logits, boxes_cut_object, self_train,
+                                  side_coverage, track_boxes, update_replay)
 
 
 def test_labels_of_one_class_teach_nothing():
@@ -16,25 +15,6 @@ def test_labels_of_one_class_teach_nothing():
     logits = lambda p: appearance_logits(x, p, one, 1., .05)
     assert all(logits(p) is None for p in (.9 * one, .1 * one, np.where(right, .9, .5)))
     assert ((logits(np.where(right, .9, .1)) > 0) == right).mean() > .9
-
-
-def test_the_first_guess_is_low_at_the_border(disk_graph):
-    even = np.zeros(len(disk_graph))
-    guess, flat = (first_guess(disk_graph, even, .35, border) for border in (4., 0.))
-    assert np.allclose(flat, .5, atol=1e-3)
-    y, x = disk_graph.place.T
-    middle = (abs(y - 32) < 12) & (abs(x - 48) < 20)
-    assert guess[middle].min() > guess[(y < 3) | (x < 3)].max() + .1
-
-
-def test_without_labels_nothing_changes_and_given_reliability_stays(disk_graph):
-    graph, p = disk_graph, np.full(len(disk_graph), .2)
-    motion = motion_logits(graph, motion_thresholds(graph))
-    q, reliability = self_train(disk_graph, 0 * motion, p, (1., 1.), .05, .35)
-    assert (q == p).all() and (reliability == 1).all()
-    given, guess = np.linspace(0, 1, 6), first_guess(disk_graph, motion, .35)
-    q, reliability = self_train(disk_graph, motion, guess, (1.,), .05, .35, None, given)
-    assert (reliability == given).all()
 
 
 def test_a_replay_buffer_does_not_grow(disk_graph):

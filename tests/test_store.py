@@ -14,7 +14,7 @@ import pytest
 import torch
 import zarr
 import zarr.storage._local as local
-from inputs import write_image, write_scene
+from inputs import contents, write_scene
 from torch.utils.data import DataLoader
 
 from gwm_nb.files import find_clips, read_image
@@ -44,12 +44,7 @@ def store(clips, tmp_path_factory):
 
 @pytest.fixture
 def copy(store, tmp_path):
-    "A store to be damaged."
     return shutil.copytree(store.folder, tmp_path / "s")
-
-
-def contents(folder):
-    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
 def clip_folder(folder, name): return next(folder.glob(f"{name}-*"))
@@ -60,8 +55,6 @@ def flip(file):
     raw[len(raw) // 2] ^= 16
     file.write_bytes(raw)
 
-
-# ---- what it holds
 
 def test_a_store_holds_what_the_estimator_returns(clips, store):
     frames = [read_image(f).float() / 255 for f in sorted((clips / "dog").iterdir())]
@@ -94,8 +87,6 @@ def test_a_plan_says_what_any_number_of_workers_writes(clips, store, tmp_path, w
     one = plan_store(found[:1], SETTINGS)
     assert plan_summary(one).startswith("1 clip, 6 frames, 18 flows")
 
-
-# ---- several programs
 
 SLOW = """if 1:
     import os, pathlib, sys, time
@@ -131,8 +122,6 @@ def test_workers_share_a_store(store, context, workers):
     assert [b["flow2"].shape for b in batches] == [(7, 2, 32, 48)] * 2
     assert len(pickle.dumps(store)) < 1000
 
-
-# ---- damage
 
 DAMAGES = dict(empty=lambda f: f.write_bytes(b""), zeros=lambda f: f.write_bytes(b"\0" * 4),
                long=lambda f: f.write_bytes(f.read_bytes() + b"x"), gone=lambda f: f.unlink(),
@@ -177,8 +166,6 @@ def test_damaged_flow_of_the_cache_is_computed_again(clips, store, tmp_path, mon
     assert str(tmp_path / "file") in capsys.readouterr().out
 
 
-# ---- a full disk
-
 def test_a_full_disk_is_noticed_before_the_start(copy, clips, tmp_path, monkeypatch):
     "Only missing clips need space."
     def disk_with(free):
@@ -190,10 +177,7 @@ def test_a_full_disk_is_noticed_before_the_start(copy, clips, tmp_path, monkeypa
     assert e.value.errno == errno.ENOSPC and e.value.filename == str(tmp_path / "new")
     assert not (tmp_path / "new").exists()
     shutil.rmtree(clip_folder(copy, "cows"))
-    need = 32 * 48 * (3 * 6 + 4 * FLOWS["cows"])
-    disk_with(need - 1)
-    with pytest.raises(OSError, match="0.1 MB"): make_store(copy, clips, SETTINGS)
-    disk_with(need)
+    disk_with(32 * 48 * (3 * 6 + 4 * FLOWS["cows"]))
     assert len(make_store(copy, clips, SETTINGS)) == 14
 
 
@@ -216,8 +200,6 @@ def test_a_disk_that_fills_up_leaves_finished_clips(clips, store, tmp_path, monk
     assert contents(folder) == contents(store.folder)
 
 
-# ---- folders, settings and clips
-
 @pytest.mark.parametrize("damage", ["empty", "zeros", "long", "gone", "foreign"])
 def test_other_folders_and_damaged_plans_are_refused_and_stay(copy, clips, damage):
     if damage == "foreign": zarr.create_group(copy, attributes=dict(size=2), overwrite=True)
@@ -233,21 +215,11 @@ def test_other_folders_and_damaged_plans_are_refused_and_stay(copy, clips, damag
     (dict(size=(48, 64)), r"size \[32, 48\], not \[48, 64\]"),
     (dict(gaps=(1, -1)), r"gaps \[1, 2, -1, -2\], not \[1, -1\]"),
     (dict(method=DIS("fast")), "'medium'}, not {'preset': 'fast'}"),
-    (dict(longest=320), "longest 640, not 320"), (dict(method=RAFT("random")), "dis, not raft"),
-    (dict(resample="published"), "resample antialias, not published")])
+    (dict(method=RAFT("random")), "dis, not raft")])
 def test_other_settings_are_refused_by_name(copy, store, clips, other, says):
     with pytest.raises(ValueError, match=f"{says}.*; choose another folder or remove it"):
         make_store(copy, clips, replace(SETTINGS, **other))
     assert contents(copy) == contents(store.folder)
-
-
-@pytest.mark.parametrize("wrong, says", [
-    (dict(gaps=(1, 0)), r"\(1, 0\)"), (dict(gaps=()), r"\(\)"), (dict(gaps=(1, 1)), r"\(1, 1\)"),
-    (dict(longest=8), "at least 16 .got 8"), (dict(method="magic"), "'magic'; choose from dis"),
-    (dict(resample="lanczos"), "'lanczos'; choose from antialias, published"),
-    (dict(size=(8, 80)), "at least 16x16 .got 8x80"), (dict(size=(80,)), "got 80")])
-def test_settings_are_checked_at_once(wrong, says):
-    with pytest.raises(ValueError, match=says): FlowSettings(**wrong)
 
 
 def test_an_edited_clip_is_computed_again(clips, tmp_path, capsys):
@@ -261,8 +233,6 @@ def test_an_edited_clip_is_computed_again(clips, tmp_path, capsys):
     assert torch.equal(changed.image(6 + 4), changed.image(6))
     assert not torch.equal(changed.flow(6 + 3, 1), before)
     assert contents(clip_folder(changed.folder, "cows")) == cows
-    frames[5].unlink()
-    assert len(make_store(tmp_path / "s", tmp_path / "copy", SETTINGS)) == 13
     shutil.rmtree(tmp_path / "copy/cows")
     with pytest.raises(ValueError, match="other clips; choose another folder"):
         make_store(tmp_path / "s", tmp_path / "copy", SETTINGS)
@@ -274,20 +244,11 @@ def test_clips_that_can_not_be_used_are_named(clips, tmp_path):
                              (clips, (1, -9), r"cows: only 6 frame.*-9 needs .*10")):
         with pytest.raises(ValueError, match=says):
             plan_store(find_clips(path), FlowSettings(gaps=gaps))
-    shutil.copytree(clips / "dog", tmp_path / "mixed")
-    write_image(tmp_path / "mixed/00003.png", np.zeros((60, 90, 3), np.uint8))
-    with pytest.raises(ValueError, match="mixed: frame 00003 is 90x60, .* 00000 is 96x64"):
-        make_store(tmp_path / "s", tmp_path / "mixed")
-    (tmp_path / "mixed/00003.png").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="00003.png"):
-        make_store(tmp_path / "s", tmp_path / "mixed")
     fails = failing(ValueError("no weights here"))          # on black frames, before the start
     with pytest.raises(ValueError, match="no weights here"):
         make_store(tmp_path / "s", clips, replace(SETTINGS, method=fails))
     assert not (tmp_path / "s").exists()
 
-
-# ---- estimators
 
 def failing(error):
     def flow(*images): raise error
@@ -296,9 +257,7 @@ def failing(error):
 
 @pytest.mark.parametrize("flow, says", [
     (lambda image: torch.full_like(image, np.nan), "cows/00000: NaN or infinite .* gap 1"),
-    (lambda image: torch.full_like(image, 1e6), "65504 px"),
-    (failing(RuntimeError("out of memory\nand more")), "cows/00000: .* failed: out of memory$"),
-    (failing(FileNotFoundError("raft.pth: gone")), "raft.pth: gone")])
+    (failing(RuntimeError("out of memory\nand more")), "cows/00000: .* failed: out of memory$")])
 def test_an_estimator_that_fails_is_named_with_its_frame(clips, tmp_path, flow, says):
     def estimator(image1, image2): return flow(image1[:, :2]) if image1.any() else image1[:, :2]
     with pytest.raises((ValueError, OSError), match=says):
@@ -306,13 +265,10 @@ def test_an_estimator_that_fails_is_named_with_its_frame(clips, tmp_path, flow, 
     assert [f.name for f in (tmp_path / "s").iterdir()] == ["zarr.json"]
 
 
-# ---- flow files
-
 FILES = FlowSettings(size=(40, 60), gaps=(3, -3), method="files")
 
 
 def test_flow_files_are_read_or_named(clips, tmp_path):
-    "Of the published layout, with gaps 3 and -3."
     data, flows = tmp_path / "FBMS", tmp_path / "FBMS/Flows_gap3/tennis"
     shutil.copytree(clips / "dog", data / "JPEGImages/tennis")
     for gap in (3, -3):
@@ -332,10 +288,6 @@ def test_flow_files_are_read_or_named(clips, tmp_path):
         with pytest.raises(ValueError, match=says): make_store(tmp_path / "t", data, settings)
     write_flo(flows / "00004.flo", torch.zeros(2, 24, 30))
     refused("00004.flo: this flow is 30x24, its frames are 96x64; crop")
-    (flows / "00004.flo").write_bytes(b"PIEH")
-    refused("00004.flo: truncated")
-    shutil.copy(flows / "00003.flo", flows / "00007.flo")
-    refused("6 flow files .*8 frames, with gap 3 there must be 5; 00007 is too many")
-    for n in ("00007", "00001"): (flows / f"{n}.flo").unlink()
+    (flows / "00001.flo").unlink()
     refused("4 flow files .*8 frames, with gap 3 there must be 5; 00001 is missing")
     refused("no flow files of gap 1", FlowSettings(method="files"))

@@ -1,11 +1,11 @@
 """The house: one notebook a module, rooms use only rooms below them, notebooks keep their anatomy.
-Each rule is tried twice: on the house, and on something made up that breaks it in one place."""
+Rules are tried on the house, and on something made up that breaks them in one place."""
 import configparser
 import dataclasses
 import inspect
 import re
 from importlib import import_module
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -61,43 +61,18 @@ def test_rooms_keep_the_rules_and_use_only_rooms_below(room):
 
 @pytest.mark.parametrize("form, wrong", [
     *((form, "loft") for form in (
-        "from .loft import a", "from . import loft", "from gwm_nb import loft",
-        "import gwm_nb.loft as l", "from . import cellar, loft", "import os, gwm_nb.loft",
-        "from .loft.attic import a", "class A:\n    def f(self):\n        import gwm_nb.loft",
-        "rooms = {'a': 'gwm_nb.loft:build'}", "loft = lazily('gwm_nb.loft')")),
-    ("from .hall import a", "hall"), ("import gwm_nb", "*"), ("from .unheard import a", "unheard"),
+        "from .loft import a", "from . import cellar, loft", "import os, gwm_nb.loft",
+        "class A:\n    def f(self):\n        import gwm_nb.loft", "loft = lazily('gwm_nb.loft')")),
+    ("import gwm_nb", "*"), ("from .unheard import a", "unheard"),
     *((form, None) for form in (
-        "import gwm_nbx.loft", "from torch import loft", "'see gwm_nb.loft'", "'.loft'",
-        "# from .loft import a", "from . import __version__",
+        "import gwm_nbx.loft", "'see gwm_nb.loft'", "from . import __version__",
         "if __name__ == '__main__':\n    from gwm_nb.loft import a"))])
 def test_a_wrong_import_is_caught_in_each_form(form, wrong):
-    "A made-up house of three floors, with a module in the middle."
     text = f'"A hall."\nimport torch\nfrom .cellar import b\n{form}\n'
     found = house.wrong_imports("hall", text, ["cellar", "hall", "loft"])
     assert found == ([f"hall may not import {wrong}"] if wrong else [])
     assert house.wrong_imports("hall", text, ["cellar", "loft"])      # it is not on the list
     assert house.wrong_imports("train", "from .scenes import a", ["scenes", "train"])
-
-
-def test_a_fault_of_a_module_is_caught():
-    def bare(x): "Words."
-    def shared(x, y): "Words." # both
-    def silent(x): pass # one
-    def good(x, # one
-             y=2, # two
-             **more): "Words."
-
-    class Bare:
-        "Words."
-        def __init__(self, x): pass
-
-    class Network(torch.nn.Module):
-        "Words."
-        def __init__(self, x): pass
-    made_up = dict(bare=bare, shared=shared, silent=silent, good=good, Bare=Bare, Network=Network)
-    module = SimpleNamespace(__name__=__name__, __all__=list(made_up), **made_up)
-    assert [line.split(":")[0] for line in undocumented(module)] == [
-        "bare", "shared", "silent has no docstring", "Bare"]
 
 
 # ---- notebooks
@@ -145,20 +120,15 @@ def test_the_lesson_is_read_in_its_time():
 
 
 @pytest.mark.parametrize("says, kind, changes", [
-    ("title", "room", dict(c0=markdown("A room", "", "> One line."))),
     ("title", "page", dict(c0=markdown("# A room", "One line."))),
-    ("title", "page", dict(c0=ran("1"))), ("title", "page", dict(c0=None)),
     ("only 4 of prose", "room", MORE | dict(c3=None)),
     ("Turn the knob", "room", dict(c7=markdown("Turn the knob"))),
-    ("What we built", "room", dict(c9=markdown("## Exercises"))),
     ("Exercises", "room", dict(c9=markdown("## What we built"))),
     ("no other notebook", "room", dict(c10=markdown("[an image](a.png)"))),
-    ("no other notebook", "page", dict(c2=None)),
     ("no image", "room", dict(c1=ran("plot()"))),
     ("half of its", "room", dict(c2=LONG, c6=None, x=LONG, w=markdown("[b](b.ipynb)"))),
     ("of 61 lines", "engine", dict(c5=ran("#| exports", *["b = 1"] * 61))),
-    ("exports", "page", dict(c1=LONG)),
-    ("names a module", "page", dict(c1=ran("#| default_exp page")))])
+    ("exports", "page", dict(c1=LONG))])
 def test_a_notebook_that_lacks_something_is_caught(says, kind, changes):
     good = PAGE if kind == "page" else ROOM
     assert house.anatomy(good, kind) == house.anatomy(spoiled(ROOM, **MORE)) == []
@@ -167,8 +137,7 @@ def test_a_notebook_that_lacks_something_is_caught(says, kind, changes):
 
 
 @pytest.mark.parametrize("first", [
-    "plot()", "#| fig-alt:", '#| fig-alt: ""', '#| fig-alt: "A plot."',
-    "# fig-alt: 'Two curves, one above the other.'", 'print("#| fig-alt: no directive at all")'])
+    "plot()", '#| fig-alt: "A plot."', "# fig-alt: 'Two curves, one above the other.'"])
 def test_an_image_without_words_and_words_without_an_image_are_caught(first):
     found = lambda *lines, picture=True: house.wrong_pictures([ran(*lines, picture=picture)])
     assert found("#| echo: false", PLOT) == found("#| hide") == found("1", picture=False) == []
@@ -176,20 +145,12 @@ def test_an_image_without_words_and_words_without_an_image_are_caught(first):
     assert found("#| gpu", PLOT, picture=False) == [] and len(found(PLOT, picture=False)) == 1
 
 
-def stream(text): return dict(output_type="stream", name="stdout", text=text)
-
-
-@pytest.mark.parametrize("output", [
-    stream(["x.py: UserWarning: no\n"]), stream("written to /tmp/abc/out.png"),
-    stream(["C:\\Users\\me"]), dict(output_type="error", traceback=["Traceback (most recent"]),
-    dict(output_type="execute_result", data={"text/plain": "PosixPath('/home/me/x')"}),
-    dict(output_type="display_data", data={"text/html": ["<a href='/root/x'>"]})])
-def test_an_unprintable_output_is_caught(output):
-    good = ran(picture=True, outputs=[stream(["J 0.9 of out/result.json"])])
+@pytest.mark.parametrize("said", ["x.py: UserWarning: no\n", "written to /tmp/abc/out.png"])
+def test_an_unprintable_output_is_caught(said):
+    stream = lambda text: dict(output_type="stream", name="stdout", text=[text])
+    good = ran(picture=True, outputs=[stream("J 0.9 of out/result.json")])
     assert house.unprintable([good]) == []
-    assert len(house.unprintable([good, ran(outputs=[output])])) == 1
-    assert house.unprintable([ran()]) == ["no outputs: run it"]
-    assert house.unprintable(house.read_cells(ROOT / "nbs/index.ipynb")) == []
+    assert len(house.unprintable([good, ran(outputs=[stream(said)])])) == 1
 
 
 def test_the_method_in_sixty_lines_has_sixty_and_stands_alone():

@@ -41,15 +41,6 @@ def test_answers_go_and_checks_stay():
     assert student.source(BOOK[3]).endswith("print(7)")      # the book itself is unchanged
 
 
-def test_a_heading_begins_a_slide():
-    plot = code('#| fig-alt: "A plot."\nplot()', "image")
-    cells = student.as_slides([prose("# A"), prose("And."), plot, code("#| hide\nimport a"),
-                               code("#| export\nb = 1"), code("#| exports\nc = 1")])
-    kinds = [c["metadata"]["slideshow"]["slide_type"] for c in cells]
-    assert kinds == ["slide", "subslide", "-", "-"]
-    assert [student.source(c) for c in cells[2:]] == ["plot()", "c = 1"] and cells[2]["outputs"]
-
-
 def count(path):
     "Exercises and answers of a notebook, and empty answers of its student's edition."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

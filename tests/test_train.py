@@ -3,15 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from gwm_nb.callbacks import Checkpoint, Photometric
+from gwm_nb.callbacks import Checkpoint
 from gwm_nb.checkpoints import load, save
 from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network, paper_recipe, paper_schedule
 from gwm_nb.scenes import MovingScenes
-from gwm_nb.store import FlowSettings
 from gwm_nb.train import Callback, Flips, History, Learner, fit
-from gwm_nb.videos import training_samples
-from inputs import fill_network, write_davis
+from inputs import fill_network
 
 SIZE = (32, 48)
 
@@ -27,26 +25,6 @@ class Watch(Callback):
     def after_backward(self, learn):
         grads = [p.grad for p in learn.network.parameters() if p.grad is not None]
         self.norms.append(torch.nn.utils.get_total_norm(grads).item())
-
-
-def test_the_published_recipe_is_one_call(tmp_path):
-    "Samples, light, optimiser, schedule, clip, loss weight: two steps on a miniature data set."
-    data = training_samples("DAVIS", write_davis(tmp_path), FlowSettings(size=SIZE))
-    network = paper_network(2, name="vit_tiny_patch16_224", stride=8, blocks=(1, 2))
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-    watch = Watch()
-    learn = fit(data, network, augment=[Photometric()], progress=False, callbacks=[watch],
-                **paper_recipe(steps=2, batch_size=2))
-    assert learn.step == 2 and [h["step"] for h in learn.history] == [1, 2]
-    assert learn.loss_func.weight == .03 and learn.clip == .01
-    groups = learn.optimiser.param_groups
-    assert {g["weight_decay"] for g in groups} == {0., .01}
-    assert all(len(g["params"]) == 1 for g in groups)
-    assert groups[0]["initial_lr"] == 1.5e-4 and 0 < groups[0]["lr"] < 1e-6     # warming up
-    moved = [k for k, v in network.state_dict().items() if not v.equal(before[k])]
-    assert moved and all(k.startswith("sem_seg_head") for k in moved)
-    assert not any(p.grad is not None for p in network.backbone.parameters())
-    assert all(np.isfinite(watch.losses)) and all(n > 0 for n in watch.norms)
 
 
 def test_the_gradient_is_clipped_after_callbacks_saw_it(scenes):
@@ -164,9 +142,3 @@ def test_a_loss_that_is_no_number_ends_the_training_before_it_spoils_the_weights
 def test_what_cannot_be_trained_is_refused(scenes, options, says):
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         fit(**(dict(data=scenes, steps=1, progress=False) | options))
-
-
-def test_a_learner_trains_once(scenes):
-    learn = fit(scenes, steps=1, batch_size=2, progress=False)
-    with pytest.raises(ValueError, match="has been fitted"):
-        learn.fit()

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from gwm_nb import videos
 from gwm_nb.commands import gwm_flow
+from gwm_nb.datasets import GapSamples, training_samples
 from gwm_nb.flow import DIS
 from gwm_nb.scenes import MovingScenes
+from gwm_nb.sources import evaluation_samples
 from gwm_nb.store import FlowSettings, FlowStore, make_store, shrink
-from gwm_nb.videos import GapSamples, VideoFrames, evaluation_samples
-from inputs import frame_pixels, write_davis, write_frames, write_scene
+from gwm_nb.videos import VideoFrames
+from inputs import contents, frame_pixels, write_davis, write_frames, write_scene
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,6 @@ def store(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drift(data): return data / "DAVIS2016/JPEGImages/480p/dog"
-
-
-def contents(folder):
-    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
 def test_command_makes_each_data_set_with_its_gaps(data, tmp_path, call):
@@ -81,30 +78,14 @@ def test_wrong_input_gives_one_line_and_leaves_nothing(data, drift, tmp_path, ca
     assert [f for f in tmp_path.rglob("*") if f.is_file()] == []
 
 
-def test_annotations_that_are_missing_or_unreadable(data, tmp_path):
-    shutil.copytree(data, tmp_path / "data")
-    masks = tmp_path / "data/DAVIS2016/Annotations/480p/dog"
-    samples = lambda name, clip: evaluation_samples(name, tmp_path / "data", SIZE, clips=[clip])
-    assert len(samples("DAVIS", "dog")) == 8
-    tennis = [f"tennis/0000{t}" for t in (1, 5, 9)]
-    assert [s["name"] for s in samples("FBMS", "tennis")] == tennis
-    (masks / "00003.png").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="00003.png"):
-        list(samples("DAVIS", "dog"))
-    (masks / "00003.png").unlink()
-    with pytest.raises(ValueError, match=r"frame 00003 .*7 of 8"):
-        samples("DAVIS", "dog")
-    shutil.rmtree(masks)
-    with pytest.raises(ValueError, match="dog"):
-        samples("DAVIS", "dog")
-
-
 def test_training_never_sees_a_label_nor_what_is_held_out(data):
-    samples = videos.training_samples("DAVIS+FBMS", data, SIZE, both=True)
+    samples = training_samples("DAVIS+FBMS", data, SIZE, both=True)
     keys = {"image", "flow", "flow2", "name"}
     assert len(samples) == 23 and all(set(s) == keys for s in samples)
-    samples = videos.training_samples("DAVIS", data, SIZE, held_out=["dog"])
+    samples = training_samples("DAVIS", data, SIZE, held_out=["dog"])
     assert {samples[i % 14]["name"].split("/")[0] for i in range(30)} == {"cows"}
+    samples = evaluation_samples("FBMS", data, SIZE, clips=["tennis"])
+    assert [s["name"] for s in samples] == [f"tennis/0000{t}" for t in (1, 5, 9)]
     samples = evaluation_samples("FBMS", data, SIZE, clips=["tennis"], labels=False)
     assert len(samples) == 9 and not any("mask" in sample for sample in samples)
     assert samples.gaps == (3,)
@@ -131,16 +112,6 @@ def test_video_frames_over_a_whole_data_set(data, store):
     torch.testing.assert_close(frames[13]["flow"], store.flow(13, -1).float())      # the last
     assert VideoFrames(store.folder)[7]["name"] == "dog/00001"
     assert VideoFrames(store.folder, FlowSettings((32, 48), (2,))).gaps == (2,)
-
-
-def test_frames_at_the_ends_have_the_flow_that_exists(drift):
-    frames = VideoFrames(drift, FlowSettings(size=(32, 48), gaps=(2,)))
-    assert frames.names == frames.store.names and frames.names[7] == "dog/00007"
-    assert set(frames[7]) == {"image", "flow", "name"}
-    torch.testing.assert_close(frames[7]["flow"], frames.store.flow(7, -2).float())
-    torch.testing.assert_close(frames[-1]["flow"], frames[7]["flow"])
-    with pytest.raises(IndexError, match="frame 8 of 8"):
-        frames[8]
 
 
 def test_annotations_of_some_frames(drift, data, tmp_path):
@@ -173,21 +144,7 @@ def test_a_store_is_taken_as_it_is(store, options, says):
         VideoFrames(store.folder, **options)
 
 
-def test_pairs_need_two_gaps_and_a_long_clip(data, tmp_path):
-    frames = data / "DAVIS2016/JPEGImages/480p/cows"
-    def samples(*gaps):
-        return GapSamples(make_store(tmp_path / str(gaps), frames, FlowSettings((32, 48), gaps)))
-    for gaps, says in (((1,), "at least two gaps"), ((3, -3), "no clip is long enough")):
-        with pytest.raises(ValueError, match=says):
-            samples(*gaps)
-    found = samples(-1, 2)
-    assert list(found.pairs) == [(2, -1)] and len(found) == 6
-    with pytest.raises(IndexError, match="sample 6 of 6"):
-        found[6]
-
-
 def test_pairs_are_drawn_where_both_flows_exist(store):
-    "And other samples in each worker."
     torch.manual_seed(0)
     names = [tuple(b["name"]) for b in DataLoader(GapSamples(store), 7, num_workers=2)]
     assert names[0] != names[1]

