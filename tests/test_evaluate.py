@@ -1,10 +1,6 @@
 "Measuring in a stream, choosing without labels, J and F."
 import gc
-import json
 import math
-import os
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
@@ -148,16 +144,6 @@ def test_iou_of_soft_masks():
     for other, wanted in ((soft, 1), (soft * 0, 0), (soft.roll(6, 1), 1 / 3)):
         assert torch.allclose(soft_iou(soft, other), torch.full((2,), float(wanted)), atol=1e-4)
     assert soft_iou(soft * 0, soft * 0).tolist() == [1, 1]
-
-
-def test_help_in_the_notebook_is_the_command_s_own():
-    cells = json.loads((root / "nbs/09_segment.ipynb").read_text(encoding="utf-8"))["cells"]
-    cell = next(c for c in cells if "run('--help')" in "".join(c["source"]) and "outputs" in c)
-    kept = "".join(line for o in cell["outputs"] for line in o["text"])
-    code = "from gwm_nb.commands import gwm_segment; gwm_segment()"
-    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True,
-                          env=os.environ | dict(COLUMNS="100"), check=True)
-    assert kept.split() == done.stdout.split()      # run the notebook again if this fails
 
 
 def boundary(m):
