@@ -60,7 +60,8 @@ def open_media(path: str | Path # a video file, or another with sound
         try: container = av.open(file, metadata_errors='replace', options=options)
         except FFmpegError:
             empty = ' (the file is empty)' if path.stat().st_size == 0 else ''
-            raise ValueError(f'{path}: not a readable video{empty}') from None
+            raise ValueError(f'{path}: not a readable video{empty}; give a video file or '
+                             'a folder of frames') from None
         with container: yield container
 
 # %% ../nbs/24_clips.ipynb #c1000010
@@ -69,7 +70,8 @@ def _video_streams(path, container):
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
     best = container.streams.best('video')
     streams = [s for s in container.streams.video if not s.disposition & covers]
-    if not streams: raise ValueError(f'{path}: not a readable video (it has no video stream)')
+    if not streams: raise ValueError(f'{path}: not a readable video (it has no video stream); '
+                                     'give a video file or a folder of frames')
     return sorted(streams, key=lambda s: s.index != best.index)
 
 # %% ../nbs/24_clips.ipynb #397173de
@@ -584,7 +586,9 @@ def __iter__(self: Excerpt) -> Iterator[tuple[str, Tensor]]:
             image = rearrange(image, 'h w c -> c h w')
         yield name, image
     if self.numbers: return
-    if self.past: why = 'no frame lies between the start and the end of this excerpt'
+    moments = self.start, self.end
+    start, end = (f'{float(m):g}s' if isinstance(m, Fraction) else m for m in moments)
+    if self.past: why = f'no frame lies between start {start} and end {end}'
     else: why = f'none of its {self.count} frames is in this excerpt'
     if self.last and not self.past:
         seconds = (self.last[1] - self.first[1]) * self.tick + 1 / self.facts['rate']

@@ -134,8 +134,8 @@ def _segment_one(clip, out, options):
     measured = f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''
     print(f"{report['frames']} frames in {seconds['total']:.0f} s ({parts}){measured}")
     if confidence:
-        because = ''.join(f'; {warning}' for warning in report['quality_warnings'])
-        print(f"confidence {confidence['mean']:.2f}{because}")
+        print(f"confidence {confidence['mean']:.2f}")
+        for warning in report['quality_warnings']: print(f'warning: {warning}')
     for name in options.outputs:
         if output_files([name], report['names'])[0] not in report['files']: continue
         print(f"{name + ':':8} {out/output_files([name], ['*', '**'])[0]}")

@@ -195,7 +195,10 @@ def check_clip(self: SegmentationJob,
         self.size = tuple(image.shape[1:])
     self.names = diagnostics.names
     if len(self.names) < min_frames:
-        raise ValueError(f'{self.clip} has {len(self.names)} frame; this method needs {min_frames}')
+        part = self.options.start or self.options.end or self.options.every
+        what, hint = ('excerpt', ' (see start, end, every)') if part else ('clip', '')
+        raise ValueError(f'{self.clip}: the {what} has {len(self.names)} frame; '
+                         f'this method needs {min_frames}{hint}')
     check_foreign_files(self.out, self.files())
     self.notes += diagnostics.warnings()
     self.notes += [text.partition(': ')[2] for text in frames.warnings]

@@ -42,8 +42,8 @@ class Callback:
     "Listens to a Learner. Each method gets the learner, and may change what is on it."
     def before_fit(self, learn): pass
     def before_step(self, learn): pass # learn.batch has been drawn
-    def after_logits(self, learn): pass # learn.logits is what the network says of it
-    def after_loss(self, learn): pass # learn.loss is what the flow says of that
+    def after_logits(self, learn): pass # learn.logits: the network's output
+    def after_loss(self, learn): pass # learn.loss: the loss of these logits
     def after_backward(self, learn): pass # parameters have gradients
     def after_step(self, learn): pass # parameters have moved, learn.step counts the step
     def after_fit(self, learn): pass
@@ -57,7 +57,11 @@ class Stop(Exception):
 # %% ../nbs/06_train.ipynb #8ac0baf8
 def _collate(samples):
     "Stack what training may see: image, flow, flow2, and the frames' names. Never a mask."
-    seen = [k for k in ('image', 'flow', 'flow2') if k in samples[0]]
+    first = samples[0]
+    if not isinstance(first, dict) or not {'image', 'flow'} <= first.keys():
+        got = sorted(first) if isinstance(first, dict) else type(first).__name__
+        raise TypeError(f'a sample must be a dict with image and flow (got {got})')
+    seen = [k for k in ('image', 'flow', 'flow2') if k in first]
     names = [s.get('name', '?') for s in samples]
     return {k: torch.stack([s[k] for s in samples]) for k in seen} | dict(name=names)
 
@@ -96,8 +100,11 @@ class Learner:
         precision: str = 'no', # of the network: 'no' (float32), 'bf16' or 'fp16'
         accumulate: int = 1, # gradient-accumulation steps
         workers: int = 0, # processes that read samples
-        callbacks=() # Callback objects, told in this order
+        callbacks=() # Callback objects, called in this order
     ):
+        if loss is not None and not callable(loss): raise TypeError(
+            f'loss must be a callable (logits, flow) -> scalar (got {loss!r}); '
+            "use ReconstructionLoss(criterion='l1')")
         if len(data) == 0: raise ValueError('the data set is empty: nothing to train on')
         for name, value in dict(steps=steps, batch_size=batch_size, accumulate=accumulate).items():
             if value < 1: raise ValueError(f'{name} must be at least 1 (got {value})')
@@ -140,6 +147,8 @@ def one_step(self: Learner):
     flows = [self.batch[k] for k in ('flow', 'flow2') if k in self.batch]
     losses = [self.loss_func(self.logits, flow) for flow in flows]
     self.loss = sum(losses) / len(losses)
+    if self.loss.numel() != 1: raise ValueError(
+        f'loss must return a scalar (got shape {tuple(self.loss.shape)}); take its mean')
     self.tell('after_loss')
     if not self.loss.isfinite():
         self.outcome = 'diverged'
@@ -175,7 +184,7 @@ def fit(self: Learner):
 # %% ../nbs/06_train.ipynb #5344030f
 @patch
 def batches(self: Learner):
-    "This process's share of all batches from the present step on, on the device."
+    "The batches that are left, on the device; of several processes, this one's share."
     dice, processes = torch.Generator().manual_seed(self.seed), self.accelerator.num_processes
     drawn = torch.randint(len(self.data), (self.steps * self.batch_size,), generator=dice)
     order = rearrange(drawn, '(s a p b) -> s a p b', s=self.steps, a=self.accumulate, p=processes)
@@ -243,7 +252,7 @@ class Progress(Callback):
 # %% ../nbs/06_train.ipynb #0cc79c1b
 def as_dataset(data # a data set, or the path of a clip or folder of frames
               ):
-    "Samples from whatever a user points at."
+    "A data set; a path is opened as a clip."
     return VideoFrames(data) if isinstance(data, (str, Path)) else data
 
 # %% ../nbs/06_train.ipynb #92720c60
@@ -286,5 +295,6 @@ def show_results(self: Learner,
     data = self.data if data is None else as_dataset(data)
     n = min(n, len(data))
     samples = [data[i * len(data) // n] for i in range(n)]
-    rows = [explanation(s, self.predict(s['image'])) for s in samples]
+    basis = getattr(self.loss_func, 'basis', 'quadratic')
+    rows = [explanation(s, self.predict(s['image']), basis) for s in samples]
     return show_images([p for row in rows for p in row.values()], list(rows[0]), rows=n)

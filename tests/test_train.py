@@ -138,7 +138,10 @@ def test_a_loss_that_is_no_number_ends_the_training_before_it_spoils_the_weights
     (dict(batch_size=5, accumulate=2), "2.*5|5.*2"), (dict(accumulate=0), "0"),
     (dict(data="nowhere.mp4"), "nowhere.mp4"), (dict(network="resnet18x"), "resnet18x.*resnet18"),
     (dict(steps=0), "steps .*at least 1.* 0"), (dict(batch_size=-1), "at least 1.*-1"),
-    (dict(data=[]), "empty")])
+    (dict(data=[]), "empty"), (dict(loss="l1"), "'l1'.*ReconstructionLoss"),
+    (dict(loss=lambda logits, flow: flow, batch_size=1), r"scalar.*\(1, 2, "),
+    (dict(data=[torch.rand(3, 64, 96)] * 8), "dict with image and flow.*Tensor"),
+    (dict(data=[dict(image=torch.rand(3, 64, 96))] * 8), "image and flow.*'image'")])
 def test_what_cannot_be_trained_is_refused(scenes, options, says):
-    with pytest.raises((ValueError, FileNotFoundError), match=says):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=says):
         fit(**(dict(data=scenes, steps=1, progress=False) | options))
