@@ -189,9 +189,9 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
                 outputs: str = ('masks', 'overlay'), # masks overlay cutout mov webm green rle sheet
                 objects: str = None, # number of objects to tell apart, or auto; without: 1
                 include: Param('a point of the object, as in 12:640,360 or 3s:640,360; repeatable',
-                               str, action='append') = None,
+                               str, action='append') = None, # points of the object
                 exclude: Param('a point of the background; repeatable',
-                               str, action='append') = None,
+                               str, action='append') = None, # points of the background
                 start: str = None, # begin at a frame (90) or a time (3s, 1:05)
                 end: str = None, # end before a frame or a time
                 every: int = None, # keep every N-th frame; without: 1

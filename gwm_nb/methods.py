@@ -32,8 +32,8 @@ from .loss import ReconstructionLoss
 from .merging import get_merger
 from .network import create_network, predict_masks
 from .polish import get_polisher
-from .refine import (Hint, RefineSettings, get_refine_settings, quality_warnings, refine_presets,
-                           refine_steps, refine_windows)
+from .refine import (Hint, RefineSettings, get_refine_settings, quality_warnings,
+                           refine_presets, refine_steps, refine_windows)
 from .runs import adapt
 from .store import FlowSettings
 from .train import fit

@@ -187,29 +187,6 @@ class WindowRefiner:
             if i is not None: self.graph.known[i] = hint.include
         return self.graph
 
-    def reuse(self, boxes, *maps):
-        "A graph that was kept, if its boxes are nearly these, with the means of `maps`; or None."
-        graph = self.kept.get(boxes is not None)
-        if graph is None or boxes is None: return graph
-        if (abs(boxes - graph.boxes) > .1 * boxes[:, 2:3]).any(1).mean() > .1: return None
-        for hint in self.hints:
-            if hint.include and graph.find(hint.frame, *self.place(hint)) is None: return None
-        graph.means[1:] = [graph.average(m) for m in maps]
-        return graph
-
-    def place(self, hint):
-        "Row and column in working pixels."
-        scale = self.window.size[0] / self.window.frames[0].shape[0]
-        return (hint.y + .5) * scale, (hint.x + .5) * scale
-
-    def boxes(self):
-        "Boxes around what was found, and around each point that is included."
-        boxes = track_boxes(self.soft)
-        for h in self.hints:
-            if h.include:
-                boxes[h.frame] = include_point(boxes[h.frame], *self.place(h), self.window.size)
-        return boxes
-
     def learn(self, motion, start, balances, replay, reliability=None):
         "Self-training from `start`, kept if nothing is left; returns the updated replay buffer."
         ridge, anchor = self.settings.ridge, self.settings.anchor
@@ -224,7 +201,7 @@ class WindowRefiner:
         "Whole frames, from motion; returns the replay buffer, updated."
         s, graph = self.settings, self.build()
         self.thresholds = motion_thresholds(graph)
-        motion = motion_logits(graph, self.thresholds)
+        motion = self.motion()
         self.p = first_guess(graph, motion, s.anchor)
         if self.net: replay = self.learn(motion, self.p, s.balances, replay)
         self.soft = self.first_soft = graph.paint(self.p)
@@ -233,32 +210,51 @@ class WindowRefiner:
     def second_pass(self, boxes, replay=None):
         "Inside boxes, from what was found before; returns the replay buffer, updated."
         graph = self.build(boxes, self.soft)
-        motion = .5 * motion_logits(graph, self.thresholds)          # appearance is known by now
+        motion = .5 * self.motion()                          # appearance is known by now
         start = graph.means[1]                       # what was found, averaged over the superpixels
         replay = self.learn(motion, start, (1., 1., 1., 1.), replay, self.reliability)
         self.soft = self.in_frame(graph.paint(self.p))
         self.agreement = soft_iou(*map(torch.from_numpy, (self.first_soft, self.soft))).numpy()
         return replay
 
-    def refine(self, hints=(), replays=(None, None), title=''):
-        "The first pass, then the second, as often as it is worth its time; both replay buffers."
-        self.hints = list(hints)
-        begin_part(f'{title}pass 1')
-        self.agreement = np.ones(len(self.window))
-        first, second = self.first_pass(replays[0]), replays[1]
-        for n in range(self.settings.second_passes if self.net else 0):
-            boxes = self.boxes()
-            change = abs(np.log(boxes[:, 2] / self.graph.boxes[:, 2]))
-            if (change < .05).mean() >= .9: break        # nothing new to see
-            begin_part(f'{title}pass {n + 2}')
-            second = self.second_pass(boxes, replays[1])
-            if not boxes_cut_object(self.graph, self.p): break
-        return first, second
-
     def in_frame(self, soft):
         "Masks (T,h,w) inside the boxes, pasted into the frames."
         pairs = zip(soft, self.graph.boxes)
         return np.stack([paste_box(m, box, 1, self.window.size) for m, box in pairs])
+
+# %% ../nbs/19_refine.ipynb #hint0003
+@patch
+def place(self: WindowRefiner, hint):
+    "Row and column in working pixels."
+    scale = self.window.size[0] / self.window.frames[0].shape[0]
+    return (hint.y + .5) * scale, (hint.x + .5) * scale
+
+@patch
+def boxes(self: WindowRefiner):
+    "Boxes around what was found, and around each point that is included."
+    boxes = track_boxes(self.soft)
+    for h in self.hints:
+        if h.include:
+            boxes[h.frame] = include_point(boxes[h.frame], self.place(h), self.window.size)
+    return boxes
+
+@patch
+def motion(self: WindowRefiner):
+    "Log-odds by motion; they count for little if a point that is included rests."
+    logits = motion_logits(self.graph, self.thresholds)
+    rests = (logits[self.graph.known == 1] < -2).any()
+    return .25 * logits if rests else logits
+
+@patch
+def reuse(self: WindowRefiner, boxes, *maps):
+    "A graph that was kept, if its boxes are nearly these, with the means of `maps`; or None."
+    graph = self.kept.get(boxes is not None)
+    if graph is None or boxes is None: return graph
+    if (abs(boxes - graph.boxes) > .1 * boxes[:, 2:3]).any(1).mean() > .1: return None
+    for hint in self.hints:
+        if hint.include and graph.find(hint.frame, *self.place(hint)) is None: return None
+    graph.means[1:] = [graph.average(m) for m in maps]
+    return graph
 
 # %% ../nbs/19_refine.ipynb #refcd060
 @patch
@@ -309,6 +305,27 @@ def result(self: WindowRefiner,
     confidence = np.cbrt(certainty(graph, p) * temporal_consistency(graph, p) * self.agreement)
     return Refined((255 * masks).round().astype(np.uint8), graph.boxes, graph.size, shape,
                    confidence, self.reliability, self.stats(masks), self.object_numbers())
+
+# %% ../nbs/19_refine.ipynb #hint0004
+@patch
+def refine(self: WindowRefiner,
+           hints: Sequence[Hint] = (), # in pixels of the window's frames
+           replays: tuple = (None, None), # replay buffers of both passes
+           title: str = '' # of the window, for the progress bar
+          ) -> tuple:
+    "The first pass, then the second, as often as it is worth its time; both replay buffers."
+    self.hints = list(hints)
+    begin_part(f'{title}pass 1')
+    self.agreement = np.ones(len(self.window))
+    first, second = self.first_pass(replays[0]), replays[1]
+    for n in range(self.settings.second_passes if self.net else 0):
+        boxes = self.boxes()
+        change = abs(np.log(boxes[:, 2] / self.graph.boxes[:, 2]))
+        if (change < .05).mean() >= .9: break        # nothing new to see
+        begin_part(f'{title}pass {n + 2}')
+        second = self.second_pass(boxes, replays[1])
+        if not boxes_cut_object(self.graph, self.p): break
+    return first, second
 
 # %% ../nbs/19_refine.ipynb #refcd075
 def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two

@@ -19,8 +19,6 @@ from .superpixels import SuperpixelGraph, diffuse, otsu_threshold, superpixel_fe
 
 _linear_model = lazily('sklearn.linear_model')           # large; imported at its first use
 
-HINT_SHARE = .3          # weight of a hint, as a part of that of all labels together
-
 # %% ../nbs/46_self_training.ipynb #slf0011
 def motion_thresholds(graph: SuperpixelGraph # whose first mean is the residual motion
                      ) -> np.ndarray: # (T,) pixels a frame
@@ -45,9 +43,12 @@ def first_guess(graph: SuperpixelGraph, # of whole frames
     "Labels from motion: less likely at the frame's border, diffused."
     (h, w), (y, x) = graph.size, graph.place.T
     distance = np.minimum.reduce([y, h - y, x, w - x]) / h
-    return diffuse(graph.links, expit(motion - border * np.exp(-distance / .08)), anchor, graph.known)
+    target = expit(motion - border * np.exp(-distance / .08))
+    return diffuse(graph.links, target, anchor, graph.known)
 
 # %% ../nbs/46_self_training.ipynb #slf0016
+HINT_SHARE = .3 # weight of a hint, as a part of that of all other labels together
+
 def appearance_logits(features: np.ndarray, # (n,D)
                       p: np.ndarray, # (n,) probability of being the object: the labels
                       weight: np.ndarray, # (n,) of each row
@@ -170,11 +171,11 @@ def track_boxes(soft: np.ndarray, # (T,h,w) probability of being the object
 
 # %% ../nbs/46_self_training.ipynb #slf0031b
 def include_point(box: np.ndarray, # (4,) y, x, height, width in pixels
-                  y: float, x: float, # of the point
+                  point: tuple[float, float], # row, column
                   size: tuple[int, int] # (height, width) of the frame
                  ) -> np.ndarray: # (4,), of the frame's proportions
     "A box extended around a point, where it is too small."
-    (top, left, height, width), (h, w) = box, size
+    (top, left, height, width), (y, x), (h, w) = box, point, size
     margin = .1 * height
     top, bottom = min(top, y - margin), max(top + height, y + margin)
     left, right = min(left, x - margin), max(left + width, x + margin)
