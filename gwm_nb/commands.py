@@ -179,6 +179,8 @@ def _check_exists(path, what):
     "Raises `FileNotFoundError` for a path that does not exist."
     if not os.path.lexists(path): raise FileNotFoundError(f'{path}: no such {what}')
 
+_points = partial(Param, type=str, action='append')
+
 @command(out=dict(place=True), outputs=dict(nargs='+', type=str),
          trained=dict(option_strings=['--from']), include=dict(metavar='FRAME:X,Y'),
          exclude=dict(metavar='FRAME:X,Y'))
@@ -188,10 +190,8 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
                 preset: str = None, # default, fast, best, gwm or published; without: default
                 outputs: str = ('masks', 'overlay'), # masks overlay cutout mov webm green rle sheet
                 objects: str = None, # number of objects to tell apart, or auto; without: 1
-                include: Param('a point of the object, as in 12:640,360 or 3s:640,360; repeatable',
-                               str, action='append') = None, # points of the object
-                exclude: Param('a point of the background; repeatable',
-                               str, action='append') = None, # points of the background
+                include: _points('point of the object: 12:64,36 or 3s:64,36') = None, # FRAME:X,Y
+                exclude: _points('point of the background') = None, # FRAME:X,Y; both repeatable
                 start: str = None, # begin at a frame (90) or a time (3s, 1:05)
                 end: str = None, # end before a frame or a time
                 every: int = None, # keep every N-th frame; without: 1
