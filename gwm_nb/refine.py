@@ -315,7 +315,6 @@ def refine(self: WindowRefiner,
           ) -> tuple:
     "The first pass, then the second, as often as it is worth its time; both replay buffers."
     self.hints = list(hints)
-    begin_part(f'{title}pass 1')
     self.agreement = np.ones(len(self.window))
     first, second = self.first_pass(replays[0]), replays[1]
     for n in range(self.settings.second_passes if self.net else 0):
@@ -337,6 +336,7 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
                   hints: Sequence[Hint] = () # in pixels of these frames
                  ) -> tuple[Refined, tuple]: # masks; the replay buffers, updated
     "Segment a window: the masks of `WindowRefiner.refine`."
+    begin_part(f'{title}pass 1')
     refiner = WindowRefiner(frames, settings, net)
     replays = refiner.refine(hints, replays, title)
     return refiner.result(shape), replays
