@@ -5,16 +5,17 @@ from ast import literal_eval
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from scipy.special import expit
 from scipy.stats import spearmanr
 
 from gwm_nb.clips import read_frames
-from gwm_nb.evaluate import jaccard
+from gwm_nb.evaluate import boundary_f, jaccard
 from gwm_nb.commands import command
 from gwm_nb.files import find_clips, list_images, read_mask
-from gwm_nb.refine import clip_refiner, get_refine_settings, quality_warnings, refine_clip
+from gwm_nb.refine import Hint, clip_refiner, get_refine_settings, quality_warnings, refine_clip
 from gwm_nb.self_training import first_guess, motion_logits, motion_thresholds, self_train
 from gwm_nb.superpixels import diffuse, otsu_threshold
 
@@ -79,19 +80,53 @@ def lever_row(clip, annotations, settings):
             for name, soft in painted.items()}
 
 
-def print_levers(clips, settings):
+def next_click(masks, truths):
+    "The `Hint` of a user who sees the worst frame: the middle of its largest wrong region."
+    for t in np.argsort(score(masks, truths), kind='stable'):
+        mask, truth, regions = masks[t].numpy(), truths[t].numpy(), []
+        for include, wrong in ((True, truth & ~mask), (False, mask & ~truth)):
+            _, label, stats, _ = cv2.connectedComponentsWithStats(wrong.astype(np.uint8))
+            regions += [(stats[k, cv2.CC_STAT_AREA], k, include, label) for k in range(1, len(stats))]
+        if not regions: continue
+        _, k, include, label = max(regions, key=lambda region: region[0])
+        depth = cv2.distanceTransform(np.pad(label == k, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        return Hint(int(t), float(x), float(y), include)
+
+
+def click_row(clip, annotations, settings, clicks):
+    "J and F after each of these numbers of clicks, and seconds of CPU for a click."
+    truths = [read_mask(file) > 0 for file in list_images(annotations)]
+    refiner, hints, row, spent = clip_refiner(frames_of(clip), settings, keep=True), [], {}, []
+    scale = refiner.window.frames[0].shape[0] / truths[0].shape[0]
+    for n in range(max(clicks) + 1):
+        start = time.process_time()
+        refiner.refine([hint.scaled(scale) for hint in hints])
+        found = refiner.result(tuple(truths[0].shape))
+        spent.append(time.process_time() - start)
+        masks = [found[t] > .5 for t in range(len(found))]
+        if n in clicks:
+            row[f'J {n}'] = score(masks, truths).mean()
+            row[f'F {n}'] = np.mean([boundary_f(m, truth) for m, truth in zip(masks, truths)])
+        hint = next_click(masks, truths)
+        if hint: hints.append(hint)
+    return row | {'CPU seconds a click': np.mean(spent[1:])}
+
+
+def print_rows(clips, row_of):
     rows = []
     for name, path, annotations in clips:
-        rows.append(lever_row(path, annotations, settings))
+        rows.append(row_of(path, annotations))
         print(f'{name:20}', '  '.join(f'{key} {value:.3f}' for key, value in rows[-1].items()), flush=True)
     print(f'mean of {len(rows):3} clips   ', '  '.join(f'{key} {np.mean([r[key] for r in rows]):.3f}' for key in rows[0]))
 
 
-@command(clips=dict(nargs='*'), set=dict(nargs='*'))
+@command(clips=dict(nargs='*'), set=dict(nargs='*'), clicks=dict(nargs='*', type=int))
 def score_clips(data: str, # a prepared data set: JPEGImages and Annotations in it
                 preset: str = 'default', # of gwm_nb.refine: default or fast
                 residual: bool = False, # measure the thresholded residual too
                 levers: bool = False, # what parts of the first pass are worth, in place of the whole
+                clicks: int = (), # J after so many clicks of a simulated user, as in 0 1 3 5
                 clips: str = (), # only these; default: all
                 set: str = ()): # changes of the settings, as in ridge=0.1
     "Print J of each clip, and the rank correlation of the confidence with J."
@@ -103,7 +138,8 @@ def score_clips(data: str, # a prepared data set: JPEGImages and Annotations in 
     found = [(Path(clip.path).name, clip.path, str(clip.path).replace('JPEGImages', 'Annotations')) for clip in find_clips(Path(data)/'JPEGImages')]
     found = [(name, *paths) for name, *paths in found if not clips or name in clips]
     if not found: raise ValueError(f'{data}: none of these clips: {", ".join(clips)}')
-    if levers: return print_levers(found, settings)
+    if levers: return print_rows(found, lambda *paths: lever_row(*paths, settings))
+    if clicks: return print_rows(found, lambda *paths: click_row(*paths, settings, clicks))
     rows = {}
     for name, path, annotations in found:
         rows[name] = row = score_clip(path, annotations, settings, residual)

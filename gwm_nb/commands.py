@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 
-from fastcore.script import anno_parser
+from fastcore.script import Param, anno_parser
 
 from . import __version__
 
@@ -140,7 +140,8 @@ def _segment_one(clip, out, options):
         if output_files([name], report['names'])[0] not in report['files']: continue
         print(f"{name + ':':8} {out/output_files([name], ['*', '**'])[0]}")
     if options.keep_network: print(f'network: {out/"network.safetensors"}')
-    print(f'report:  {out/"result.json"}', flush=True)
+    hinted = f' (from {report["hints"]} hints)' if 'hints' in report else ''
+    print(f'report:  {out/"result.json"}{hinted}', flush=True)
     for failure in report['failed']: print(f'{clip}: {failure}', file=sys.stderr, flush=True)
     return 3 if report['failed'] else 0
 
@@ -159,6 +160,8 @@ def segment_all(clip: str | Path, # a video file, a folder of frames, or a folde
     elif clips[0].path != Path(clip): say(f'{clip}: one clip, {names}')
     say(f'method: {presets[options.preset].about}')
     if len(clips) == 1: return _segment_one(clips[0].path, out, options)
+    if options.hints:
+        raise ValueError(f'{clip}: hints are of one clip, and here are {len(clips)}; name one')
     for c in clips:
         masks = options.masks and find_below(options.masks, c.name)
         if masks and not masks.is_dir():         # perhaps a video of masks
@@ -176,14 +179,19 @@ def _check_exists(path, what):
     "Raises `FileNotFoundError` for a path that does not exist."
     if not os.path.lexists(path): raise FileNotFoundError(f'{path}: no such {what}')
 
+_points = partial(Param, type=str, action='append')
+
 @command(out=dict(place=True), outputs=dict(nargs='+', type=str),
-         trained=dict(option_strings=['--from']))
+         trained=dict(option_strings=['--from']), include=dict(metavar='FRAME:X,Y'),
+         exclude=dict(metavar='FRAME:X,Y'))
 def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of clips
                 out: str = 'gwm_out', # folder for the results; of several clips: a folder each
                 masks: str = None, # annotations, only to measure J: a folder, or a video of masks
                 preset: str = None, # default, fast, best, gwm or published; without: default
                 outputs: str = ('masks', 'overlay'), # masks overlay cutout mov webm green rle sheet
                 objects: str = None, # number of objects to tell apart, or auto; without: 1
+                include: _points('point of the object: 12:64,36 or 3s:64,36') = None, # FRAME:X,Y
+                exclude: _points('point of the background') = None, # FRAME:X,Y; both repeatable
                 start: str = None, # begin at a frame (90) or a time (3s, 1:05)
                 end: str = None, # end before a frame or a time
                 every: int = None, # keep every N-th frame; without: 1
@@ -206,8 +214,11 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
     options = dict(locals())
     clip, out = options.pop('clip'), options.pop('out')
     _check_exists(clip, 'clip (give a video file, a folder of frames, or a folder of clips)')
-    from gwm_nb.methods import SegmentOptions
-    return segment_all(clip, out, SegmentOptions(**options))
+    from gwm_nb.methods import SegmentOptions, parse_hint
+    typed = [(text, name == 'include') for name in ('include', 'exclude')
+             for text in options.pop(name) or ()]
+    hints = tuple(parse_hint(*hint) for hint in typed)
+    return segment_all(clip, out, SegmentOptions(hints=hints, **options))
 
 # %% ../nbs/29_commands.ipynb #e3e8358c
 @command(source=dict(nargs='?'), gaps=dict(nargs='+', type=int))

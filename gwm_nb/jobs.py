@@ -31,6 +31,7 @@ from .flow import resize
 from .files import (JobProgress, check_foreign_files, image_size, inner_path,
                           output_folder, read_json, results_folder, say, show_progress,
                           write_whole)
+from .refine import Hint
 from .show import overlay
 from .store import check_free_space, estimator_settings, shrink, working_size
 from .datasets import find_masks, unmatched_annotations
@@ -132,6 +133,7 @@ class SegmentationJob:
     options: JobOptions
     names: list[str] = field(default_factory=list) # of the frames
     size: tuple[int, int] = (0, 0) # (height, width) of the frames
+    moments: list[tuple] = field(default_factory=list) # (number, seconds) of each frame, as `start`
     annotations: dict = field(default_factory=dict) # {frame name: function that reads one}
     notes: list[str] = field(default_factory=list) # warnings for the user and the report
     failed: list[str] = field(default_factory=list) # outputs that could not be written, and why
@@ -194,6 +196,8 @@ def check_clip(self: SegmentationJob,
         diagnostics.add(name, image)
         self.size = tuple(image.shape[1:])
     self.names = diagnostics.names
+    seconds = [(stamp - frames.first[1]) * frames.tick for stamp in frames.stamps]
+    self.moments = list(zip(frames.numbers, seconds))
     if len(self.names) < min_frames:
         part = self.options.start or self.options.end or self.options.every
         what, hint = ('excerpt', ' (see start, end, every)') if part else ('clip', '')
@@ -261,7 +265,9 @@ def report(self: SegmentationJob,
         mean = round(sum(confidence) / len(confidence), 3)
         report['confidence'] = dict(mean=mean, frames=self.confidence)
     if J: report['J'] = dict(mean=sum(J) / len(J), frames=self.scores)
-    def as_json(value): return str(value) if isinstance(value, Path) else estimator_settings(value)
+    def as_json(value):
+        if isinstance(value, Hint): return vars(value)
+        return str(value) if isinstance(value, Path) else estimator_settings(value)
     return json.loads(json.dumps(report, default=as_json))
 
 # %% ../nbs/47_jobs.ipynb #jobs0027

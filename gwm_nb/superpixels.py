@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import cv2
@@ -284,8 +284,29 @@ class SuperpixelGraph:
     stages: list # (n,C) features of each stage of the backbone
     flow_links: sparse.csr_matrix # (n,n) links along the flow, not weighted
     links: sparse.csr_matrix # (n,n) symmetric weights of all links
+    known: np.ndarray | None = None # (n,) 1 object, 0 background, as hints say; NaN elsewhere
+
+    def __post_init__(self):
+        if self.known is None: self.known = np.full(len(self), np.nan)
 
     def __len__(self): return len(self.area)
+
+    @cached_property
+    def features(self): # (n,D)
+        "Features for a classifier."
+        return superpixel_features(self.colour, self.stages)
+
+    def find(self, t, y, x): # in working pixels -> int
+        "The superpixel at a point of frame `t`; None outside the box."
+        (top, left, h, w), (rows, columns) = self.boxes[t], self.size
+        row, column = int((y - top) * rows // h), int((x - left) * columns // w)
+        inside = 0 <= row < rows and 0 <= column < columns
+        return self.label[t, row, column] if inside else None
+
+    def average(self, maps): # (T,h,w) at the working size -> (n,)
+        "Means over the superpixels."
+        maps = np.stack([crop_box(m, box, 1, self.size) for m, box in zip(maps, self.boxes)])
+        return np.bincount(self.label.ravel(), maps.ravel()) / self.area
 
     def paint(self, values): # (n,) -> (T,h,w)
         "Values of superpixels as images, inside the boxes."
@@ -339,9 +360,14 @@ def build_graph(window: Window, # frames and their motion
 # %% ../nbs/45_superpixels.ipynb #spx0052
 def diffuse(links: sparse.csr_matrix, # (n,n) weights w_ij, symmetric
             target: np.ndarray, # (n,) value of each superpixel by itself
-            anchor: float # how strongly it keeps that value
+            anchor: float, # how strongly it keeps that value
+            known: np.ndarray | None = None # (n,) values that stay as they are; NaN elsewhere
            ) -> np.ndarray: # (n,)
     "argmin over p of anchor sum_i (p_i - target_i)^2 + 1/2 sum_ij w_ij (p_i - p_j)^2."
-    degree = np.asarray(links.sum(1)).ravel() + anchor
+    degree, wanted = np.asarray(links.sum(1)).ravel() + anchor, anchor * target
+    if known is not None and (fixed := ~np.isnan(known)).any():
+        value, free = np.where(fixed, known, 0), sparse.diags((~fixed).astype(np.float32))
+        wanted = np.where(fixed, degree * value, wanted + links @ value)
+        links, target = free @ links @ free, np.where(fixed, value, target)
     system, scale = sparse.diags(degree) - links, sparse.diags(1 / degree)
-    return sparse.linalg.cg(system, anchor * target, target, rtol=1e-4, maxiter=200, M=scale)[0]
+    return sparse.linalg.cg(system, wanted, target, rtol=1e-4, maxiter=200, M=scale)[0]

@@ -50,7 +50,7 @@ def test_warnings_say_why(stats, cut, confidence, says):
 def test_each_frame_comes_once_and_is_read_when_it_is_needed(monkeypatch, n, length, overlap):
     taken = []
 
-    def fake(frames, shape, settings, net, replays, title):
+    def fake(frames, shape, settings, net, replays, title, hints):
         numbers = np.array([int(f[0, 0, 0]) for f in frames])
         assert len(numbers) <= length and (np.diff(numbers) == 1).all()
         assert len(taken) <= numbers[-1] + 2
