@@ -380,15 +380,12 @@ def test_moca_names_masks_that_are_missing(moca_data, run, tmp_path):
     assert "frame 00001" in score("--partial")
 
 
-def test_moca_reads_both_tables(script):
+def test_moca_reads_both_tables_and_leaves_out_logos_and_bars(script):
     for data in (via(BOXES), via(BOXES, exported=False)):
         member = script("_prepare").Member("annotations.csv", 0, lambda: data)
         assert script("moca").read_boxes(member) == {
             "crab": {0: [0, 0, 8, 6], 6: [6, 3, 8, 6]},
             "fossa": {3: [4, 3, 4, 3], 1: [4, 3, 8, 6]}, "zebra": {0: [0, 0, 4, 4]}}
-
-
-def test_moca_leaves_out_logos_and_bars(script):
     for name, window in {"bear": (0, 720, 0, 1280), "meerkat": (37, 720, 89, 1280),
                          "peacock_flounder_1": (92, 632, 0, 1280)}.items():
         rows, columns = script("moca").window(name, 720, 1280)

@@ -287,8 +287,7 @@ def a_report(root):
         average_over="sequences", left_out="none", J=.6, F=.45, frames=2, ARI=.4,
         sequences=dict(dog=frames, cat=frames), taken_as_one=dict(dog=2), without_annotation={},
         missing_frames=dict(dog=["00002"]))])
-
-    def read(out): compare_results(*[read_results(root / "inside")] * 2)
+    read = lambda out: compare_results(*[read_results(root / "inside")] * 2)
     return root / "inside/results.json", valid, as_text, read
 
 
