@@ -3,10 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy import sparse
 
-from gwm_nb.clips import open_clip
 from gwm_nb.commands import gwm_segment
 from gwm_nb.refine import Hint, RefineSettings, clip_refiner, quality_warnings, refine_clip
 from gwm_nb.segment import segment
@@ -14,32 +12,13 @@ from gwm_nb.self_training import appearance_logits, include_point, update_replay
 from gwm_nb.superpixels import diffuse
 from inputs import moving_disk, write_frames
 
-SETTINGS = RefineSettings(superpixels=250, enlarge=1.)
-ROWS, COLUMNS = np.indices((64, 96))
-REST = (ROWS - 15)**2 + (COLUMNS - 74)**2 < 11**2                # a disk that never moves
-
-
-def painted():
-    "The moving disk, blue, and one that rests, red: frames and the masks of the first."
-    frames, masks = moving_disk(5)
-    for frame, mask in zip(frames, masks):
-        frame[:2, mask] = frame[:2, mask] // 3
-        frame[0, REST], frame[1:, REST] = 220 - frame[0, REST] // 8, frame[1:, REST] // 4
-    return frames, np.stack(masks)
-
-
-FRAMES, MOVING = painted()
-PIXELS = [frame.permute(1, 2, 0).numpy() for frame in FRAMES]
-
-
-def found(*hints, settings=SETTINGS):
-    refined = refine_clip(FRAMES, settings, False, hints)
-    return np.stack([refined[t] for t in range(len(refined))]) > .5, refined
-
-
-@pytest.fixture(scope="module")
-def plain():
-    return found()
+SETTINGS, INCLUDE = RefineSettings(superpixels=250, enlarge=1.), Hint(1, 74., 15.)
+REST = np.hypot(*np.ogrid[-15:49, -74:22]) < 11    # a disk around the hint that never moves
+FRAMES, MOVING = moving_disk(5)
+for frame, moving in zip(FRAMES, MOVING):          # the moving disk is blue, one that rests is red
+    frame[:2, moving] //= 3
+    frame[0, REST], frame[1:, REST] = 220 - frame[0, REST] // 8, frame[1:, REST] // 4
+MOVING, PIXELS = np.stack(MOVING), [frame.permute(1, 2, 0).numpy() for frame in FRAMES]
 
 
 def test_known_values_stay_and_pull_their_neighbours():
@@ -62,30 +41,32 @@ def test_one_row_among_thousands_teaches():
     assert appearance_logits(features, p * 0, np.ones(4000), 1., .05, known * 0 + 1) is None
 
 
-def test_an_include_brings_in_what_rests_in_all_frames(plain):
-    assert plain[0][:, REST].mean() < .1
-    mask, _ = found(Hint(1, 74., 15.))
-    assert (mask[:, REST].mean(1) > .8).all() and mask[MOVING].mean() > .8
-    assert mask[:, ~REST & ~MOVING.any(0)].mean() < .1
+def refined(*hints): return refine_clip(FRAMES, SETTINGS, False, hints)
 
 
-def test_an_exclude_removes_in_all_frames(plain):
-    y, x = np.argwhere(MOVING[2]).mean(0)
-    assert plain[0][MOVING].mean() > .8
-    mask, _ = found(Hint(2, x, y, False), Hint(3, x + 3, y + 4, False), Hint(1, 74., 15.))
-    assert mask[MOVING].mean() < .2 and (mask[:, REST].mean(1) > .5).all()
+def test_an_include_adds_and_an_exclude_removes_an_object_in_all_frames():
+    (y, x), plain = np.argwhere(MOVING[2]).mean(0), refined()
+    hinted = refined(INCLUDE), refined(Hint(2, x, y, False), Hint(3, x + 3, y + 4, False), INCLUDE)
+    before, added, removed = (np.stack(list(masks)) > .5 for masks in (plain, *hinted))
+    assert before[MOVING].mean() > .8 and before[:, REST].mean() < .1
+    assert added[MOVING].mean() > .8 and (added[:, REST].mean(1) > .8).all()
+    assert added[:, ~REST & ~MOVING.any(0)].mean() < .1
+    assert removed[MOVING].mean() < .2 and (removed[:, REST].mean(1) > .5).all()
+    still = replace(plain, stats=plain.stats * 0)
+    assert len(quality_warnings(still)) == 1 + len(quality_warnings(still, [INCLUDE]))
 
 
-def test_a_hint_holds_in_boxes_and_further_hints_reuse_the_graphs(monkeypatch):
-    "The box of its frame holds the point; the second time only the second graph is cut anew."
-    refiner, hint = clip_refiner(FRAMES, SETTINGS, keep=True), Hint(1, 74., 15.)
-    for hints in ((), (hint,), (hint,)):
+def test_a_hint_holds_in_boxes_and_further_hints_reuse_the_graphs():
+    "A new hint rebuilds the second graph only, the same one none; no hints change nothing."
+    refiner = clip_refiner(FRAMES, SETTINGS, keep=True)
+    refiner.refine()
+    again = vars(refiner.result((64, 96)))
+    assert all(np.array_equal(value, again[name]) for name, value in vars(refined()).items())
+    for _ in range(2):
         graphs = dict(refiner.kept)
-        refiner.refine(hints)
-        if not hints: continue
-        graph = refiner.graph
-        i = graph.find(1, *refiner.place(hint))
-        assert refiner.p[i] == 1 == graph.known[i] and np.isfinite(graph.known).sum() == 1
+        refiner.refine([INCLUDE])
+        i, known = refiner.graph.find(1, *refiner.place(INCLUDE)), refiner.graph.known
+        assert refiner.p[i] == 1 == known[i] and np.isfinite(known).sum() == 1
         assert refiner.kept[False] is graphs[False]
     assert refiner.kept == graphs
     box = include_point(np.array([10., 10, 20, 30]), (50, 80), (64, 96))
@@ -93,38 +74,22 @@ def test_a_hint_holds_in_boxes_and_further_hints_reuse_the_graphs(monkeypatch):
 
 
 def test_hints_outlive_their_window(disk_graph):
-    known = np.full(len(disk_graph), np.nan)
-    known[-1] = 0
+    known = np.append(np.full(len(disk_graph) - 1, np.nan), 0)
     replay = update_replay(replace(disk_graph, known=known), np.ones(len(known)), limit=20)
     later = update_replay(disk_graph, np.ones(len(known)), replay, limit=20)
     assert np.nansum(replay.known == 0) == 1 == np.nansum(later.known == 0)
 
 
-def test_no_hints_no_difference(plain):
-    refiner = clip_refiner(FRAMES, SETTINGS)
-    refiner.refine()
-    again = refiner.result((64, 96))
-    assert all(np.array_equal(value, getattr(again, name)) for name, value in vars(plain[1]).items())
-    still = replace(plain[1], stats=plain[1].stats * 0)
-    assert len(quality_warnings(still)) == 1 + len(quality_warnings(still, [Hint(0, 0, 0)]))
-
-
-@pytest.mark.parametrize("words, says", [
-    ("--include 3:4", "invalid hint '3:4'"), ("--include 3:4,5@2", "invalid hint"),
-    ("--exclude soon:4,5", "invalid time 'soon'"), ("--include 3:96,5", "outside"),
-    ("--include 9:4,5", "no frame"), ("--include 0:4,5 --start 2", "no frame"),
-    ("--include 3:4,5 --preset gwm", "no option hints")])
-def test_refused_in_one_line_before_any_work(tmp_path, call, words, says):
-    write_frames(tmp_path / "clip", PIXELS)
-    _, end = call(gwm_segment, "clip", *words.split(), cwd=tmp_path)
-    assert says in end and not (tmp_path / "gwm_out").exists()
-
-
-def test_the_report_has_the_hints(tmp_path, call):
-    write_frames(tmp_path / "clip", PIXELS, first=3)
+def test_the_command_refuses_hints_in_one_line_or_reports_them(tmp_path, call):
+    clip = write_frames(tmp_path / "clip", PIXELS, first=3)
+    for words, says in {"--include 3:4,5@2": "'3:4,5@2'", "--exclude soon:4,5": "'soon'",
+                        "--include 3:96,5": "outside", "--include 9:4,5": "no frame",
+                        "--include 1:4,5 --start 2": "no frame",
+                        "--include 3:4,5 --preset gwm": "no option hints"}.items():
+        _, end = call(gwm_segment, "clip", *words.split(), cwd=tmp_path)
+        assert says in end and not (tmp_path / "gwm_out").exists(), words
     words = "clip --preset fast --outputs masks --include 4:74,15 --exclude 0.05s:2,2".split()
     printed, end = call(gwm_segment, *words, "--include", "2:60,40", cwd=tmp_path)
     assert end is None and printed.splitlines()[-1].endswith("(from 3 hints)")
-    report = segment(tmp_path / "clip", preset="fast", outputs=["masks"],
-                     hints=[Hint(4, 74, 15)]).report
+    report = segment(clip, preset="fast", outputs=["masks"], hints=[Hint(4, 74, 15)]).report
     assert report["hints"] == 1 and report["settings"]["hints"][0]["x"] == 74
