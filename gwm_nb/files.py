@@ -159,25 +159,31 @@ def read_json(path: str | Path, # a file
     return parse_json(Path(path).read_bytes(), kind, path)
 
 # %% ../nbs/21_files.ipynb #815df5a1
+def _earlier_report(path):
+    "The result.json of an earlier run in a folder; without files if there is none."
+    with suppress(OSError, ValueError): return read_json(path/'result.json', {'files': list[str]})
+    return dict(files=[])
+
 def _earlier_results(path):
     "Files in a folder that the result.json of an earlier run lists."
     found = []
-    with suppress(OSError, ValueError):
-        for name in read_json(path/'result.json', {'files': list[str]})['files']:
-            with suppress(ValueError): found.append(inner_path(path, name))
+    for name in _earlier_report(path)['files']:
+        with suppress(ValueError): found.append(inner_path(path, name))
     return [file for file in found if not file.is_dir()]
 
 def check_foreign_files(path: str | Path, # an output folder; it need not exist
                         names: Iterable[str] # files that will be written there
                        ):
-    "Raises `ValueError` if a file exists and no earlier run wrote it, or it was changed since."
+    """Raises `ValueError` if a file exists and no earlier run wrote it, or it was changed since.
+    An interrupted run has written its files after result.json, so they count as its own."""
     path = Path(path)
-    earlier = _earlier_results(path)
+    earlier, unfinished = _earlier_results(path), _earlier_report(path).get('unfinished')
     for name in [name for name in names if (path/name).exists()]:
         if path/name not in earlier:
             raise ValueError(f'{path}: {name} is already there and not from an earlier run; '
                              'choose another folder')
-        if (path/name).stat().st_mtime > (path/'result.json').stat().st_mtime + 2:
+        written, reported = ((path/n).stat().st_mtime for n in (name, 'result.json'))
+        if written > reported + 2 and not unfinished:
             raise ValueError(f'{path}: {name} was changed after the run that wrote it; '
                              'choose another folder, or remove it')
 
