@@ -148,7 +148,7 @@ def _segment_one(clip, out, options):
 # %% ../nbs/29_commands.ipynb #cmdseg02
 def segment_all(clip: str | Path, # a video file, a folder of frames, or a folder of clips
                 out: str | Path, # folder for the results; of several clips: a folder each
-                options: 'SegmentOptions' # `masks` of several clips: a folder with those of each
+                options # `SegmentOptions`; `masks` of several clips: a folder with those of each
                ) -> int: # exit code: 0, or 3 if an output beside the masks failed
     """Segment a clip, or each clip of a folder, and print what came of it.
     Raises `ValueError` if one can't be used, after all others are done."""
