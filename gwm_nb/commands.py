@@ -8,13 +8,13 @@ __all__ = ['WAITING', 'NEXT', 'parse_options', 'prepare_process', 'keep_freed_me
            'clear_scene', 'scene_video', 'gwm_demo']
 
 # %% ../nbs/29_commands.ipynb #d77767bd
-import ctypes, json, os, re, shlex, shutil, sys, time
+import argparse, ctypes, json, os, re, shlex, shutil, sys, time
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 
-from fastcore.script import Param, anno_parser
+from fastcore.script import anno_parser
 
 from . import __version__
 
@@ -33,7 +33,9 @@ def parse_options(func, # a function with documented parameters
     parser = anno_parser(func, func.__name__)
     parser.error = fail
     for action in parser._actions:
-        vars(action).update(details.get(action.dest, {}))
+        more = details.get(action.dest, {})
+        vars(action).update(more)
+        if more.get('repeated'): action.__class__ = argparse._AppendAction
         action.option_strings = [_hyphens(option) for option in action.option_strings]
         if action.default == '': action.help = re.sub(r" \(default: (''|)\)$", '', action.help)
     actions = {option: action for action in parser._actions for option in action.option_strings}
@@ -179,19 +181,19 @@ def _check_exists(path, what):
     "Raises `FileNotFoundError` for a path that does not exist."
     if not os.path.lexists(path): raise FileNotFoundError(f'{path}: no such {what}')
 
-_points = partial(Param, type=str, action='append')
+_points = dict(metavar='FRAME:X,Y', repeated=True)
 
 @command(out=dict(place=True), outputs=dict(nargs='+', type=str),
-         trained=dict(option_strings=['--from']), include=dict(metavar='FRAME:X,Y'),
-         exclude=dict(metavar='FRAME:X,Y'))
+         trained=dict(option_strings=['--from']), include=_points,
+         exclude=_points)
 def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of clips
                 out: str = 'gwm_out', # folder for the results; of several clips: a folder each
                 masks: str = None, # annotations, only to measure J: a folder, or a video of masks
                 preset: str = None, # default, fast, best, gwm or published; without: default
                 outputs: str = ('masks', 'overlay'), # masks overlay cutout mov webm green rle sheet
                 objects: str = None, # number of objects to tell apart, or auto; without: 1
-                include: _points('point of the object: 12:64,36 or 3s:64,36') = None, # FRAME:X,Y
-                exclude: _points('point of the background') = None, # FRAME:X,Y; both repeatable
+                include: str = None, # point of the object: 12:64,36 or 3s:64,36; repeatable
+                exclude: str = None, # point of the background; repeatable
                 start: str = None, # begin at a frame (90) or a time (3s, 1:05)
                 end: str = None, # end before a frame or a time
                 every: int = None, # keep every N-th frame; without: 1
