@@ -7,8 +7,8 @@ __all__ = ['protocols', 'averages', 'conventions', 'label_ids', 'Sequence', 'for
            'published', 'per_sequence', 'label_free', 'k_way', 'region_scores', 'fbms', 'object_box', 'box_overlap',
            'success', 'moca', 'suitable_protocols', 'left_out', 'counted_frames', 'over_time', 'protocol_result',
            'annotated_sequences', 'skipped_frames', 'CheckedClip', 'check_clip', 'predict_sequence', 'load_predictions',
-           'load_any', 'heldout_table', 'parse_protocols', 'get_convention', 'measure_files', 'mask_source',
-           'evaluate_files']
+           'load_any', 'trained_size', 'heldout_table', 'parse_protocols', 'get_convention', 'measure_files',
+           'mask_source', 'evaluate_files']
 
 # %% ../nbs/16_benchmarks.ipynb #4080dc8e
 import re
@@ -36,7 +36,7 @@ from .merging import get_merger, merge_by_border, merge_by_motion, merge_by_obje
 from .network import predict_masks
 from .polish import Polished, get_polisher
 from .reports import FACTS, how_read, results_table, sequence_figure, write_results
-from .configuration import make_config
+from .configuration import fits, make_config
 from .runs import best_file
 from .sources import DataSetSource, make_source
 from .store import shrink
@@ -464,6 +464,13 @@ def load_any(path: str | Path # a run's folder, a file of `save`, a published ch
     if file.suffix == '.safetensors': return load(file, pretrained=True)
     return load_published(file).eval()
 
+def trained_size(network: nn.Module # of `load_any`
+                ) -> tuple[int, int]: # (height, width)
+    "Size of the images that a network was trained on; 128x224 if its file does not say."
+    notes, kind = getattr(network, 'notes', {}), dict(config=dict(data=dict(size=list[int])))
+    size = notes['config']['data']['size'] if fits(notes, kind) else []
+    return tuple(size) if len(size) == 2 and 16 <= min(size) <= max(size) <= 4096 else (128, 224)
+
 # %% ../nbs/16_benchmarks.ipynb #17aa1d16
 def heldout_table(folder: str | Path # of a run
                  ) -> str: # '' if the run has no data set, or measures no labels
@@ -471,8 +478,7 @@ def heldout_table(folder: str | Path # of a run
     source = make_source(make_config(file=Path(folder)/'config.toml'))
     if not (isinstance(source, DataSetSource) and source.labels): return ''
     name, path = next(iter(source.folders.items()))
-    names, (height, width) = source.validation_clips(), tuple(source.data.size) or (128, 224)
-    look, merge = mask_source(best_file(folder), merge='motion', size=f'{height}x{width}')
+    names, (look, merge) = source.validation_clips(), mask_source(best_file(folder), merge='motion')
     results = measure_files(annotated_sequences(path, names)[0], look, suitable_protocols(path),
                             get_convention(path), merge)
     return f'{name}, {", ".join(names)}:\n{results_table(results)}'
@@ -539,7 +545,7 @@ def measure_files(clips: list[Clip], # from `annotated_sequences`
 def mask_source(run: str | Path | None = None, # for `load_any`
                 predictions: str | Path | None = None, # instead of a network: a folder of masks
                 merge: str = 'none', # a key of `mergers`
-                size: str = '128x224', # of the frames that the network sees
+                size: str | None = None, # of the frames that the network sees; None: as trained
                 weights: str | Path | None = None, # of the merger's backbone, see `get_merger`
                 read_as: str | None = None, # of predictions, see `load_predictions`
                 polish: str | None = None # of a network's masks, for `get_polisher`
@@ -552,7 +558,8 @@ def mask_source(run: str | Path | None = None, # for `load_any`
             raise FileNotFoundError(f'{predictions}: no such folder of predictions')
         return lambda *clip: load_predictions(predictions, *clip, read_as), 'none'
     if read_as: raise ValueError('--read-as is for --predictions; leave it out for a network')
-    shape, network, merger = parse_size(size), load_any(run), get_merger(merge, weights)
+    shape, network, merger = size and parse_size(size), load_any(run), get_merger(merge, weights)
+    shape = shape or trained_size(network)
     if torch.cuda.is_available(): network = network.cuda()
 
     def source(clip, names, truths):

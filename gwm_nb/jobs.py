@@ -49,7 +49,7 @@ class ClipDiagnostics:
 
     def add(self, name: str, image: Tensor): # (3,h,w) uint8
         "Add a frame."
-        small = F.avg_pool2d(shrink(image, working_size(image.shape[1:], 96, 384)), 3, 1)
+        small = F.avg_pool2d(shrink(image, working_size(image.shape[1:], 96)), 3, 1)
         self.names.append(name)
         self.brightness.append(small.mean().item())
         self.brightest = max(self.brightest, small.max().item())
@@ -144,9 +144,10 @@ class SegmentationJob:
 
     def open(self) -> Frames: return self.options.open(self.clip)
 
-    def small_frames(self) -> Iterator[Tensor]: # (3,h,w) in [0,1] each
+    def small_frames(self, lines: int = 128 # of the shorter side, about
+                    ) -> Iterator[Tensor]: # (3,h,w) in [0,1] each
         "The frames at the size that a network works at."
-        for _, image in self.open(): yield shrink(image, working_size(self.size))
+        for _, image in self.open(): yield shrink(image, working_size(self.size, lines))
 
     def files(self) -> list[str]:
         network = ['network.safetensors'] if self.options.keep_network else []

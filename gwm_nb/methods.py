@@ -22,9 +22,9 @@ import torch.nn as nn
 from PIL import Image
 from torch import Tensor
 
-from .benchmarks import load_any
+from .benchmarks import load_any, trained_size
 from .clips import parse_moment
-from .evaluate import choose_object
+from .evaluate import choose_one
 from .files import Registry, begin_part, cache_folder, show_progress
 from .flow import estimate_flow, get_estimator, resize_flow
 from .jobs import FrameMask, JobOptions, SegmentationJob
@@ -35,7 +35,7 @@ from .polish import get_polisher
 from .refine import (Hint, RefineSettings, get_refine_settings, quality_warnings,
                            refine_presets, refine_steps, refine_windows)
 from .runs import adapt
-from .store import FlowSettings
+from .store import FlowSettings, working_size
 from .train import fit
 from .videos import VideoFrames
 from .weights import is_model, unknown_model
@@ -117,15 +117,15 @@ def choose_in_clip(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,K
                    total: int, # how many there are
                    pairs: int = 48 # of neighbouring frames that are looked at, at most
                   ) -> Tensor: # (K,) bool
-    "Which masks of a network are the object: `choose_object` on a part of the frames."
+    "Which masks of a network are the object: `choose_one` on a part of the frames."
     count = min(pairs, max(total - 1, 1))
     picks = torch.linspace(0, max(total - 2, 0), count).round().long().unique().tolist()
     wanted = {t + k for t in picks for k in (0, 1)}
     frames = {t: image for t, image in enumerate(images) if t in wanted}
     soft = predict_masks(network, (frames[t] for t in show_progress(picks, 'predicting')))
-    if total < 2: return choose_object(soft)
+    if total < 2: return choose_one(soft)
     flow = estimate_flow(*(torch.stack([frames[t + k] for t in picks]) for k in (0, 1)))
-    return choose_object(soft, resize_flow(flow, tuple(soft.shape[-2:])))
+    return choose_one(soft, resize_flow(flow, tuple(soft.shape[-2:])))
 
 # %% ../nbs/51_methods.ipynb #395d9753
 def best_match(two: Tensor, # (N,2,h,w) soft masks
@@ -142,11 +142,12 @@ def predict_by_network(job: SegmentationJob, # what to segment
                        merge: Callable | None = None, # of `get_merger`; None: add up those chosen
                        polish: str = '' # a name for `get_polisher`; '': nothing
                       ) -> Prediction:
-    "Masks by a trained network."
+    "Masks by a trained network, which sees frames of the size that it was trained on."
+    lines = min(trained_size(network))
     with job.timed('predicting'):
-        chosen = choose_in_clip(network, job.small_frames(), len(job.names))
+        chosen = choose_in_clip(network, job.small_frames(lines), len(job.names))
     def masks():
-        images = show_progress(job.small_frames(), 'writing', len(job.names))
+        images = show_progress(job.small_frames(lines), 'writing', len(job.names))
         for batch in iter(lambda: list(islice(images, 8)), []):
             with job.timed('predicting'):
                 soft = predict_masks(network, batch)
@@ -177,7 +178,8 @@ def predict_by_training(job: SegmentationJob, # what to segment
             clip.mkdir()
             for name, image in job.open():
                 Image.fromarray(image.permute(1, 2, 0).numpy()).save(clip/f'{name}.png')
-        data = VideoFrames(clip, flow)
+        size = working_size(job.size, min(trained_size(network)))
+        data = VideoFrames(clip, replace(flow, size=size))
         image = data[0]['image'][None]
         try:
             with torch.no_grad(): network.eval()(image)
@@ -294,7 +296,8 @@ class SegmentOptions(JobOptions):
         for name in self.given():
             owners = [key for key, preset in presets.items() if name in preset.options]
             if owners and name not in own:
-                raise ValueError(f'preset {self.preset!r} has no option {name}; leave it out, '
+                typed = dict(hints='--include or --exclude', trained='--from').get(name, name)
+                raise ValueError(f'preset {self.preset!r} has no option {typed}; leave it out, '
                                  f'or use preset {" or ".join(map(repr, owners))}')
         for name, value in own.items():
             if getattr(self, name) is None: setattr(self, name, value)

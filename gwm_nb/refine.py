@@ -197,30 +197,34 @@ class WindowRefiner:
         self.p = start if alone and left < .1 * began else learned
         return update_replay(self.graph, self.p, replay)
 
-    def first_pass(self, replay=None):
-        "Whole frames, from motion; returns the replay buffer, updated."
-        s, graph = self.settings, self.build()
-        self.thresholds = motion_thresholds(graph)
-        motion = self.motion()
-        self.p = first_guess(graph, motion, s.anchor)
-        if self.net: replay = self.learn(motion, self.p, s.balances, replay)
-        self.soft = self.first_soft = graph.paint(self.p)
-        return replay
+# %% ../nbs/19_refine.ipynb #rfnpass1
+@patch
+def first_pass(self: WindowRefiner, replay=None):
+    "Whole frames, from motion; returns the replay buffer, updated."
+    s, graph = self.settings, self.build()
+    self.thresholds = motion_thresholds(graph)
+    motion = self.motion()
+    self.p = first_guess(graph, motion, s.anchor)
+    if self.net: replay = self.learn(motion, self.p, s.balances, replay)
+    self.soft = self.first_soft = graph.paint(self.p)
+    return replay
 
-    def second_pass(self, boxes, replay=None):
-        "Inside boxes, from what was found before; returns the replay buffer, updated."
-        graph = self.build(boxes, self.soft)
-        motion = .5 * self.motion()                          # appearance is known by now
-        start = graph.means[1]                       # what was found, averaged over the superpixels
-        replay = self.learn(motion, start, (1., 1., 1., 1.), replay, self.reliability)
-        self.soft = self.in_frame(graph.paint(self.p))
-        self.agreement = soft_iou(*map(torch.from_numpy, (self.first_soft, self.soft))).numpy()
-        return replay
+@patch
+def second_pass(self: WindowRefiner, boxes, replay=None):
+    "Inside boxes, from what was found before; returns the replay buffer, updated."
+    graph = self.build(boxes, self.soft)
+    motion = .5 * self.motion()                          # appearance is known by now
+    start = graph.means[1]                       # what was found, averaged over the superpixels
+    replay = self.learn(motion, start, (1., 1., 1., 1.), replay, self.reliability)
+    self.soft = self.in_frame(graph.paint(self.p))
+    self.agreement = soft_iou(*map(torch.from_numpy, (self.first_soft, self.soft))).numpy()
+    return replay
 
-    def in_frame(self, soft):
-        "Masks (T,h,w) inside the boxes, pasted into the frames."
-        pairs = zip(soft, self.graph.boxes)
-        return np.stack([paste_box(m, box, 1, self.window.size) for m, box in pairs])
+@patch
+def in_frame(self: WindowRefiner, soft):
+    "Masks (T,h,w) inside the boxes, pasted into the frames."
+    pairs = zip(soft, self.graph.boxes)
+    return np.stack([paste_box(m, box, 1, self.window.size) for m, box in pairs])
 
 # %% ../nbs/19_refine.ipynb #hint0003
 @patch

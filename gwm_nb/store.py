@@ -36,11 +36,11 @@ zarr = lazily('zarr')
 
 # %% ../nbs/22_store.ipynb #4c5062cc
 def working_size(size: tuple[int, int], # (height, width) of the clip
-                 shorter: int = 128, # about how many pixels the shorter side gets
-                 longest: int = 512 # the most pixels of the longer side
+                 shorter: int = 128 # about how many pixels the shorter side gets
                 ) -> tuple[int, int]: # (height, width), multiples of 16
-    "The size that a network works at: the clip's proportions, the shorter side about `shorter`."
-    scale = min(shorter / min(size), longest / max(size))
+    """The size that a network works at, in the clip's proportions; the longer side has at most
+    four times `shorter` pixels."""
+    scale = min(shorter / min(size), 4 * shorter / max(size))
     return tuple(max(16, 16 * round(n * scale / 16)) for n in size)
 
 # %% ../nbs/22_store.ipynb #987338c9

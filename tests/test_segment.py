@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 
-from gwm_nb import merging, refine
+from gwm_nb import merging, methods, refine
 from gwm_nb.checkpoints import save
 from gwm_nb.clips import open_clip
 from gwm_nb.cutouts import Outputs, output_files, outputs, write_labels
@@ -141,6 +141,20 @@ def test_an_interrupted_run_goes_on_from_its_windows(fast, tmp_path, monkeypatch
     for file in (tmp_path / "out").glob("*.png"): os.utime(file, (2e9, 2e9))    # a slow run
     assert torch.equal(torch.stack(list(fast(end=None).masks)), whole)      # one more window
     assert not list((tmp_path / "cache/windows").rglob("*.pt"))
+
+
+@pytest.mark.parametrize("size, seen", [
+    ([64, 96], (64, 96)), ([], (128, 192)), ([8, 10**6], (128, 192))])
+def test_a_network_sees_the_size_it_was_trained_on(tmp_path, monkeypatch, size, seen):
+    write_scene(tmp_path / "clip", n=3, size=(96, 144))
+    file, sizes = tmp_path / "a.safetensors", set()
+    save(create_network("small"), file, config=dict(data=dict(size=size)))
+    predict = methods.predict_masks
+    def noted(network, images):
+        return predict(network, (sizes.add(tuple(i.shape[1:])) or i for i in images))
+    monkeypatch.setattr(methods, "predict_masks", noted)
+    segment(tmp_path / "clip", trained=file, outputs=["masks"], quiet=True)
+    assert sizes == {seen}
 
 
 def test_several_objects_are_numbers_in_masks(tmp_path):
