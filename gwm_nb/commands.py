@@ -318,7 +318,7 @@ def gwm_evaluate(run: str, # a run, a checkpoint, or a published one's name: DAV
                  compare: list[str] | None = None, # only compare two folders of --save
                  clips: list[str] | None = None, # sequences; default: the published ones, or all
                  convention: str | None = None, # DAVIS, frames, sequences; default: the data's own
-                 size: str = None, # HEIGHTxWIDTH of the frames that the network sees; without: as trained
+                 size: str = None, # HEIGHTxWIDTH of frames for the network; without: as trained
                  polish: str | None = None # refine a network's masks: guided, bilateral, crf, flow
                 ):
     "Measure J and F by every protocol; each figure says whether it looked at labels."

@@ -85,7 +85,7 @@ def test_the_command_refuses_hints_in_one_line_or_reports_them(tmp_path, call):
     for words, says in {"--include 3:4,5@2": "'3:4,5@2'", "--exclude soon:4,5": "'soon'",
                         "--include 3:96,5": "outside", "--include 9:4,5": "no frame",
                         "--include 1:4,5 --start 2": "no frame",
-                        "--include 3:4,5 --preset gwm": "no option hints"}.items():
+                        "--include 3:4,5 --preset gwm": "--include or --exclude"}.items():
         _, end = call(gwm_segment, "clip", *words.split(), cwd=tmp_path)
         assert says in end and not (tmp_path / "gwm_out").exists(), words
     words = "clip --preset fast --outputs masks --include 4:74,15 --exclude 0.05s:2,2".split()
