@@ -130,7 +130,7 @@ def _segment_one(clip, out, options):
     from gwm_nb.files import say
     from gwm_nb.segment import segment
     say(f'segmenting {clip} into {out}')
-    report = segment(clip, out, options).report
+    report, frames = segment(clip, out, options).report, options.open(clip)
     seconds, J, confidence = report['seconds'], report.get('J'), report.get('confidence')
     parts = ', '.join(f'{part} {took:.0f}' for part, took in seconds.items() if part != 'total')
     measured = f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''
@@ -139,8 +139,8 @@ def _segment_one(clip, out, options):
         print(f"confidence {confidence['mean']:.2f}")
         for warning in report['quality_warnings']: print(f'warning: {warning}')
     for name in options.outputs:
-        if output_files([name], report['names'])[0] not in report['files']: continue
-        print(f"{name + ':':8} {out/output_files([name], ['*', '**'])[0]}")
+        first, pattern = (output_files([name], [n], frames)[0] for n in (report['names'][0], '*'))
+        if first in report['files']: print(f"{name + ':':8} {out/pattern}")
     if options.keep_network: print(f'network: {out/"network.safetensors"}')
     hinted = f' (from {report["hints"]} hints)' if 'hints' in report else ''
     print(f'report:  {out/"result.json"}{hinted}', flush=True)
@@ -181,18 +181,19 @@ def _check_exists(path, what):
     "Raises `FileNotFoundError` for a path that does not exist."
     if not os.path.lexists(path): raise FileNotFoundError(f'{path}: no such {what}')
 
-_points = dict(metavar='FRAME:X,Y', repeated=True)
+_points = dict(repeated=True)
 
 @command(out=dict(place=True), outputs=dict(nargs='+', type=str),
-         trained=dict(option_strings=['--from']), include=_points,
-         exclude=_points)
+         trained=dict(option_strings=['--from']), include=_points | dict(metavar='FRAME:X,Y[@N]'),
+         exclude=_points | dict(metavar='FRAME:X,Y'))
 def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of clips
                 out: str = 'gwm_out', # folder for the results; of several clips: a folder each
                 masks: str = None, # annotations, only to measure J: a folder, or a video of masks
                 preset: str = None, # default, fast, best, gwm or published; without: default
-                outputs: str = ('masks', 'overlay'), # masks overlay cutout mov webm green rle sheet
+                # masks overlay cutout mov webm green rle sheet colmap prompts
+                outputs: str = ('masks', 'overlay'),
                 objects: str = None, # number of objects to tell apart, or auto; without: 1
-                include: str = None, # point of the object: 12:64,36 or 3s:64,36; repeatable
+                include: str = None, # point of the object: 12:64,36, 3s:64,36 or 9:64,36@2; repeatable
                 exclude: str = None, # point of the background; repeatable
                 start: str = None, # begin at a frame (90) or a time (3s, 1:05)
                 end: str = None, # end before a frame or a time
@@ -200,6 +201,7 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
                 max_side: int = None, # shrink frames: longer side in pixels
                 fps: float = None, # frames per second of a folder of frames; without: 24
                 no_sound: bool = False, # write videos without the clip's sound
+                invert: bool = False, # keep the background instead of the object
                 features: str = None, # a timm backbone instead of the preset's
                 trained: str = None, # a trained network: a run, a file, or DAVIS, FBMS, STv2
                 adapt: int = None, # with a trained network: training steps on the clip first (100)

@@ -105,10 +105,14 @@ class JobOptions:
     max_side: int | None = None # longer side of the frames in pixels, at most
     fps: float | None = None # frames per second of a folder of frames; None: 24
     no_sound: bool = False # write videos without the clip's sound
+    invert: bool = False # masks, images and videos of the background
     keep_network: bool = False # write network.safetensors beside the masks
     quiet: bool = False # print no notes; they stay in the report
 
-    def __post_init__(self): self.outputs = check_outputs(self.outputs)
+    def __post_init__(self):
+        self.outputs = check_outputs(self.outputs, self.invert)
+        if self.max_side and 'colmap' in self.outputs:
+            raise ValueError("output 'colmap' has the size of the image files: leave out max_side")
 
     def given(self) -> dict: # {option: value}
         "The options that differ from their defaults."
@@ -151,7 +155,7 @@ class SegmentationJob:
 
     def files(self) -> list[str]:
         network = ['network.safetensors'] if self.options.keep_network else []
-        return [*output_files(self.options.outputs, self.names), *network, 'result.json']
+        return [*output_files(self.options.outputs, self.names, self.open()), *network, 'result.json']
 
     def note(self, text: str): # a line
         "Print a warning, and keep it for the report."
@@ -241,11 +245,10 @@ def write_masks(self: SegmentationJob,
     with Outputs(self.options.outputs, self.out, self.names, frames, sound) as outputs:
         for (name, image), mask in zip(frames, masks, strict=True):
             soft = mask.enlarged(self.size)
-            outputs.add(name, image, soft, mask.confidence)
+            object = soft.reshape(-1, *self.size).amax(0)
+            outputs.add(name, image, 1 - object if self.options.invert else soft, mask.confidence)
             if name in self.annotations:
-                object, void = self.annotations[name]()
-                inside = soft.reshape(-1, *self.size).amax(0) > .5
-                self.scores[name] = jaccard(inside, object, void).item()
+                self.scores[name] = jaccard(object > .5, *self.annotations[name]()).item()
             if mask.confidence is not None: self.confidence[name] = round(mask.confidence, 3)
     self.notes += outputs.warnings
     self.failed += outputs.failed
@@ -330,8 +333,9 @@ class Result:
 
     @property
     def masks(self) -> Iterator[Tensor]: # (H,W) bool; of several objects uint8, 0 is the background
-        "The masks, frame by frame."
-        several = self.report['settings'].get('objects', 1) != 1
+        "The masks as they were written, frame by frame; inverted ones are of the background."
+        settings = self.report['settings']
+        several = settings.get('objects', 1) != 1 and not settings.get('invert')
         for name in self.names:
             file = inner_path(self.folder, f'{name}.png')
             image_size(file)                    # refuses what is no image, or too large
@@ -342,7 +346,7 @@ class Result:
             yield torch.from_numpy(mask) if several else torch.from_numpy(mask) > 0
 
     def overlay(self) -> Iterator[Tensor]: # (3,H,W) in [0,1]
-        "The clip with everything but the object grey and dark, frame by frame."
+        "The clip with everything outside of the masks grey and dark, frame by frame."
         for image, mask in self.pairs(): yield overlay(image / 255, mask > 0)
 
     def save(self,

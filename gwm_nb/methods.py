@@ -32,7 +32,7 @@ from .loss import ReconstructionLoss
 from .merging import get_merger
 from .network import create_network, predict_masks
 from .polish import get_polisher
-from .refine import (Hint, RefineSettings, get_refine_settings, quality_warnings,
+from .refine import (Hint, RefineSettings, check_hints, get_refine_settings, quality_warnings,
                            refine_presets, refine_steps, refine_windows)
 from .runs import adapt
 from .store import FlowSettings, working_size
@@ -57,15 +57,19 @@ class Method:
     min_frames: int = 2
 
 # %% ../nbs/51_methods.ipynb #meth0005
-def parse_hint(text: str, # FRAME:X,Y as in 12:640,360 or 1:05:640,360
+def parse_hint(text: str, # FRAME:X,Y or FRAME:X,Y@OBJECT, as in 1:05:640,360
                include: bool # whether the point belongs to the object
               ) -> Hint: # whose frame is a number or a time, as `start` takes
     "A hint as it is typed. Raises `ValueError` for another form."
     frame, _, place = text.rpartition(':')
-    if not re.fullmatch(r'\d{1,9}(\.\d+)?,\d{1,9}(\.\d+)?', place):
-        raise ValueError(f'invalid hint {text!r} (use FRAME:X,Y as in 12:640,360 or 3s:640,360)')
+    number = r'(\d{1,9}(?:\.\d+)?)'
+    found = re.fullmatch(f'{number},{number}' + r'(?:@(\d{1,3}))?' * include, place)
+    if not found:
+        form = 'FRAME:X,Y or FRAME:X,Y@OBJECT' if include else 'FRAME:X,Y'
+        raise ValueError(f'invalid hint {text!r} (use {form}, as in 12:640,360 or 3s:640,360)')
     parse_moment(frame)
-    return Hint(frame, *map(float, place.split(',')), include)
+    x, y, *object = found.groups()
+    return Hint(frame, float(x), float(y), include, int(object[0]) if any(object) else None)
 
 def find_hints(job: SegmentationJob, # a clip that was checked
                hints: Iterable[Hint] # whose frames are numbers or times
@@ -73,15 +77,15 @@ def find_hints(job: SegmentationJob, # a clip that was checked
     "Raises `ValueError` for a frame that is not there and for a point outside."
     (h, w), found = job.size, []
     for hint in hints:
-        moment, text = parse_moment(hint.frame), f'{hint.frame}:{hint.x:g},{hint.y:g}'
+        moment = parse_moment(hint.frame)
         timed = isinstance(moment, Fraction)
         values = [m[timed] for m in job.moments]
         index = next((t for t, value in enumerate(values) if value >= moment), None)
         if index is None or moment < values[0] or not timed and moment != values[index]:
-            raise ValueError(f'{job.clip}: no frame for the hint {text}; the frames are '
+            raise ValueError(f'{job.clip}: no frame for the hint {hint}; the frames are '
                              f'{job.names[0]} to {job.names[-1]}')
         if not (0 <= hint.x < w and 0 <= hint.y < h):
-            raise ValueError(f'{job.clip}: the hint {text} is outside of the frame ({w}x{h})')
+            raise ValueError(f'{job.clip}: the hint {hint} is outside of the frame ({w}x{h})')
         found.append(replace(hint, frame=index))
     return found
 
@@ -305,5 +309,6 @@ class SegmentOptions(JobOptions):
             raise ValueError("objects must be 'auto' or a number from 1 to 20 "
                              f'(got {self.objects!r})')
         if str(self.objects).isdecimal(): self.objects = int(self.objects)
+        check_hints(self.hints, self.objects)
         if self.polish and get_polisher(self.polish).reach:
             raise ValueError(f'polish must work on single frames (got {self.polish!r})')

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['pieces_of_frames', 'Pieces', 'chain_pieces', 'random_walk', 'separate', 'areas_of', 'touching', 'resemblance',
-           'join_labels', 'halve', 'split_objects', 'match_objects']
+           'join_labels', 'halve', 'split_at_seeds', 'split_objects', 'match_objects']
 
 # %% ../nbs/18_objects.ipynb #objcd002
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -15,7 +15,7 @@ from itertools import chain
 import numpy as np
 import scipy.sparse as sparse
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.sparse.linalg import cg
 from scipy.spatial import cKDTree
 
@@ -215,14 +215,37 @@ def halve(graph: sparse.csr_matrix, # (count,count) links of superpixels
     ids[mine[random_walk(own, seeds) == 1]] = len(size)
     return ids
 
+# %% ../nbs/18_objects.ipynb #objcd035
+def split_at_seeds(graph: sparse.csr_matrix, # (count,count) links of superpixels
+                   ids: np.ndarray, # (count,) labels, -1: none
+                   seeds: np.ndarray # (count,) known numbers; 0: unknown
+                  ) -> np.ndarray: # (count,) labels, each with seeds of one number at most
+    "Labels with seeds of several numbers divided: each superpixel follows the nearest seed."
+    graph, ids = graph.tocsr(copy=True), ids.copy()
+    graph.data = 1 / np.maximum(graph.data, 1e-6)                # weights become lengths
+    for k in np.unique(ids[seeds > 0]):
+        mine = np.flatnonzero(ids == k)
+        own, at = seeds[mine], np.flatnonzero(seeds[mine])
+        first, *others = np.unique(own[at])
+        if k >= 0 and not others: continue
+        _, _, source = dijkstra(graph[mine][:, mine], False, at, True, min_only=True)
+        nearest = np.where(source >= 0, own[source], 0)          # 0: there is no way to a seed
+        labels = {number: ids.max() + 1 + i for i, number in enumerate([first, *others])} | {0: -1}
+        if k >= 0: labels[first] = k
+        ids[mine] = [labels[number] for number in nearest]
+    return ids
+
 # %% ../nbs/18_objects.ipynb #objcd025b
-def _numbered(ids, frame, area, place, objects):
-    "Numbers 1, 2, ... by size; fragments and surplus parts get the number of the nearest."
+def _numbered(ids, frame, area, place, objects, seeds):
+    """Numbers of seeds, the others 1, 2, ... by size; fragments and surplus parts get the number of
+    the nearest."""
     size = areas_of(ids, frame, area).sum(1)
-    order = np.argsort(-size)
-    kept = order[size[order] > .05 * size.max()] if objects == 'auto' else order[:objects]
     number = np.zeros(len(size) + 1, np.uint8)                # the last is of label -1
-    number[kept] = np.arange(len(kept)) + 1
+    number[ids[seeds > 0]] = seeds[seeds > 0]
+    kept = [k for k in np.argsort(-size) if not number[k]]
+    if objects == 'auto': kept = [k for k in kept if size[k] > .05 * size.max()]
+    free = [k for k in range(1, 255 if objects == 'auto' else objects + 1) if k not in seeds]
+    for k, new in zip(kept, free): number[k] = new
     found, spot = number[ids], np.column_stack([place, frame / 50])
     rest, known = np.flatnonzero(found == 0), np.flatnonzero(found)
     if len(rest): found[rest] = found[known[cKDTree(spot[known]).query(spot[rest])[1]]]
@@ -235,7 +258,8 @@ def split_objects(graph: sparse.csr_matrix, # (count,count) links within frames 
                   area: np.ndarray, # (count,) pixels of each
                   place: np.ndarray, # (count,2) y, x in the frame, in frame heights
                   colour: np.ndarray, # (count,3) Lab
-                  objects: int | str = 'auto' # number of objects; 'auto': found by the method
+                  objects: int | str = 'auto', # number of objects; 'auto': found by the method
+                  seeds: np.ndarray | None = None # (count,) numbers that are known; 0: unknown
                  ) -> np.ndarray: # (count,) uint8: 0 background, 1 the largest object, 2 the next
     """Numbers of separate objects, persistent along the clip. Raises `ValueError` for an invalid
     number of objects."""
@@ -246,6 +270,7 @@ def split_objects(graph: sparse.csr_matrix, # (count,count) links within frames 
     if len(on) == 0: return ids
     piece = pieces_of_frames(graph, np.asarray(p) > .5, frame)
     graph, frame, area, place = graph[on][:, on], frame[on], area[on], place[on]
+    seeds = np.zeros(len(on), int) if seeds is None else seeds[on]
     pieces = chain_pieces(graph, piece, frame, area)
     colours = min(16, len(np.unique(colour[on], axis=0)))
     palette = cluster.KMeans(colours, n_init=1, random_state=0).fit_predict(colour[on])
@@ -254,8 +279,9 @@ def split_objects(graph: sparse.csr_matrix, # (count,count) links within frames 
     touch = partial(touching, pieces=pieces, frame=frame, area=area)
     alike = partial(resemblance, frame=frame, area=area, place=place, colour=palette)
     parts = join_labels(join_labels(parts, touch, .7, fewest), alike, .5, fewest)
+    parts = split_at_seeds(graph, parts, seeds)
     for _ in range(fewest - parts.max() - 1): parts = halve(graph, parts, frame, area)
-    ids[on] = _numbered(parts, frame, area, place, objects)
+    ids[on] = _numbered(parts, frame, area, place, objects, seeds)
     return ids
 
 # %% ../nbs/18_objects.ipynb #objcd031
@@ -263,7 +289,8 @@ def match_objects(previous: np.ndarray, # (T,h,w) numbers, of the frames that tw
                   ids: np.ndarray, # (T,h,w) numbers of the second window in these frames
                   given: int, # the highest number given so far
                   count: int, # number of objects in the second window
-                  limit: int = 254 # the highest valid number
+                  limit: int = 254, # the highest valid number
+                  fixed: Iterable[int] = () # numbers of the second window that stay
                  ) -> np.ndarray: # (count+1,) uint8: new numbers of the second window's 0, 1, ...
     """Numbers continued across windows: Hungarian matching by intersection over union. Unmatched
     objects get new numbers, then free ones."""
@@ -271,9 +298,12 @@ def match_objects(previous: np.ndarray, # (T,h,w) numbers, of the frames that tw
     both = np.bincount(previous.ravel().astype(int) * n + ids.ravel(), minlength=n * n)
     both = both.reshape(n, n)
     overlap = both / np.maximum(both.sum(1)[:, None] + both.sum(0) - both, 1)
+    fixed = [k for k in fixed if k <= count]
+    overlap[fixed] = overlap[:, fixed] = 0
     old, new = linear_sum_assignment(overlap[1:, 1:count + 1], maximize=True)
     number = np.zeros(count + 1, np.uint8)
     number[new + 1] = np.where(overlap[old + 1, new + 1] > .1, old + 1, 0)
+    number[fixed] = fixed
     free = [k for k in chain(range(given + 1, limit + 1), range(1, given + 1)) if k not in number]
     unmatched = np.flatnonzero(number[1:] == 0) + 1
     number[unmatched] = free[:len(unmatched)]

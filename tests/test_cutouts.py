@@ -11,9 +11,9 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from gwm_nb.clips import open_clip
-from gwm_nb.cutouts import (CutFrame, Outputs, ProResWriter, check_outputs, output_files, outputs,
-                            spaced)
-from inputs import write_video
+from gwm_nb.cutouts import (CutFrame, Outputs, ProResWriter, check_outputs, inner_points,
+                            output_files, outputs, spaced)
+from inputs import write_image, write_video
 
 N, H, W = 6, 61, 83      # odd sizes
 NAMES = [f"{t:05d}" for t in range(N)]
@@ -40,7 +40,8 @@ def written(folder, wanted, mask=disk, confidence=None):
 
 
 def test_outputs_by_name():
-    assert set(outputs) == {"masks", "overlay", "cutout", "mov", "webm", "green", "rle", "sheet"}
+    assert set(outputs) == {"masks", "overlay", "cutout", "mov", "webm", "green", "rle", "sheet",
+                            "colmap", "prompts"}
     for given in (" masks, mov,masks ", ["masks", "mov"]):
         assert check_outputs(given) == ["masks", "mov"]
     for wrong in ("masks,gif", " , ", []):
@@ -59,7 +60,7 @@ def test_a_missing_encoder_is_named_before_the_work(name, monkeypatch):
         check_outputs(["masks", name])
 
 
-@pytest.mark.parametrize("name", ["overlay", "mov", "webm", "green", "rle", "sheet"])
+@pytest.mark.parametrize("name", ["overlay", "mov", "webm", "green", "rle", "sheet", "prompts"])
 def test_nothing_is_left_of_a_film_that_fails(tmp_path, name):
     with pytest.raises(KeyboardInterrupt):
         with Outputs([name], tmp_path, NAMES) as out:
@@ -81,6 +82,7 @@ def test_a_mask_that_is_none_is_refused(mask, says):
 def test_all_and_nothing(tmp_path, size, value):
     with Outputs(outputs, tmp_path, ["a"]) as out:
         out.add("a", torch.rand(3, *size), torch.full(size, value))
+    assert not out.failed
     assert {p.name for p in tmp_path.iterdir()} == set(output_files(outputs, ["a"]))
     alpha = np.array(Image.open(tmp_path / "cutout_a.png"))[..., 3]
     found = json.loads((tmp_path / "coco.json").read_text())
@@ -129,6 +131,24 @@ def test_the_file_of_annotations(tmp_path):
         assert a["area"] == mask.sum() and a["score"] == .75
         (top, left), (bottom, right) = mask.nonzero().amin(0), mask.nonzero().amax(0)
         assert a["bbox"] == [left, top, right - left + 1, bottom - top + 1]
+
+
+def test_masks_for_a_reconstruction_are_named_by_the_image_files(tmp_path):
+    for file in ("clip/00000.jpg", "clip/00001.png"):
+        write_image(tmp_path / file, np.zeros((H, W, 3), np.uint8))
+    clip, names = open_clip(tmp_path / "clip"), ["00000", "00001"]
+    assert output_files("colmap", names, clip) == ["00000.jpg.png", "00001.png.png"]
+    with Outputs("colmap,prompts", tmp_path, names, clip) as out:
+        for t, (name, image) in enumerate(clip):
+            out.add(name, image, disk(t) * t)
+    first, second = (cv2.imread(str(tmp_path / f), -1) for f in output_files("colmap", names, clip))
+    assert (first == 255).all() and ((second == 0) == (disk(1) > .5).numpy()).all()
+    frames = json.loads((tmp_path / "prompts.json").read_text())["frames"]
+    assert [f["file_name"] for f in frames] == ["00000.jpg", "00001.png"]
+    assert frames[0]["objects"] == [] and len(frames[1]["objects"]) == 1
+    points = torch.tensor(inner_points(disk(1) > .5)).float()
+    assert points[0].tolist() == [29, 30] and torch.pdist(points).min() > 6       # radius 15
+    assert len(inner_points(torch.ones(1, 2) > 0)) == 2
 
 
 def test_the_sheet_has_the_right_frames(tmp_path):

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 from gwm_nb.commands import gwm_segment
@@ -73,6 +74,25 @@ def test_a_hint_holds_in_boxes_and_further_hints_reuse_the_graphs():
     assert box[0] < 50 < box[0] + box[2] <= 64 and box[2] / box[3] == pytest.approx(64 / 96)
 
 
+@pytest.mark.parametrize("left, right", [(1, 2), (2, 1)])
+def test_objects_that_always_touch_are_divided_as_hinted_in_all_windows(left, right):
+    "Two disks of one texture that move as one; the hints are in the last of three windows."
+    settings = RefineSettings(features="", superpixels=400, gaps=(1, -1), window=4, overlap=2,
+                              objects=2)
+    paint, ground = (moving_disk(8, radius=r)[0] for r in (999, 0))
+    y, x, t = np.ogrid[:64, :96, :8]
+    disks = [np.moveaxis((y - 32)**2 + (x - c - 3 * t)**2 < 132, 2, 0) for c in (24, 46)]
+    frames = [torch.where(torch.from_numpy(d), p, g)
+              for d, p, g in zip(disks[0] | disks[1], paint, ground)]
+    hints = Hint(7, 45, 32, object=left), Hint(7, 67, 32, object=right)
+    found = refine_clip(frames, settings, False, hints)
+    for number, disk in zip((left, right), disks):
+        ids = [found.labels(t).numpy()[disk[t]] for t in range(8)]
+        assert all((i[i > 0] == number).mean() > .8 and (i > 0).mean() > .5 for i in ids)
+    with pytest.raises(ValueError, match="8:1,2@3 names object 3, but objects is 2"):
+        refine_clip(frames, settings, False, [Hint(8, 1, 2, object=3)])
+
+
 def test_hints_outlive_their_window(disk_graph):
     known = np.append(np.full(len(disk_graph) - 1, np.nan), 0)
     replay = update_replay(replace(disk_graph, known=known), np.ones(len(known)), limit=20)
@@ -82,7 +102,9 @@ def test_hints_outlive_their_window(disk_graph):
 
 def test_the_command_refuses_hints_in_one_line_or_reports_them(tmp_path, call):
     clip = write_frames(tmp_path / "clip", PIXELS, first=3)
-    for words, says in {"--include 3:4,5@2": "'3:4,5@2'", "--exclude soon:4,5": "'soon'",
+    for words, says in {"--exclude 3:4,5@1": "'3:4,5@1'", "--exclude soon:4,5": "'soon'",
+                        "--include 3:4,5@2": "3:4,5@2 names object 2, but objects is 1",
+                        "--include 3:4,5@3 --objects 2": "names object 3",
                         "--include 3:96,5": "outside", "--include 9:4,5": "no frame",
                         "--include 1:4,5 --start 2": "no frame",
                         "--include 3:4,5 --preset gwm": "--include or --exclude"}.items():

@@ -160,7 +160,7 @@ def test_a_network_sees_the_size_it_was_trained_on(tmp_path, monkeypatch, size, 
 def test_several_objects_are_numbers_in_masks(tmp_path):
     scene = MovingScenes(40, seed=7, size=(144, 240), objects=3, camera=.5).scene(0)
     clip = write_frames(tmp_path / "clip", [frame_pixels(scene, t) for t in range(8)])
-    options = dict(preset="fast", outputs=["masks", "rle"])
+    options = dict(preset="fast", outputs=["masks", "rle", "prompts", "colmap"])
     result = segment(clip, tmp_path / "out", objects="2", **options)
     masks = torch.stack(list(result.masks))
     assert masks.dtype == torch.uint8 and set(masks.unique().tolist()) == {0, 1, 2}
@@ -168,9 +168,36 @@ def test_several_objects_are_numbers_in_masks(tmp_path):
     assert {m.dtype for m in result.masks} == {torch.uint8}
     found = json.loads((tmp_path / "out/coco.json").read_text())["annotations"]
     assert {a["track_id"] for a in found} == {1, 2}
+    for frame in json.loads((tmp_path / "out/prompts.json").read_text())["frames"]:
+        mask = masks[frame["frame"]]
+        for o in frame["objects"]:
+            (top, left), (bottom, right) = (mask == o["object"]).nonzero().aminmax(dim=0)
+            assert o["box"] == [left, top, right + 1, bottom + 1]
+            assert {mask[y, x].item() for x, y in o["points"]} == {o["object"]}
+        assert {o["object"] for o in frame["objects"]} == {1, 2} and len(o["points"]) == 3
     assert result.report["settings"]["objects"] == 2
-    one = torch.stack(list(segment(clip, objects=1, **options).masks))
+    left_out = torch.stack([read_mask(tmp_path / f"out/{n}.png.png") for n in result.names]) == 0
+    assert left_out.equal(masks > 0) and "00003.png.png" in result.report["files"]
+    one, back = (torch.stack(list(segment(clip, outputs=["masks"], preset="fast", **o).masks))
+                 for o in (dict(objects=1), dict(objects=2, invert=True)))
     assert one.equal(masks > 0) and one.dtype == torch.bool             # cut, and nothing else
+    assert back.equal(~one)
+
+
+def test_the_background_is_kept_and_measured_as_the_object(fast, clip):
+    seen, wanted = {}, dict(masks=clip.parent / "truth", outputs=["masks", "cutout"])
+    for invert in (False, True):
+        result = fast(invert=invert, **wanted)
+        alpha = np.array(Image.open(result.folder / "cutout_00002.png"))[..., 3]
+        seen[invert] = list(result.masks)[2], torch.from_numpy(alpha > 127), result.report["J"]
+        assert result.report["settings"].get("invert", False) == invert
+    (mask, solid, J), (other, rest, same) = seen[False], seen[True]
+    assert mask.any() and other.equal(~mask) and rest.equal(~solid) and J == same
+    for wrong, says in {"rle": "leave out invert", "prompts": "leave out invert"}.items():
+        with pytest.raises(ValueError, match=f"{wrong}.*{says}"):
+            SegmentOptions(outputs=["masks", wrong], invert=True)
+    with pytest.raises(ValueError, match="colmap.*max_side"):
+        SegmentOptions(outputs=["colmap"], max_side=80)
 
 
 def test_any_backbone_describes_superpixels(clip, tmp_path):
@@ -232,7 +259,8 @@ def fails(*args, **kwargs): raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("stage", ["__enter__", "write", "__exit__"])
-@pytest.mark.parametrize("kind", ["overlay", "cutout", "mov", "webm", "green", "rle", "sheet"])
+@pytest.mark.parametrize("kind", ["overlay", "cutout", "mov", "webm", "green", "rle", "sheet",
+                                  "colmap", "prompts"])
 def test_an_output_that_fails_costs_no_mask(tmp_path, monkeypatch, kind, stage):
     monkeypatch.setattr(outputs[kind], stage, fails)
     names, image = ["a", "b", "c"], torch.full((3, 32, 48), 128, dtype=torch.uint8)
@@ -244,7 +272,7 @@ def test_an_output_that_fails_costs_no_mask(tmp_path, monkeypatch, kind, stage):
     failed, = written.failed
     assert failed.split()[0] == kind and "No space left" in failed
     assert (tmp_path / output_files([other], names)[0]).is_file()
-    assert kind == "cutout" or not (tmp_path / output_files([kind], names)[0]).exists()
+    assert kind in ("cutout", "colmap") or not (tmp_path / output_files([kind], names)[0]).exists()
 
 
 def test_a_failed_output_is_reported_and_has_its_exit_code(clip, tmp_path, monkeypatch, capsys):
