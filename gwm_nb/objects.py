@@ -10,7 +10,7 @@ __all__ = ['pieces_of_frames', 'Pieces', 'chain_pieces', 'random_walk', 'separat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 
 import numpy as np
 import scipy.sparse as sparse
@@ -226,12 +226,12 @@ def split_at_seeds(graph: sparse.csr_matrix, # (count,count) links of superpixel
     for k in np.unique(ids[seeds > 0]):
         mine = np.flatnonzero(ids == k)
         own, at = seeds[mine], np.flatnonzero(seeds[mine])
-        first, *others = np.unique(own[at])
-        if k >= 0 and not others: continue
+        numbers = np.unique(own[at])
+        if k >= 0 and len(numbers) == 1: continue
         _, _, source = dijkstra(graph[mine][:, mine], False, at, True, min_only=True)
         nearest = np.where(source >= 0, own[source], 0)          # 0: there is no way to a seed
-        labels = {number: ids.max() + 1 + i for i, number in enumerate([first, *others])} | {0: -1}
-        if k >= 0: labels[first] = k
+        new = chain([k] if k >= 0 else [], count(ids.max() + 1)) # the first keeps the label
+        labels = dict(zip(numbers, new)) | {0: -1}
         ids[mine] = [labels[number] for number in nearest]
     return ids
 
