@@ -193,7 +193,7 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
                 # masks overlay cutout mov webm green rle sheet colmap prompts
                 outputs: str = ('masks', 'overlay'),
                 objects: str = None, # number of objects to tell apart, or auto; without: 1
-                include: str = None, # point of the object: 12:64,36, 3s:64,36 or 9:64,36@2; repeatable
+                include: str = None, # point of the object: 12:64,36 or 3s:64,36@2; repeatable
                 exclude: str = None, # point of the background; repeatable
                 start: str = None, # begin at a frame (90) or a time (3s, 1:05)
                 end: str = None, # end before a frame or a time

@@ -155,7 +155,8 @@ class SegmentationJob:
 
     def files(self) -> list[str]:
         network = ['network.safetensors'] if self.options.keep_network else []
-        return [*output_files(self.options.outputs, self.names, self.open()), *network, 'result.json']
+        written = output_files(self.options.outputs, self.names, self.open())
+        return [*written, *network, 'result.json']
 
     def note(self, text: str): # a line
         "Print a warning, and keep it for the report."

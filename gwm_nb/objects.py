@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pieces_of_frames', 'Pieces', 'chain_pieces', 'random_walk', 'separate', 'areas_of', 'touching', 'resemblance',
-           'join_labels', 'halve', 'split_at_seeds', 'split_objects', 'match_objects']
+           'join_labels', 'halve', 'nearest_seed', 'split_at_seeds', 'split_objects', 'match_objects']
 
 # %% ../nbs/18_objects.ipynb #objcd002
 from collections.abc import Callable, Iterable
@@ -216,23 +216,30 @@ def halve(graph: sparse.csr_matrix, # (count,count) links of superpixels
     return ids
 
 # %% ../nbs/18_objects.ipynb #objcd035
+def nearest_seed(graph: sparse.csr_matrix, # (count,count) links of superpixels
+                 seeds: np.ndarray # (count,) known numbers; 0: unknown
+                ) -> np.ndarray: # (count,) the number of the nearest seed; 0: no way leads to one
+    "The shortest way to a seed, along links as long as the inverse of their weights."
+    lengths, at = graph.tocsr(copy=True), np.flatnonzero(seeds)
+    lengths.data = 1 / np.maximum(lengths.data, 1e-6)
+    _, _, source = dijkstra(lengths, False, at, True, min_only=True)
+    return np.where(source >= 0, seeds[source], 0)
+
+# %% ../nbs/18_objects.ipynb #objcd037
 def split_at_seeds(graph: sparse.csr_matrix, # (count,count) links of superpixels
                    ids: np.ndarray, # (count,) labels, -1: none
                    seeds: np.ndarray # (count,) known numbers; 0: unknown
                   ) -> np.ndarray: # (count,) labels, each with seeds of one number at most
-    "Labels with seeds of several numbers divided: each superpixel follows the nearest seed."
-    graph, ids = graph.tocsr(copy=True), ids.copy()
-    graph.data = 1 / np.maximum(graph.data, 1e-6)                # weights become lengths
+    "Labels with seeds of several numbers divided between them."
+    ids = ids.copy()
     for k in np.unique(ids[seeds > 0]):
         mine = np.flatnonzero(ids == k)
-        own, at = seeds[mine], np.flatnonzero(seeds[mine])
-        numbers = np.unique(own[at])
+        numbers = np.unique(seeds[mine][seeds[mine] > 0])
         if k >= 0 and len(numbers) == 1: continue
-        _, _, source = dijkstra(graph[mine][:, mine], False, at, True, min_only=True)
-        nearest = np.where(source >= 0, own[source], 0)          # 0: there is no way to a seed
         new = chain([k] if k >= 0 else [], count(ids.max() + 1)) # the first keeps the label
         labels = dict(zip(numbers, new)) | {0: -1}
-        ids[mine] = [labels[number] for number in nearest]
+        near = nearest_seed(graph[mine][:, mine], seeds[mine])
+        ids[mine] = [labels[number] for number in near]
     return ids
 
 # %% ../nbs/18_objects.ipynb #objcd025b

@@ -93,7 +93,7 @@ class Hint:
     def scaled(self, scale: float) -> 'Hint': # in pixels of smaller frames
         return replace(self, x=(self.x + .5) * scale - .5, y=(self.y + .5) * scale - .5)
 
-def check_hints(hints: Iterable[Hint],
+def check_hints(hints: Iterable[Hint], # whose numbers are checked
                 objects: int | str # how many are separated, or 'auto'
                ):
     "Raises `ValueError` for the number of an object that there is not."
