@@ -23,7 +23,7 @@ from gwm_nb.reports import read_results
 from inputs import Mirror, serve
 
 scripts = Path(__file__).resolve().parent.parent / "data_scripts"
-NAMES = sorted({p.stem for p in scripts.glob("[a-z]*.py")} - {"score_clips", "train_student"})
+NAMES = sorted({p.stem for p in scripts.glob("[a-z]*.py")} - {"score_clips", "train_on_masks"})
 H, W = 12, 16
 
 
@@ -522,9 +522,9 @@ def test_the_library_reads_what_is_written(run, small, tmp_path):
     assert find_data_sets("MoCA", data) == {"MoCA": data / "MoCA"}
 
 
-def test_a_student_learns_from_masks(script, run, monkeypatch):
+def test_a_network_learns_from_masks(script, run, monkeypatch):
     "A bright square in the training clips is found in a clip held out; that one has no masks."
-    monkeypatch.setattr(script("train_student"), "SIZE", (64, 96))
+    monkeypatch.setattr(script("train_on_masks"), "SIZE", (64, 96))
     for clip in "abc":
         for t in range(4):
             truth = np.zeros((64, 96), np.uint8)
@@ -533,7 +533,7 @@ def test_a_student_learns_from_masks(script, run, monkeypatch):
                 if folder == "found/c": continue
                 (run.work / folder).mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(run.work / folder / f"{t}.png"), truth)
-    out = run("train_student", "data", "found", "net.safetensors", "--held-out", "c", "--steps", "30")
+    out = run("train_on_masks", "data", "found", "net.safetensors", "--held-out", "c", "--steps", "30")
     assert float(out.split("mean of 1 clips: J ")[1]) > .8
     network = load_any(run.work / "net.safetensors")
     assert trained_size(network) == (64, 96) and network.num_masks == 2

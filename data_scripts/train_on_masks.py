@@ -51,7 +51,7 @@ def score_network(network, clip):
 
 
 @command(held_out=dict(nargs='*'))
-def train_student(data: str, # a prepared data set: JPEGImages and Annotations in it
+def train_on_masks(data: str, # a prepared data set: JPEGImages and Annotations in it
                   masks: str, # what `gwm_segment` has written: masks NAME/FRAME.png
                   out: str, # file of the network, .safetensors, for `gwm_segment --from`
                   held_out: str = (), # clips that are not trained on, but measured
@@ -71,4 +71,4 @@ def train_student(data: str, # a prepared data set: JPEGImages and Annotations i
     if scores: print(f'mean of {len(scores)} clips: J {sum(scores.values()) / len(scores):.3f}')
 
 
-if __name__ == '__main__': train_student()
+if __name__ == '__main__': train_on_masks()
