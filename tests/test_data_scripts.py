@@ -533,7 +533,7 @@ def test_a_network_learns_from_masks(script, run, monkeypatch):
                 if folder == "found/c": continue
                 (run.work / folder).mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(run.work / folder / f"{t}.png"), truth)
-    out = run("train_on_masks", "data", "found", "net.safetensors", "--held-out", "c", "--steps", "30")
+    out = run("train_on_masks", *"data found net.safetensors --held-out c --steps 30".split())
     assert float(out.split("mean of 1 clips: J ")[1]) > .8
     network = load_any(run.work / "net.safetensors")
     assert trained_size(network) == (64, 96) and network.num_masks == 2
