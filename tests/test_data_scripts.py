@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from gwm_nb.benchmarks import load_any, suitable_protocols, trained_size
+from gwm_nb.benchmarks import suitable_protocols
 from gwm_nb.commands import gwm_evaluate
 from gwm_nb.cutouts import write_labels
 from gwm_nb.datasets import data_sets, find_data_sets, find_masks, known_data_set
@@ -23,7 +23,7 @@ from gwm_nb.reports import read_results
 from inputs import Mirror, serve
 
 scripts = Path(__file__).resolve().parent.parent / "data_scripts"
-NAMES = sorted({p.stem for p in scripts.glob("[a-z]*.py")} - {"score_clips", "train_on_masks"})
+NAMES = sorted({p.stem for p in scripts.glob("[a-z]*.py")} - {"score_clips"})
 H, W = 12, 16
 
 
@@ -520,20 +520,3 @@ def test_the_library_reads_what_is_written(run, small, tmp_path):
         assert all(0 < read_mask(m).float().mean() < 1 for m in masks.values())
     assert known_data_set(data / "MoCA") is data_sets["MoCA"]
     assert find_data_sets("MoCA", data) == {"MoCA": data / "MoCA"}
-
-
-def test_a_network_learns_from_masks(script, run, monkeypatch):
-    "A bright square in the training clips is found in a clip held out; that one has no masks."
-    monkeypatch.setattr(script("train_on_masks"), "SIZE", (64, 96))
-    for clip in "abc":
-        for t in range(4):
-            truth = np.zeros((64, 96), np.uint8)
-            truth[16:48, 8 + 12 * t:40 + 12 * t] = 255
-            for folder in (f"data/JPEGImages/{clip}", f"data/Annotations/{clip}", f"found/{clip}"):
-                if folder == "found/c": continue
-                (run.work / folder).mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(run.work / folder / f"{t}.png"), truth)
-    out = run("train_on_masks", *"data found net.safetensors --held-out c --steps 30".split())
-    assert float(out.split("mean of 1 clips: J ")[1]) > .8
-    network = load_any(run.work / "net.safetensors")
-    assert trained_size(network) == (64, 96) and network.num_masks == 2
