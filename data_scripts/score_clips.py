@@ -11,12 +11,16 @@ import torch
 from scipy.special import expit
 from scipy.stats import spearmanr
 
+from gwm_nb.benchmarks import load_any, trained_size
 from gwm_nb.clips import read_frames
-from gwm_nb.evaluate import boundary_f, jaccard
+from gwm_nb.evaluate import boundary_f, choose_one, jaccard
 from gwm_nb.commands import command
 from gwm_nb.files import find_clips, list_images, read_mask
+from gwm_nb.flow import resize
+from gwm_nb.network import predict_masks
 from gwm_nb.refine import Hint, clip_refiner, get_refine_settings, quality_warnings, refine_clip
 from gwm_nb.self_training import first_guess, motion_logits, motion_thresholds, self_train
+from gwm_nb.store import shrink
 from gwm_nb.superpixels import diffuse, otsu_threshold
 
 
@@ -57,16 +61,26 @@ def moving_pixels(clip, settings, shape):
     return enlarge(torch.from_numpy(moving), shape)
 
 
-def lever_row(clip, annotations, settings):
+def network_logits(network, clip, window):
+    "Log-odds (T,h,w) of the object by a trained network, from each frame alone."
+    size, flows = trained_size(network), [window.flow[t, t + 1][:2] for t in range(len(window) - 1)]
+    soft = predict_masks(network, (shrink(image, size) for image in frames_of(clip)))
+    chosen = choose_one(soft, torch.from_numpy(np.stack(flows)).float())
+    object = resize(soft[:, chosen].sum(1, keepdim=True), window.size)[:, 0]
+    return object.clamp(.02, .98).logit().numpy()
+
+
+def lever_row(clip, annotations, settings, network=None):
     "J of the first pass, on superpixels, with one thing changed at a time."
     truths = [read_mask(file) > 0 for file in list_images(annotations)]
-    graph = clip_refiner(frames_of(clip), settings).build()
+    refiner = clip_refiner(frames_of(clip), settings)
+    graph = refiner.build()
     motion = motion_logits(graph, motion_thresholds(graph))
     plain = diffuse(graph.links, expit(motion), settings.anchor)
     guess, rounds = first_guess(graph, motion, settings.anchor), len(settings.balances)
 
     def learned(start=guess, balances=settings.balances, ridge=settings.ridge,
-                anchor=settings.anchor, reliability=None):
+                anchor=settings.anchor, reliability=None, motion=motion):
         return self_train(graph, motion, start, balances, ridge, anchor, reliability=reliability)[0]
 
     found = {'diffusion': plain, 'and border prior': guess, 'first pass': learned(),
@@ -75,6 +89,9 @@ def lever_row(clip, annotations, settings):
              'only purify': learned(balances=(.5,) * rounds),
              'no graph': learned(anchor=1e5), 'no border prior': learned(plain),
              'no reliability': learned(reliability=np.ones(len(truths)))}
+    if network:
+        seen = graph.average(network_logits(network, clip, refiner.window))
+        found['and a network'] = learned(motion=motion + .5 * seen)
     painted = {name: torch.from_numpy(graph.paint(p)) for name, p in found.items()}
     return {name: score(enlarge(soft, truths[0].shape), truths).mean()
             for name, soft in painted.items()}
@@ -126,6 +143,7 @@ def score_clips(data: str, # a prepared data set: JPEGImages and Annotations in 
                 preset: str = 'default', # of gwm_nb.refine: default or fast
                 residual: bool = False, # measure the thresholded residual too
                 levers: bool = False, # what parts of the first pass are worth, in place of the whole
+                network: str = '', # of levers: a run of gwm_train, whose masks are one more
                 clicks: int = (), # J after so many clicks of a simulated user, as in 0 1 3 5
                 clips: str = (), # only these; default: all
                 set: str = ()): # changes of the settings, as in ridge=0.1
@@ -138,7 +156,9 @@ def score_clips(data: str, # a prepared data set: JPEGImages and Annotations in 
     found = [(Path(clip.path).name, clip.path, str(clip.path).replace('JPEGImages', 'Annotations')) for clip in find_clips(Path(data)/'JPEGImages')]
     found = [(name, *paths) for name, *paths in found if not clips or name in clips]
     if not found: raise ValueError(f'{data}: none of these clips: {", ".join(clips)}')
-    if levers: return print_rows(found, lambda *paths: lever_row(*paths, settings))
+    if levers:
+        trained = load_any(network) if network else None
+        return print_rows(found, lambda *paths: lever_row(*paths, settings, trained))
     if clicks: return print_rows(found, lambda *paths: click_row(*paths, settings, clicks))
     rows = {}
     for name, path, annotations in found:
