@@ -25,9 +25,8 @@ from einops import einsum, rearrange
 from fastcore.basics import patch
 from torch import Tensor
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, PolynomialLR
-from tqdm.auto import trange
 
-from .files import lazily, write_whole
+from .files import ProgressBar, lazily, write_whole
 from .flow import resize
 from .weights import timm_weights
 from .network import Normalise, networks
@@ -516,8 +515,8 @@ def cache_features(network: nn.Module, # with a frozen backbone
         raise ValueError(f'this network already caches its features in {kept.folder} '
                          f'as {kept.dtype}')
     pad = network.padded if hasattr(network, 'padded') else lambda x: x
-    for start in trange(0, len(data or ()), 8, desc='features', unit=' batches',
-                        disable=not data):
+    starts = range(0, len(data or ()), 8)
+    for start in ProgressBar(starts, desc='features', unit=' batches', disable=not data):
         indices = range(start, min(start + 8, len(data)))
         image = torch.stack([data[i]['image'] for i in indices]).to(network.normalise.mean)
         for view in (image, image.flip(-1))[:1 + flips]:

@@ -165,8 +165,9 @@ def test_a_compiled_network_learns_the_same(tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "true"), losses(tmp_path / "false"), atol=1e-3)
 
 
-def test_kept_features(davis, tmp_path):
+def test_kept_features(davis, tmp_path, capsys, monkeypatch):
     "All are there before the first step, mirrored ones too; the next run computes none."
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     torch.manual_seed(0)
     state = create_network("resnet18", pretrained=False).backbone.model.state_dict()
     torch.save(state, tmp_path / "w.pt")
@@ -180,6 +181,8 @@ def test_kept_features(davis, tmp_path):
     assert first.computed == 12 + 2 and again.computed == 0          # and two of validation
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     np.testing.assert_allclose(losses(tmp_path / "c"), losses(tmp_path / "a"), rtol=2e-2)
+    shown = capsys.readouterr().err                        # no terminal: lines, none redrawn
+    assert "features: 100%" in shown and "\r" not in shown
 
 
 def test_weights_alone(straight, tmp_path):
