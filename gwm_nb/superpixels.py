@@ -353,7 +353,7 @@ def build_graph(window: Window, # frames and their motion
     view = lambda t: crop_box(window.frames[t], boxes[t], scale, large, cv2.INTER_CUBIC)
 
     same = (old.boxes == boxes).all(1) if old else np.zeros(len(window), bool)
-    before = np.searchsorted(old.frame, range(len(window) + 1)) if old else None
+    before = np.searchsorted(old.frame, range(len(window) + 1)).astype(np.int32) if old else None
 
     def cut(t):
         if same[t]: label = old.label[t] - before[t]
