@@ -360,7 +360,8 @@ def build_graph(window: Window, # frames and their motion
         else: label, lab = cut_superpixels(view(t), size, superpixels)
         layers = [crop_box(m[t], boxes[t], 1, size) for m in maps]
         if not same[t]: layers = [*np.indices(size, np.float32), *np.moveaxis(lab, -1, 0), *layers]
-        means = averaging_matrix(label) @ np.stack(layers, -1).reshape(label.size, -1)
+        layers = np.stack(layers, -1, dtype=float).reshape(label.size, -1)
+        means = averaging_matrix(label) @ layers
         if not same[t]: return label, means
         rows = slice(*before[t:t + 2])
         return label, np.concatenate([old.place[rows], old.colour[rows], means], 1)
