@@ -37,8 +37,7 @@ from .self_training import (ReplayBuffer, boxes_cut_object, first_guess, include
 from .superpixels import (SuperpixelGraph, build_graph, crop_box, estimate_motion,
                                 frozen_backbone, limit_side, parallel_map, paste_box)
 
-_accelerate = lazily('accelerate.utils')                 # large; imported at their first use
-_filters = lazily('kornia.filters')
+_accelerate = lazily('accelerate.utils')                 # large; imported at its first use
 
 # %% ../nbs/19_refine.ipynb #refcd005
 def example_clip() -> tuple[Path, Path]: # a video of 36 frames; a folder of three annotations
