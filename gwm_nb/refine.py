@@ -88,6 +88,7 @@ class Hint:
     def scaled(self, scale: float) -> 'Hint': # in pixels of smaller frames
         return replace(self, x=(self.x + .5) * scale - .5, y=(self.y + .5) * scale - .5)
 
+# %% ../nbs/19_refine.ipynb #hint0011
 def check_hints(hints: Iterable[Hint], # of a clip
                 size: tuple[int, int], # (height, width) of its frames
                 frames: int | None = None # how many it has; None: unknown
@@ -259,6 +260,7 @@ def boxes(self: WindowRefiner):
             boxes[h.frame] = include_point(boxes[h.frame], self.place(h), self.window.size)
     return boxes
 
+# %% ../nbs/19_refine.ipynb #hint0013
 @patch
 def motion(self: WindowRefiner):
     "Log-odds by motion; they count for little if a point that is included rests."
@@ -292,10 +294,12 @@ def guided_filter(guide: np.ndarray, # (h,w,3) image in [0,1]
                         [br * gr - bg * rr, bb * rr - br * br, bg * br - bb * gr],
                         [bg * gr - br * gg, bg * br - bb * gr, bb * gg - bg * bg]])
     determinant = bb * inverse[0, 0] + bg * inverse[0, 1] + br * inverse[0, 2]
-    slope = np.einsum('ijhw,jhw->ihw', inverse, [products(x, mask) for x in (b, g, r)]) / determinant
+    with_mask = [products(x, mask) for x in (b, g, r)]
+    slope = np.einsum('ijhw,jhw->ihw', inverse, with_mask) / determinant
     offset = mean(mask) - sum(s * mean(x) for s, x in zip(slope, (b, g, r)))
     return sum(mean(s) * x for s, x in zip(slope, (b, g, r))) + mean(offset)
 
+# %% ../nbs/19_refine.ipynb #refcd060b
 @patch
 def align_edges(self: WindowRefiner, soft, t): # (h,w) -> (h,w)
     "The mask of frame `t` in its box, with the edges of the image."
@@ -476,8 +480,8 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
                    kept: KeptWindows | None = None # filled, then used again with other hints
                   ) -> Iterator[Refined]: # of consecutive parts of the clip
     """Segment a clip of any length: its masks, window after window. With `keep`, windows that an
-    interrupted run has finished are not repeated. With `kept`, once it is complete, `frames` are not
-    read. Raises `ValueError` for less than two frames and for a hint outside of them."""
+    interrupted run has finished are not repeated. With `kept`, once it is complete, `frames` are
+    not read. Raises `ValueError` for less than two frames and for a hint outside of them."""
     settings = get_refine_settings(preset)
     if kept and kept.complete: windows, shape, net = kept.windows(), kept.shape, None
     else:

@@ -281,7 +281,7 @@ def _flow_links(window, label, boxes, pairs):
 
 # %% ../nbs/45_superpixels.ipynb #spx0045b
 def _moved_links(old, same, shift, shape):
-    "The flow's links of `old` between frames that stay the `same` (T,), renumbered by `shift` (T,)."
+    "Links along the flow of `old`, between frames that are the `same`, renumbered by `shift`."
     links = old.flow_links.tocoo()
     frames = old.frame[links.row], old.frame[links.col]
     stay = same[frames[0]] & same[frames[1]]
