@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['refine_presets', 'example_clip', 'RefineSettings', 'get_refine_settings', 'Hint', 'certainty', 'temporal_consistency',
-           'Refined', 'quality_warnings', 'WindowRefiner', 'refine_window', 'refine_steps', 'refine_windows',
-           'refine_clip', 'clip_refiner']
+           'Refined', 'quality_warnings', 'WindowRefiner', 'local_colour_logits', 'refine_window', 'refine_steps',
+           'refine_windows', 'refine_clip', 'clip_refiner']
 
 # %% ../nbs/19_refine.ipynb #refcd002
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +24,7 @@ import torch
 from einops import rearrange
 from fastcore.basics import patch
 from scipy.ndimage import distance_transform_edt
+from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from . import __version__
@@ -33,11 +34,11 @@ from .objects import match_objects, split_objects
 from .self_training import (ReplayBuffer, boxes_cut_object, first_guess, include_point,
                                   motion_logits, motion_thresholds, self_train, side_coverage,
                                   track_boxes, update_replay)
-from .superpixels import (SuperpixelGraph, build_graph, crop_box, estimate_motion,
-                                frozen_backbone, limit_side, parallel_map, paste_box)
+from .superpixels import (SuperpixelGraph, build_graph, crop_box, diffuse_pixels,
+                                estimate_motion, frozen_backbone, limit_side, parallel_map,
+                                paste_box)
 
 _accelerate = lazily('accelerate.utils')                 # large; imported at their first use
-_filters = lazily('kornia.filters')
 
 # %% ../nbs/19_refine.ipynb #refcd005
 def example_clip() -> tuple[Path, Path]: # a video of 36 frames; a folder of three annotations
@@ -260,16 +261,33 @@ def reuse(self: WindowRefiner, boxes, *maps):
     graph.means[1:] = [graph.average(m) for m in maps]
     return graph
 
+# %% ../nbs/19_refine.ipynb #edge0001
+def local_colour_logits(colour: np.ndarray, # (h,w,3) Lab
+                        p: np.ndarray, # (h,w) probability of being the object
+                        radius: int # of the window, in pixels
+                       ) -> np.ndarray: # (h,w)
+    "Log-odds of each pixel's colour, by Gaussians of the object and of the background around it."
+    def mean(x): return cv2.blur(x, (2 * radius + 1,) * 2)
+    def log_likelihood(weight):
+        weight = weight[..., None]
+        total = mean(weight)[..., None] + 1e-4
+        centre = mean(weight * colour) / total
+        variance = 16 + np.maximum(mean(weight * colour**2) / total - centre**2, 0)
+        return -.5 * ((colour - centre)**2 / variance + np.log(variance)).sum(-1)
+    return log_likelihood(np.clip(2 * p - 1, 0, 1)) - log_likelihood(np.clip(1 - 2 * p, 0, 1))
+
 # %% ../nbs/19_refine.ipynb #refcd060
 @patch
-@torch.inference_mode()
-def align_edges(self: WindowRefiner, soft, t): # (h,w) -> (h,w)
-    "The mask of frame `t` in its box, with the edges of the image (guided filter, He et al. 2010)."
-    frame, size = self.window.frames[t], self.window.size
-    guide = crop_box(frame, self.graph.boxes[t], frame.shape[0] / size[0], size, cv2.INTER_AREA)
-    guide = rearrange(torch.from_numpy(guide), 'h w c -> 1 c h w').float() / 255
-    mask = _filters.gaussian_blur2d(torch.from_numpy(soft)[None, None], 9, (1., 1.))
-    return _filters.guided_blur(guide, mask, 17, 1e-4, separable=True)[0, 0].clamp(0, 1).numpy()
+def align_edges(self: WindowRefiner, p, t): # (h,w) -> (h,w)
+    "Probabilities of frame `t` in its box; pixels near the mask's edge are decided anew."
+    frame, size, graph = self.window.frames[t], self.window.size, self.graph
+    view = crop_box(frame, graph.boxes[t], frame.shape[0] / size[0], size, cv2.INTER_AREA)
+    colour = cv2.cvtColor(view.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    radius = int(np.ceil(np.sqrt(graph.area.mean())))
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
+    band = cv2.morphologyEx((p > .5).astype(np.uint8), cv2.MORPH_GRADIENT, disk) > 0
+    logits = logit(np.clip(p, .02, .98)) + .5 * local_colour_logits(colour, p, radius)
+    return np.clip(diffuse_pixels(np.where(band, expit(logits), p), colour, band, .05), 0, 1)
 
 # %% ../nbs/19_refine.ipynb #dce00ba1
 @patch

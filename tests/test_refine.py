@@ -119,6 +119,16 @@ def test_a_moving_disk_is_found_better_than_by_motion_alone(settings, least, gai
     assert J > max(least, naive + gain)
 
 
+def test_a_mask_beside_the_object_moves_to_its_edge_and_an_empty_one_stays():
+    frames, masks = moving_disk(2, size=(96, 144), radius=24)
+    refiner = clip_refiner(frames, SMALL)
+    refiner.refine()
+    truth, beside = masks[0].numpy(), np.roll(masks[0].numpy(), 2, 1).astype(np.float32)
+    aligned = refiner.align_edges(.1 + .8 * beside, 0)
+    assert jaccard(aligned > .5, truth) > .97 > .91 > jaccard(beside > .5, truth)
+    assert not refiner.align_edges(0 * beside, 0).any()
+
+
 def test_the_same_clip_twice_is_the_same_answer(whole):
     "Also with more threads."
     before = torch.get_num_threads()
