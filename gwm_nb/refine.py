@@ -264,16 +264,16 @@ def reuse(self: WindowRefiner, boxes, *maps):
 # %% ../nbs/19_refine.ipynb #edge0001
 def local_colour_logits(colour: np.ndarray, # (h,w,3) Lab
                         p: np.ndarray, # (h,w) probability of being the object
-                        radius: int # of the window, in pixels
-                       ) -> np.ndarray: # (h,w)
-    "Log-odds of each pixel's colour, by Gaussians of the object and of the background around it."
-    def mean(x): return cv2.blur(x, (2 * radius + 1,) * 2)
+                        chosen: np.ndarray, # (h,w) bool: n pixels
+                        radius: int # of the window around each, in pixels
+                       ) -> np.ndarray: # (n,)
+    "Log-odds of the colours of pixels, by Gaussians of the object and of the background around."
+    def mean(x): return cv2.blur(x, (2 * radius + 1,) * 2)[chosen]
     def log_likelihood(weight):
-        weight = weight[..., None]
-        total = mean(weight)[..., None] + 1e-4
-        centre = mean(weight * colour) / total
-        variance = 16 + np.maximum(mean(weight * colour**2) / total - centre**2, 0)
-        return -.5 * ((colour - centre)**2 / variance + np.log(variance)).sum(-1)
+        total = mean(weight)[:, None] + 1e-4
+        centre, square = (mean(weight[..., None] * x) / total for x in (colour, colour**2))
+        variance = 16 + np.maximum(square - centre**2, 0)
+        return -.5 * ((colour[chosen] - centre)**2 / variance + np.log(variance)).sum(1)
     return log_likelihood(np.clip(2 * p - 1, 0, 1)) - log_likelihood(np.clip(1 - 2 * p, 0, 1))
 
 # %% ../nbs/19_refine.ipynb #refcd060
@@ -284,10 +284,12 @@ def align_edges(self: WindowRefiner, p, t): # (h,w) -> (h,w)
     view = crop_box(frame, graph.boxes[t], frame.shape[0] / size[0], size, cv2.INTER_AREA)
     colour = cv2.cvtColor(view.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     radius = int(np.ceil(np.sqrt(graph.area.mean())))
-    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
-    band = cv2.morphologyEx((p > .5).astype(np.uint8), cv2.MORPH_GRADIENT, disk) > 0
-    logits = logit(np.clip(p, .02, .98)) + .5 * local_colour_logits(colour, p, radius)
-    return np.clip(diffuse_pixels(np.where(band, expit(logits), p), colour, band, .05), 0, 1)
+    square = np.ones((2 * radius + 1,) * 2, np.uint8)
+    band = cv2.morphologyEx((p > .5).astype(np.uint8), cv2.MORPH_GRADIENT, square) > 0
+    logits = logit(np.clip(p[band], .02, .98)) + .5 * local_colour_logits(colour, p, band, radius)
+    target = p.copy()
+    target[band] = expit(logits)
+    return np.clip(diffuse_pixels(target, colour, band, .05), 0, 1)
 
 # %% ../nbs/19_refine.ipynb #dce00ba1
 @patch
