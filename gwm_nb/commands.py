@@ -137,7 +137,9 @@ def _segment_one(clip, out, options):
                       f"{len(J['frames'])} annotated frames")
     print(f"{report['frames']} frames in {seconds['total']:.0f} s ({parts}){measured or ''}")
     if confidence:
-        print(f"confidence {confidence['mean']:.2f}")
+        J = report.get('expected_J')
+        known = J and f"; expected J {J['mean']:.2f} +- {J['error']:.2f}"
+        print(f"confidence {confidence['mean']:.2f}{known or ''}")
         for warning in report['quality_warnings']: print(f'warning: {warning}')
     for name in options.outputs:
         if output_files([name], report['names'])[0] not in report['files']: continue
