@@ -312,6 +312,7 @@ def align_edges(self: WindowRefiner, p, t): # (h,w) -> (h,w)
     radius = int(np.ceil(np.sqrt(graph.area.mean())))
     square = np.ones((2 * radius + 1,) * 2, np.uint8)
     band = cv2.morphologyEx((p > .5).astype(np.uint8), cv2.MORPH_GRADIENT, square) > 0
+    band &= np.isnan(graph.known)[graph.label[t]]        # a hint's superpixel stays
     logits = logit(np.clip(p[band], .02, .98)) + .5 * local_colour_logits(colour, p, band, radius)
     target = p.copy()
     target[band] = expit(logits)

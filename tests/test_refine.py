@@ -124,7 +124,7 @@ def test_a_moving_disk_is_found_better_than_by_motion_alone(settings, least, gai
     assert J > max(least, naive + gain)
 
 
-def test_a_mask_beside_the_object_moves_to_its_edge_and_an_empty_one_stays():
+def test_a_mask_beside_the_object_moves_to_its_edge_but_where_hints_are():
     frames, masks = moving_disk(2, size=(96, 144), radius=24)
     refiner = clip_refiner(frames, SMALL)
     refiner.refine()
@@ -132,6 +132,8 @@ def test_a_mask_beside_the_object_moves_to_its_edge_and_an_empty_one_stays():
     aligned = refiner.align_edges(.1 + .8 * beside, 0)
     assert jaccard(aligned > .5, truth) > .97 > .91 > jaccard(beside > .5, truth)
     assert not refiner.align_edges(0 * beside, 0).any()
+    refiner.graph.known[:] = 0                          # as if a hint had said it of each
+    assert np.array_equal(refiner.align_edges(beside, 0), beside)
 
 
 def test_the_same_clip_twice_is_the_same_answer(whole):
