@@ -1,4 +1,4 @@
-"Segment the clips of a prepared data set, each alone and without labels, and measure J against its annotations."
+"Segment the clips of a prepared data set, each alone and without labels, and measure J and F against its annotations."
 import resource
 import time
 from ast import literal_eval
@@ -40,8 +40,10 @@ def score_clip(clip, annotations, settings, residual):
     seconds = time.perf_counter() - start
     masks = [found[t] > .5 for t in range(len(found))]
     frames = score(masks, truths)
-    row = dict(J=frames.mean(), smallest=min(m.float().mean().item() for m in masks),
-               confidence=found.confidence.mean(), seconds=seconds, frames=len(found),
+    F = np.mean([boundary_f(m, truth) for m, truth in zip(masks, truths)])
+    row = dict(J=frames.mean(), F=F, smallest=min(m.float().mean().item() for m in masks),
+               confidence=found.confidence.mean(), stability=found.stability,
+               seconds=seconds, frames=len(found),
                within=spearmanr(found.confidence, frames).statistic,
                warnings=len(quality_warnings(found)))
     if residual:
@@ -147,7 +149,7 @@ def score_clips(data: str, # a prepared data set: JPEGImages and Annotations in 
                 clicks: int = (), # J after so many clicks of a simulated user, as in 0 1 3 5
                 clips: str = (), # only these; default: all
                 set: str = ()): # changes of the settings, as in ridge=0.1
-    "Print J of each clip, and the rank correlation of the confidence with J."
+    "Print J and F of each clip, and the rank correlations of confidence and stability with J."
     settings = get_refine_settings(preset)
     for change in set:
         name, _, value = change.partition('=')
@@ -165,10 +167,12 @@ def score_clips(data: str, # a prepared data set: JPEGImages and Annotations in 
         rows[name] = row = score_clip(path, annotations, settings, residual)
         print(f'{name:20}', *(f'{key} {value:.3f}' for key, value in row.items()), flush=True)
     mean = lambda key: np.mean([row[key] for row in rows.values()])
-    print(f'mean of {len(rows)} clips: J {mean("J"):.3f}' + (f', of the residual {mean("residual"):.3f}' if residual else ''))
+    print(f'mean of {len(rows)} clips: J {mean("J"):.3f}, F {mean("F"):.3f}' + (f', of the residual {mean("residual"):.3f}' if residual else ''))
     if len(rows) > 2:
-        ranks = spearmanr(*([row[key] for row in rows.values()] for key in ('confidence', 'J'))).statistic
-        print(f'rank correlation of confidence and J: {ranks:.2f} between clips, {mean("within"):.2f} within them')
+        ranks = [spearmanr(*([row[key] for row in rows.values()] for key in (sure, 'J'))).statistic
+                 for sure in ('confidence', 'stability')]
+        print(f'rank correlation with J: of confidence {ranks[0]:.2f} between clips, '
+              f'{mean("within"):.2f} within them; of stability {ranks[1]:.2f} between clips')
     print(f'peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB')
 
 

@@ -133,10 +133,13 @@ def _segment_one(clip, out, options):
     report, frames = segment(clip, out, options).report, options.open(clip)
     seconds, J, confidence = report['seconds'], report.get('J'), report.get('confidence')
     parts = ', '.join(f'{part} {took:.0f}' for part, took in seconds.items() if part != 'total')
-    measured = f"; J = {J['mean']:.3f} over {len(J['frames'])} annotated frames" if J else ''
-    print(f"{report['frames']} frames in {seconds['total']:.0f} s ({parts}){measured}")
+    measured = J and (f"; J = {J['mean']:.3f}, F = {report['F']['mean']:.3f} over "
+                      f"{len(J['frames'])} annotated frames")
+    print(f"{report['frames']} frames in {seconds['total']:.0f} s ({parts}){measured or ''}")
     if confidence:
-        print(f"confidence {confidence['mean']:.2f}")
+        J = report.get('expected_J')
+        known = J and f"; expected J {J['mean']:.2f} +- {J['error']:.2f}"
+        print(f"confidence {confidence['mean']:.2f}{known or ''}")
         for warning in report['quality_warnings']: print(f'warning: {warning}')
     for name in options.outputs:
         first, pattern = (output_files([name], [n], frames)[0] for n in (report['names'][0], '*'))
@@ -188,7 +191,7 @@ _points = dict(repeated=True)
          exclude=_points | dict(metavar='FRAME:X,Y'))
 def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of clips
                 out: str = 'gwm_out', # folder for the results; of several clips: a folder each
-                masks: str = None, # annotations, only to measure J: a folder, or a video of masks
+                masks: str = None, # annotations (folder or video), only to measure J and F
                 preset: str = None, # default, fast, best, gwm or published; without: default
                 # masks overlay cutout mov webm green rle sheet colmap prompts
                 outputs: str = ('masks', 'overlay'),

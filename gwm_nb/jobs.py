@@ -26,7 +26,7 @@ from .annotations import Annotations
 from .checkpoints import save
 from .clips import Excerpt, Frames, open_clip
 from .cutouts import Outputs, check_outputs, output_files
-from .evaluate import jaccard
+from .evaluate import boundary_f, jaccard
 from .flow import resize
 from .files import (JobProgress, check_foreign_files, image_size, inner_path,
                           output_folder, read_json, results_folder, say, show_progress,
@@ -97,7 +97,7 @@ EXCERPT = 'start', 'end', 'every', 'max_side', 'fps' # options of `Excerpt`
 @dataclass
 class JobOptions:
     "What is done with a clip, whatever the method. Raises `ValueError` for an unknown output."
-    masks: str | Path | None = None # annotations, a folder or a video of masks, only to measure J
+    masks: str | Path | None = None # annotations (folder or video), only to measure J and F
     outputs: Iterable[str] = ('masks', 'overlay') # names for `Outputs`
     start: str | int | None = None # begin at a frame (90) or a time (3s, 1:05)
     end: str | int | None = None # end before a frame or a time
@@ -141,7 +141,7 @@ class SegmentationJob:
     annotations: dict = field(default_factory=dict) # {frame name: function that reads one}
     notes: list[str] = field(default_factory=list) # warnings for the user and the report
     failed: list[str] = field(default_factory=list) # outputs that could not be written, and why
-    scores: dict = field(default_factory=dict) # {frame name: J} of annotated frames
+    scores: dict = field(default_factory=dict) # {'J' or 'F': {name of a frame: value}}
     confidence: dict = field(default_factory=dict) # {frame name: in [0,1]}
     seconds: dict = field(default_factory=dict) # {part of the work: time}
     scratch: Path | None = None # a temporary folder, while the job runs
@@ -249,7 +249,9 @@ def write_masks(self: SegmentationJob,
             object = soft.reshape(-1, *self.size).amax(0)
             outputs.add(name, image, 1 - object if self.options.invert else soft, mask.confidence)
             if name in self.annotations:
-                self.scores[name] = jaccard(object > .5, *self.annotations[name]()).item()
+                for measure, score in (('J', jaccard), ('F', boundary_f)):
+                    value = score(object > .5, *self.annotations[name]()).item()
+                    self.scores.setdefault(measure, {})[name] = value
             if mask.confidence is not None: self.confidence[name] = round(mask.confidence, 3)
     self.notes += outputs.warnings
     self.failed += outputs.failed
@@ -265,11 +267,12 @@ def report(self: SegmentationJob,
                   **about, seconds=self.seconds,
                   versions={package: version(package) for package in ('gwm_nb', 'torch', 'timm')},
                   files=sorted(f for f in self.files() if (self.out/f).exists()))
-    confidence, J = self.confidence.values(), self.scores.values()
+    confidence = self.confidence.values()
     if confidence:
         mean = round(sum(confidence) / len(confidence), 3)
         report['confidence'] = dict(mean=mean, frames=self.confidence)
-    if J: report['J'] = dict(mean=sum(J) / len(J), frames=self.scores)
+    for measure, frames in self.scores.items():
+        report[measure] = dict(mean=sum(frames.values()) / len(frames), frames=frames)
     def as_json(value):
         if isinstance(value, Hint): return vars(value)
         return str(value) if isinstance(value, Path) else estimator_settings(value)
@@ -309,7 +312,8 @@ def run(self: SegmentationJob,
 _judged = {'frames': dict[str, float]}, None
 _part = dict(start=(int, str, None), end=(int, str, None), every=(int, None),
              max_side=(int, None), fps=(float, None))
-_REPORT = dict(names=list[str], files=list[str], confidence=_judged, J=_judged, settings=_part)
+_REPORT = dict(names=list[str], files=list[str], settings=_part,
+               confidence=_judged, J=_judged, F=_judged)
 
 # %% ../nbs/47_jobs.ipynb #res00003
 class Result:

@@ -32,8 +32,8 @@ from .loss import ReconstructionLoss
 from .merging import get_merger
 from .network import create_network, predict_masks
 from .polish import get_polisher
-from .refine import (Hint, RefineSettings, check_hints, get_refine_settings, quality_warnings,
-                           refine_presets, refine_steps, refine_windows)
+from .refine import (Hint, RefineSettings, check_hints, expected_J, get_refine_settings,
+                           quality_warnings, refine_presets, refine_steps, refine_windows)
 from .runs import adapt
 from .store import FlowSettings, working_size
 from .train import fit
@@ -112,6 +112,7 @@ def predict_by_refinement(job: SegmentationJob, # what to segment
         confidence, stats = map(np.concatenate, zip(*seen))
         whole = replace(last, confidence=confidence, stats=stats)
         about['quality_warnings'] = quality_warnings(whole, hints)
+        about['expected_J'] = expected_J(whole)
         shutil.rmtree(cache, ignore_errors=True)
     return Prediction(masks(), about)
 

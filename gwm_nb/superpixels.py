@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['border_prior', 'mean_residual', 'limit_side', 'parallel_map', 'Window', 'estimate_motion', 'otsu_threshold',
            'cut_superpixels', 'crop_box', 'paste_box', 'averaging_matrix', 'pool_maps', 'fold_batch_norm',
-           'frozen_backbone', 'superpixel_features', 'SuperpixelGraph', 'build_graph', 'diffuse']
+           'frozen_backbone', 'superpixel_features', 'SuperpixelGraph', 'build_graph', 'diffuse', 'diffuse_pixels']
 
 # %% ../nbs/45_superpixels.ipynb #spx0004
 from collections.abc import Callable, Sequence
@@ -405,3 +405,19 @@ def diffuse(links: sparse.csr_matrix, # (n,n) weights w_ij, symmetric
     else: system = sparse.diags(degree) - links
     scale = sparse.diags(1 / degree)
     return sparse.linalg.cg(system, wanted, target, rtol=1e-4, maxiter=200, M=scale)[0]
+
+# %% ../nbs/45_superpixels.ipynb #spxpix02
+def diffuse_pixels(target: np.ndarray, # (h,w) value of each pixel by itself
+                   colour: np.ndarray, # (h,w,3) Lab
+                   free: np.ndarray, # (h,w) bool: the others keep their value
+                   anchor: float, # how strongly a free pixel keeps its value
+                   sigma: float = 2. # Lab distance at which links grow weak
+                  ) -> np.ndarray: # (h,w)
+    "`diffuse` on some pixels of an image, between neighbours."
+    near = cv2.dilate(free.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    label = np.zeros(free.shape, int)                    # 0: all that do not count
+    label[near] = 1 + np.arange(near.sum())
+    links = _weighed(_border_links(label[None]), np.append([[0] * 3], colour[near], 0), sigma, 1)
+    known, result = np.where(free, np.nan, target)[near], target.copy()
+    result[near] = diffuse(links, np.append(0, target[near]), anchor, np.append(0, known))[1:]
+    return result

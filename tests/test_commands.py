@@ -78,7 +78,7 @@ def test_a_video_of_masks_gives_the_same_J(clip, segment, tmp_path):
     how = "--preset", "gwm", "--steps", 10, "--num-masks", 2, "--keep-network"
     for truth in (clip / "truth", film(tmp_path / "film.mp4", masks)):
         out, end = segment(clip / "frames", truth.stem, "--masks", truth, *how)
-        assert end is None and "annotations are read as: " in out and "J = " in out
+        assert end is None and "annotations are read as: " in out and ", F = " in out
         how = "--from", "truth/network.safetensors"
         J[truth.stem] = report(tmp_path / truth.stem)["J"]["mean"]
     assert J["film"] == pytest.approx(J["truth"], abs=.03) and J["truth"] > 0
@@ -96,7 +96,7 @@ def test_several_clips_are_done_one_by_one(clip, segment, tmp_path):
     out, end = segment(*how, "--masks", "truth")
     assert "3 clips (b, bad, c)" in out and end == "gwm_segment: 1 of 3 clips failed: bad"
     assert out.count("method: ") == 1
-    assert all(report(tmp_path / "clips/out" / name)["J"] for name in "bc")
+    assert all(report(tmp_path / "clips/out" / name)[m] for name in "bc" for m in "JF")
     assert not (tmp_path / "clips/out/bad").exists()
     with av.open(str(tmp_path / "clips/out/b/overlay.mp4")) as file:
         s = file.streams.video[0]

@@ -9,8 +9,9 @@ import torch
 
 from gwm_nb import refine
 from gwm_nb.evaluate import jaccard
-from gwm_nb.refine import (Refined, RefineSettings, certainty, clip_refiner, quality_warnings,
-                           refine_clip, refine_presets, refine_windows, temporal_consistency)
+from gwm_nb.refine import (Refined, RefineSettings, certainty, clip_refiner, expected_J,
+                           quality_warnings, refine_clip, refine_presets, refine_windows, stability,
+                           temporal_consistency)
 from gwm_nb.superpixels import otsu_threshold
 from inputs import moving_disk
 
@@ -28,21 +29,25 @@ def test_confidence_of_the_certain_and_of_the_uncertain(disk_graph):
     sure, none = (graph.place[:, 0] > 30).astype(float), np.zeros(len(graph))
     assert (certainty(graph, sure) == 1).all() and (certainty(graph, none) <= 1).all()
     assert (certainty(graph, none + .5) < 1e-6).all()
+    assert (stability(graph, sure) == 1).all() and not stability(graph, none + .5).any()
     assert (temporal_consistency(graph, none) == 0).all()
     assert temporal_consistency(graph, sure).max() > .9
     assert (temporal_consistency(graph, (graph.frame % 2).astype(float)) < 1e-6).all()
 
 
-@pytest.mark.parametrize("stats, cut, confidence, says", [
-    ((6, 7, .06), 1, .8, ""), ((16, 20, .08), 0, .8, ""), ((6, 7, .06), 0, .5, "0.50"),
-    ((.05, 3, .02), 0, .7, "0.05 pixels a frame"), ((6, 6.7, .12), 0, .74, "0.12 pixels"),
-    ((6, 7, .06), 2, .8, "in 2 frames")])
-def test_warnings_say_why(stats, cut, confidence, says):
-    rows = np.array([(*stats, .3 * (t < cut)) for t in range(4)])
+@pytest.mark.parametrize("stats, cut, confidence, stable, says, J", [
+    ((6, 7, .06), 1, .8, .85, "", .9), ((16, 20, .08), 0, .8, .75, "", .83),
+    ((6, 7, .06), 0, .5, .6, "0.50", .57), ((6, 7, .06), 0, .8, .69, "0.69", .57),
+    ((.05, 3, .02), 0, .7, .8, "0.05 pixels a frame", None),
+    ((6, 6.7, .12), 0, .74, np.nan, "0.12 pixels", None),
+    ((6, 7, .06), 2, .8, .7, "in 2 frames", .83)])
+def test_warnings_say_why_and_J_is_expected(stats, cut, confidence, stable, says, J):
+    rows = np.array([(*stats, .3 * (t < cut), stable) for t in range(4)])
     found = Refined(np.zeros((4, 4, 4), np.uint8), rows, (64, 96), (64, 96), np.full(4, confidence),
                     np.ones(4), rows, np.zeros((4, 0, 0), np.uint8))
     told = quality_warnings(found)
     assert len(told) == bool(says) and all(says in line for line in told)
+    assert (expected_J(found) or dict(mean=None))["mean"] == J
 
 
 @pytest.mark.parametrize("n, length, overlap", [(2, 5, 2), (5, 5, 2), (6, 5, 2), (8, 5, 2),
@@ -69,8 +74,9 @@ def whole():
 
 
 def same(parts, others):
-    return all(np.array_equal(value, getattr(b, name)) for a, b in zip(parts, others, strict=True)
-               for name, value in vars(a).items())
+    pairs = ((value, getattr(b, name)) for a, b in zip(parts, others, strict=True)
+             for name, value in vars(a).items())
+    return all(np.array_equal(*pair, equal_nan=not isinstance(pair[0], tuple)) for pair in pairs)
 
 
 @pytest.fixture
@@ -117,6 +123,18 @@ def test_a_moving_disk_is_found_better_than_by_motion_alone(settings, least, gai
     J, naive = (np.mean([jaccard(soft[t] > .5, m).item() for t, m in enumerate(masks)])
                 for soft in (refine_clip(frames, settings, progress=False), naive))
     assert J > max(least, naive + gain)
+
+
+def test_a_mask_beside_the_object_moves_to_its_edge_but_where_hints_are():
+    frames, masks = moving_disk(2, size=(96, 144), radius=24)
+    refiner = clip_refiner(frames, SMALL)
+    refiner.refine()
+    truth, beside = masks[0].numpy(), np.roll(masks[0].numpy(), 2, 1).astype(np.float32)
+    aligned = refiner.align_edges(.1 + .8 * beside, 0)
+    assert jaccard(aligned > .5, truth) > .97 > .91 > jaccard(beside > .5, truth)
+    assert not refiner.align_edges(0 * beside, 0).any()
+    refiner.graph.known[:] = 0                          # as if a hint had said it of each
+    assert np.array_equal(refiner.align_edges(beside, 0), beside)
 
 
 def test_the_same_clip_twice_is_the_same_answer(whole):
