@@ -5,15 +5,20 @@
 # %% auto #0
 __all__ = ['mergings', 'tiles', 'png', 'animation', 'Explorer', 'parameter_names', 'theta_of', 'moved', 'explore_motion',
            'fitted', 'guesses', 'brushed', 'explore_fit', 'Snapshots', 'curves', 'explore_training', 'overfitted',
-           'explore_divisions', 'explore_results']
+           'explore_divisions', 'explore_results', 'CorrectionTool', 'correct']
 
 # %% ../nbs/13_explore.ipynb #expl0004
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import lru_cache
 from io import BytesIO
 from itertools import product
+from pathlib import Path
 
+import anywidget
+import cv2
 import ipywidgets as widgets
+import numpy as np
 import torch
 import torch.nn.functional as F
 from IPython import display, get_ipython
@@ -21,8 +26,9 @@ from einops import einsum, rearrange
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from traitlets import Dict, Int, List
 
-from .files import lazily
+from .files import JobProgress, lazily
 from .show import overlay
 from .flow import flow_to_rgb, limit_size, warp
 from .drawing import load_photo
@@ -32,7 +38,10 @@ from .loss import ReconstructionLoss, explanation
 from .train import Callback, Learner, fit
 from .evaluate import choose_by_border, choose_object, jaccard, object_mask
 from .merging import merge_masks, motion_distance, two_groups
-from .segment import Result
+from .cutouts import voc_palette
+from .refine import Hint
+from .jobs import FrameMask, Result
+from .correction import Correction
 
 # %% ../nbs/13_explore.ipynb #expl0005
 matplotlib = lazily('matplotlib')
@@ -73,12 +82,15 @@ def tiles(images: dict[str, Tensor], # {title: (3,h,w) in [0,1], or a map (h,w) 
     return sheet
 
 # %% ../nbs/13_explore.ipynb #expl0012b
+def _encoded(image, form, **how):
+    file = BytesIO()
+    image.save(file, form, **how)
+    return file.getvalue()
+
 def png(image: Image.Image # to encode
        ) -> bytes:
     "An image as a PNG file, for a widget."
-    file = BytesIO()
-    image.save(file, 'PNG', compress_level=1)
-    return file.getvalue()
+    return _encoded(image, 'PNG', compress_level=1)
 
 # %% ../nbs/13_explore.ipynb #expl0015
 def animation(images: Iterable[Image.Image], # of one size
@@ -488,3 +500,244 @@ def explore_results(result: Result, # of `segment`, or `Result(folder, clip)` of
                     opacity=opacity)
     stops = range(0, len(kept), -(-len(kept) // 12))
     return Explorer(draw, controls, [dict(frame=t) for t in stops], 300, 2)
+
+# %% ../nbs/13_explore.ipynb #corr1301
+_CORRECTION_VIEW = r"""
+function view({ model, el }) {
+  const get = name => model.get(name), last = get('names').length - 1
+  const [height, width] = get('size'), [h, w] = get('shape')
+  el.innerHTML = `<div class="gwm-correct" tabindex="0" data-lm-suppress-shortcuts="true">
+    <canvas width="${width}" height="${height}"></canvas>
+    <svg viewBox="0 0 ${width} 60"></svg>
+    <input type="range" min="0" max="${last}" aria-label="frame">
+    <div><label><input type="checkbox"> clicks exclude</label>
+      <button name="undo">undo</button><button name="export">export</button><span></span></div>
+    <p role="status"></p></div>`
+  const [root, canvas, curve, slider, exclude, undo, save, words, note] =
+    ['div', 'canvas', 'svg', '[type=range]', '[type=checkbox]', '[name=undo]', '[name=export]',
+     'span', 'p'].map(part => el.querySelector(part))
+  const pen = canvas.getContext('2d'), colour = include => include ? '#0a8a2f' : '#d32020'
+  Object.assign(pen, { font: 'bold 34px sans-serif', textAlign: 'center', textBaseline: 'middle',
+                       strokeStyle: 'white', lineWidth: 6, lineJoin: 'round' })
+  const across = t => 8 + t / Math.max(1, last) * (width - 16), down = c => 50 - 44 * c
+  const load = bytes => Object.assign(new Image(),
+    { onload: () => draw(), src: URL.createObjectURL(new Blob([bytes])) })
+  const frames = get('frames').map(load)
+  let masks = get('masks').map(load)
+  const draw = () => {
+    const t = get('frame'), c = get('confidence'), hints = get('hints'), used = get('used')
+    for (const image of [frames[t], masks[t]])
+      if (image.naturalWidth) pen.drawImage(image, 0, 0, width, height)
+    hints.forEach(({ frame, x, y, include }, i) => {            // grey until the masks follow
+      const sign = [include ? '+' : '\u2212', (x + .5) / w * width, (y + .5) / h * height]
+      pen.fillStyle = i < used ? colour(include) : '#777'
+      if (frame == t) { pen.strokeText(...sign); pen.fillText(...sign) }
+    })
+    const points = c.map((value, i) => [across(i), down(value)])
+    const worst = points[c.indexOf(Math.min(...c))], dots = hints.map(({ frame, include }) =>
+      `<circle cx="${across(frame)}" cy="56" r="3.5" fill="${colour(include)}"/>`)
+    curve.innerHTML = `<polyline points="${points.join(' ')}"/>${dots.join('')}
+      <circle cx="${worst[0]}" cy="${worst[1]}" r="5" fill="#e07000"/>
+      <line x1="${across(t)}" x2="${across(t)}" y2="60"/>`
+    const { kind, text } = get('status'), waits = hints.length != used
+    root.dataset.kind = waits ? 'busy' : kind
+    note.textContent = waits && kind != 'busy' ? 'waiting for the kernel' : text
+    words.textContent = `frame ${get('names')[t]}, confidence ${c[t].toFixed(2)}`
+    slider.value = t
+    undo.disabled = !hints.length
+    save.disabled = root.dataset.kind == 'busy'
+  }
+  model.on('change:masks', () => { masks = get('masks').map(load) })
+  model.on('change', draw)
+  draw()
+  return { root, canvas, curve, slider, exclude, undo, save }
+}
+"""
+
+# %% ../nbs/13_explore.ipynb #corr1303
+_CORRECTION_INPUT = r"""
+function render({ model, el }) {
+  const { root, canvas, curve, slider, exclude, undo, save } = view({ model, el })
+  const [h, w] = model.get('shape'), last = model.get('names').length - 1
+  const set = (name, value) => { model.set(name, value); model.save_changes() }
+  const go = t => set('frame', Math.max(0, Math.min(last, t)))
+  const step = by => go(model.get('frame') + by)
+  let pointer = null                                            // in pixels of the clip
+  const follow = e => { pointer = {
+    x: Math.max(0, Math.min(w - 1, e.offsetX / canvas.clientWidth * w - .5)),
+    y: Math.max(0, Math.min(h - 1, e.offsetY / canvas.clientHeight * h - .5)) } }
+  const hint = include => pointer &&
+    set('hints', [...model.get('hints'), { frame: model.get('frame'), ...pointer, include }])
+  const keys = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), i: () => hint(true),
+                 e: () => hint(false), u: () => set('hints', model.get('hints').slice(0, -1)) }
+  canvas.onpointermove = follow
+  canvas.onpointerleave = () => { pointer = null }
+  canvas.onclick = e => { follow(e); root.focus(); hint(exclude.checked == e.shiftKey) }
+  curve.onpointerdown = curve.onpointermove = e => e.buttons &&
+    go(Math.round((e.offsetX / curve.clientWidth * canvas.width - 8) / (canvas.width - 16) * last))
+  slider.oninput = () => go(+slider.value)
+  undo.onclick = keys.u
+  save.onclick = () => model.send('export')
+  root.onkeydown = e => {
+    if (!keys[e.key] || e.ctrlKey || e.metaKey) return
+    keys[e.key]()
+    e.preventDefault()
+  }
+}
+export default { render }
+"""
+
+# %% ../nbs/13_explore.ipynb #corr1304
+_CORRECTION_STYLE = """
+.gwm-correct { max-width: 640px; outline: none; font: 14px sans-serif }
+.gwm-correct canvas, .gwm-correct svg, .gwm-correct [type=range] {
+    display: block; width: 100%; margin: 0; box-sizing: border-box }
+.gwm-correct canvas { cursor: crosshair }
+.gwm-correct[data-kind=busy] canvas { cursor: progress }
+.gwm-correct svg { margin-top: 4px; cursor: pointer }
+.gwm-correct svg * { pointer-events: none }
+.gwm-correct polyline, .gwm-correct line { fill: none; stroke: currentColor; stroke-width: 1.5 }
+.gwm-correct div { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 4px 0 }
+.gwm-correct button { padding: 4px 12px }
+.gwm-correct p { margin: 4px 0; min-height: 1.3em }
+.gwm-correct[data-kind=busy] p { color: #b06000; font-weight: bold }
+.gwm-correct[data-kind=error] p { color: #d32020; font-weight: bold }
+"""
+
+# %% ../nbs/13_explore.ipynb #corr1306
+def _outlines(masks, size):
+    "Outlines and a tint of masks (K,h,w), one colour each, as a PNG of that size."
+    masks = F.interpolate(masks[None].float(), size, mode='bilinear')[0] > .5
+    index = np.zeros(size, np.uint8)            # k: inside mask k; 128 + k: its outline
+    for k, mask in enumerate(masks.numpy().astype(np.uint8), 1):
+        index[mask > 0] = k
+        index[cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0] = 128 + k
+    colours = np.frombuffer(voc_palette(), np.uint8).reshape(256, 3)[:128].astype(float)
+    colours *= 255 / np.maximum(colours.max(1, keepdims=True), 1)
+    if len(masks) == 1: colours[1] = 255, 217, 0
+    image = Image.fromarray(index)
+    image.putpalette(np.tile(colours.round().astype(np.uint8), (2, 1)).tobytes())
+    return _encoded(image, 'PNG', transparency=bytes([0, *[50] * 127, 0, *[255] * 127]))
+
+# %% ../nbs/13_explore.ipynb #corr1307
+class CorrectionTool(anywidget.AnyWidget):
+    """A clip with its masks, which follow clicks. What is seen is in traits: `frame`, `hints`,
+    `confidence`, `status`, ...; `correction` has the clip and the masks."""
+    _esm, _css = _CORRECTION_VIEW + _CORRECTION_INPUT, _CORRECTION_STYLE
+    frames = List().tag(sync=True)              # JPEG files
+    masks = List().tag(sync=True)               # PNG files, drawn over them
+    names = List().tag(sync=True)               # of the frames
+    size = List().tag(sync=True)                # (height, width) of the files
+    shape = List().tag(sync=True)               # (height, width) of the clip
+    frame = Int().tag(sync=True)                # index of the one that is shown
+    confidence = List().tag(sync=True)          # of each frame, in [0,1]
+    hints = List().tag(sync=True)               # those that the user wants, {field: value}
+    used = Int().tag(sync=True)                 # how many of them the masks follow
+    status = Dict().tag(sync=True)              # kind ('ready', 'busy', 'error') and text
+
+    def __init__(self,
+        correction: Correction, # a clip
+        out: str | Path = 'corrected', # folder for the files of `export`
+        longest: int = 640 # longer side of the frames in the browser, in pixels
+    ):
+        self.correction, self.out = correction, Path(out)
+        (h, w), names = correction.size, correction.names
+        images = [_pixels(correction.image(t) / 255, round(w * longest / max(h, w)))
+                  for t in range(len(names))]
+        frames = [_encoded(image, 'JPEG', quality=85) for image in images]
+        size = images[0].height, images[0].width
+        super().__init__(frames=frames, names=names, size=size, shape=[h, w])
+        self.show()
+        self.frame = self.confidence.index(min(self.confidence))
+        self.status = dict(kind='ready', text='; '.join(correction.warnings))
+        self.observe(self.follow, 'hints')
+        self.on_msg(lambda *message: self.export())
+
+    def __repr__(self): return f'CorrectionTool of {len(self.names)} frames'
+    _repr_mimebundle_ = Explorer._repr_mimebundle_
+
+# %% ../nbs/13_explore.ipynb #corr1308
+class _StatusProgress(JobProgress):
+    "Tells a function how far a job is; the jobs inside it print no bar."
+    def __init__(self, tell):
+        super().__init__({'work': 1})
+        self.tell = tell
+
+    def at(self, step, fraction, note=''): self.tell(f'{note}, {fraction:.0%}')
+
+@patch
+def work(self: CorrectionTool,
+         text: str, # what is done, for the status
+         do: Callable # the work; gives the status afterwards
+        ):
+    "Do something and say so; an error becomes the status."
+    tell = lambda text, kind='busy': setattr(self, 'status', dict(kind=kind, text=text))
+    tell(text)
+    try:
+        with _StatusProgress(tell): after = do(), 'ready'
+    except (Exception, KeyboardInterrupt) as e: after = f'{type(e).__name__}: {e}', 'error'
+    self.show()
+    tell(*after)
+
+# %% ../nbs/13_explore.ipynb #corr1309
+@patch
+def show(self: CorrectionTool):
+    "Send masks, confidence and hints to the browser."
+    whole, indices = self.correction, range(len(self.names))
+    seen = (FrameMask(whole.mask(t), labels=whole.labels(t)).enlarged(whole.size) for t in indices)
+    with self.hold_sync():
+        self.masks = [_outlines(masks.reshape(-1, *whole.size), self.size) for masks in seen]
+        self.confidence = [round(float(c), 3) for c in whole.confidence]
+        self.hints = [asdict(hint) for hint in whole.hints]
+        self.used = len(self.hints)
+
+@patch
+def follow(self: CorrectionTool, change=None):
+    "Find the masks with the present `hints`. If that fails, those of before are back."
+    hints = [Hint(**hint) for hint in self.hints]
+    if hints == self.correction.hints: return
+    def change():
+        self.correction.change(hints)
+        return '; '.join(self.correction.warnings)
+    self.work(f'correcting with {len(hints)} hints', change)
+
+# %% ../nbs/13_explore.ipynb #corr1310
+@patch
+def export(self: CorrectionTool):
+    "Write masks, overlay and a video with opacity into the folder `out`."
+    def save():
+        outputs = 'masks', 'overlay', 'webm'
+        return f'{len(self.correction.save(self.out, outputs).files)} files in {self.out}'
+    self.work(f'writing into {self.out}', save)
+
+# %% ../nbs/13_explore.ipynb #corr1311
+@patch
+def watch(self: CorrectionTool,
+          rate: float = 4. # images a second
+         ) -> display.Image: # an animated GIF
+    "An animation of at most twelve frames with outlines and hints, and of the confidence."
+    def sheet(t):
+        image = Image.open(BytesIO(self.frames[t])).convert('RGBA')
+        image.alpha_composite(Image.open(BytesIO(self.masks[t])).convert('RGBA'))
+        pen, font = ImageDraw.Draw(image), ImageFont.load_default(48)
+        scale = image.width / self.shape[1]
+        for hint in self.hints:
+            if hint['frame'] != t: continue
+            place = (hint['x'] + .5) * scale, (hint['y'] + .5) * scale
+            sign, colour = ('+', '#0a8a2f') if hint['include'] else ('\u2212', '#d32020')
+            pen.text(place, sign, colour, font, 'mm', stroke_width=3, stroke_fill='white')
+        pixels = torch.from_numpy(np.array(image.convert('RGB'))) / 255
+        pixels = rearrange(pixels, 'h w c -> c h w')
+        curve = curves({'confidence': dict(enumerate(self.confidence))}, t, pixels.shape[1:])
+        return tiles({f'frame {self.names[t]}': pixels, 'confidence': curve}, 300, 2)
+    return animation(map(sheet, range(0, len(self.names), -(-len(self.names) // 12))), rate)
+
+# %% ../nbs/13_explore.ipynb #corr1312
+def correct(clip: str | Path, # a video file, or a folder of frames
+            out: str | Path = 'corrected', # folder for the files of `export`
+            longest: int = 640, # longer side of the frames in the browser, in pixels
+            **options # options of `SegmentOptions`
+           ) -> CorrectionTool:
+    """Segment a clip, then correct its masks by clicks. Raises `ValueError` or `OSError` for a clip
+    or options that can't be used."""
+    return CorrectionTool(Correction(clip, **options), out, longest)
