@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRETRAINED', 'presets', 'Prediction', 'Method', 'parse_hint', 'find_hints', 'predict_by_refinement', 'choose_in_clip',
-           'best_match', 'predict_by_network', 'predict_by_training', 'refinement_method', 'training_method',
-           'network_method', 'Preset', 'SegmentOptions']
+           'best_match', 'predict_by_network', 'predict_by_training', 'refinement_settings', 'refinement_method',
+           'training_method', 'network_method', 'Preset', 'SegmentOptions']
 
 # %% ../nbs/51_methods.ipynb #meth1004
 import re, shutil
@@ -190,15 +190,20 @@ def predict_by_training(job: SegmentationJob, # what to segment
     return predict_by_network(job, network, **more)
 
 # %% ../nbs/51_methods.ipynb #3e7721e7
-def refinement_method(options # `SegmentOptions`, complete
-                     ) -> Method:
-    "Per-clip refinement. Raises `ValueError` for an unknown backbone or flow estimator."
+def refinement_settings(options # `SegmentOptions`, complete
+                       ) -> RefineSettings:
+    "Settings of per-clip refinement. `ValueError` for an unknown backbone or flow estimator."
     preset, features = get_refine_settings(options.preset), options.features
     get_estimator(options.method)
     if features not in ('', preset.features) and not is_model(features):
         raise unknown_model(features, ())
-    settings = replace(preset, features=features, pretrained=options.pretrained,
-                       method=options.method, objects=options.objects)
+    return replace(preset, features=features, pretrained=options.pretrained,
+                   method=options.method, objects=options.objects)
+
+def refinement_method(options # `SegmentOptions`, complete
+                     ) -> Method:
+    "Per-clip refinement. Raises `ValueError` for what `refinement_settings` refuses."
+    settings = refinement_settings(options)
     predict = partial(predict_by_refinement, settings=settings, hints=options.hints)
     return Method(predict, partial(refine_steps, settings))
 

@@ -69,10 +69,11 @@ def parallel_map(work: Callable, # function of one item
                 ) -> list: # results, in order
     "Apply a function to items in as many threads as PyTorch would use, but at most four."
     n = torch.get_num_threads()
-    with ThreadPoolExecutor(min(n, 4), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        results = list(show_progress(pool.map(work, items), step, len(items)))
-    torch.set_num_threads(n)                             # the threads of the pool had one each
-    return results
+    pool = ThreadPoolExecutor(min(n, 4), initializer=torch.set_num_threads, initargs=(1,))
+    try: return list(show_progress(pool.map(work, items), step, len(items)))
+    finally:                                             # also if the progress stops the work
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n)                         # the threads of the pool had one each
 
 # %% ../nbs/45_superpixels.ipynb #spx0021
 @dataclass
