@@ -716,7 +716,7 @@ def export(self: CorrectionTool):
 def watch(self: CorrectionTool,
           rate: float = 4. # images a second
          ) -> display.Image: # an animated GIF
-    "An animation of at most twelve frames with outlines and hints, and of the confidence."
+    "An animation of twelve frames and those with hints: outlines, hints, confidence."
     def sheet(t):
         image = Image.open(BytesIO(self.frames[t])).convert('RGBA')
         image.alpha_composite(Image.open(BytesIO(self.masks[t])).convert('RGBA'))
@@ -731,7 +731,8 @@ def watch(self: CorrectionTool,
         pixels = rearrange(pixels, 'h w c -> c h w')
         curve = curves({'confidence': dict(enumerate(self.confidence))}, t, pixels.shape[1:])
         return tiles({f'frame {self.names[t]}': pixels, 'confidence': curve}, 300, 2)
-    return animation(map(sheet, range(0, len(self.names), -(-len(self.names) // 12))), rate)
+    spaced = range(0, len(self.names), -(-len(self.names) // 12))
+    return animation(map(sheet, sorted({*spaced, *(hint['frame'] for hint in self.hints)})), rate)
 
 # %% ../nbs/13_explore.ipynb #corr1312
 def correct(clip: str | Path, # a video file, or a folder of frames
