@@ -27,7 +27,7 @@ def message(tool, buffers=(), **data):
 
 def test_a_hint_changes_the_masks_export_writes_them_and_undo_takes_it_back(tmp_path):
     clip, out = write_frames(tmp_path / "clip", PIXELS), tmp_path / "out"
-    tool = correct(clip, out, preset="fast")
+    tool = correct(clip, out)
     hints = lambda *wanted: message(tool, method="update", state=dict(hints=list(wanted)))
     plain, hint = list(tool.masks), asdict(INCLUDE)
     hints(hint)
@@ -77,7 +77,7 @@ def test_a_click_in_jupyterlab_changes_the_exported_mask(tmp_path):
     if not browse.browser_there():
         pytest.skip("no Chromium or Chrome")
     write_frames(tmp_path / "clip", PIXELS)
-    source = "from gwm_nb.explore import correct\ncorrect('clip', 'out', preset='fast')"
+    source = "from gwm_nb.explore import correct\ncorrect('clip', 'out')"
     cell = dict(cell_type="code", id="a", source=source, metadata={}, outputs=[],
                 execution_count=None)
     kernel = dict(kernelspec=dict(name="python3", display_name="Python 3"))
