@@ -91,7 +91,7 @@ def test_a_click_in_jupyterlab_changes_the_exported_mask(tmp_path):
         return read_mask(tmp_path / f"out/{int(frame):05d}.png")[Y, X]
 
     with jupyterlab(tmp_path) as home, browse.opened((1200, 900), home) as (page, _):
-        page.set_default_timeout(180_000)
+        page.set_default_timeout(400_000)
         page.goto(home + "lab/tree/a.ipynb")
         page.locator(".jp-Cell .cm-content").click()
         page.keyboard.press("Shift+Enter")
