@@ -93,6 +93,7 @@ def test_a_click_in_jupyterlab_changes_the_exported_mask(tmp_path):
     with jupyterlab(tmp_path) as home, browse.opened((1200, 900), home) as (page, _):
         page.set_default_timeout(400_000)
         page.goto(home + "lab/tree/a.ipynb")
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for()
         page.locator(".jp-Cell .cm-content").click()
         page.keyboard.press("Shift+Enter")
         box = page.locator(".gwm-correct canvas").bounding_box()
