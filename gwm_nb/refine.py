@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['refine_presets', 'example_clip', 'RefineSettings', 'get_refine_settings', 'Hint', 'check_hints', 'certainty',
-           'temporal_consistency', 'Refined', 'quality_warnings', 'WindowRefiner', 'refine_window', 'KeptWindows',
-           'refine_steps', 'refine_windows', 'refine_clip', 'clip_refiner']
+           'temporal_consistency', 'Refined', 'quality_warnings', 'WindowRefiner', 'guided_filter', 'refine_window',
+           'KeptWindows', 'refine_steps', 'refine_windows', 'refine_clip', 'clip_refiner']
 
 # %% ../nbs/19_refine.ipynb #refcd002
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,8 +37,7 @@ from .self_training import (ReplayBuffer, boxes_cut_object, first_guess, include
 from .superpixels import (SuperpixelGraph, build_graph, crop_box, estimate_motion,
                                 frozen_backbone, limit_side, parallel_map, paste_box)
 
-_accelerate = lazily('accelerate.utils')                 # large; imported at their first use
-_filters = lazily('kornia.filters')
+_accelerate = lazily('accelerate.utils')                 # large; imported at its first use
 
 # %% ../nbs/19_refine.ipynb #refcd005
 def example_clip() -> tuple[Path, Path]: # a video of 36 frames; a folder of three annotations
@@ -89,6 +88,7 @@ class Hint:
     def scaled(self, scale: float) -> 'Hint': # in pixels of smaller frames
         return replace(self, x=(self.x + .5) * scale - .5, y=(self.y + .5) * scale - .5)
 
+# %% ../nbs/19_refine.ipynb #hint0011
 def check_hints(hints: Iterable[Hint], # of a clip
                 size: tuple[int, int], # (height, width) of its frames
                 frames: int | None = None # how many it has; None: unknown
@@ -189,11 +189,15 @@ class WindowRefiner:
 
     def build(self, boxes=None, *maps):
         "The graph of what the boxes show; `maps` (T,h,w) are averaged beside the residual motion."
-        s, self.graph = self.settings, None          # two graphs would take twice the memory
-        self.graph = self.reuse(boxes, *maps) if self.kept else None
-        if self.graph is None:
-            self.graph = build_graph(self.window, boxes, [self.window.residual, *maps], self.net,
-                                     s.superpixels, s.enlarge)
+        s, old = self.settings, self.kept and self.kept.get(boxes is not None)
+        self.graph = None                            # two graphs would take twice the memory
+        if old and boxes is not None:
+            boxes = np.where(self.outgrown(old, boxes)[:, None], boxes, old.boxes)
+        if old and (boxes is None or (boxes == old.boxes).all()):
+            self.graph = old
+            for mean, m in zip(old.means[1:], maps): mean[:] = old.average(m)
+        else: self.graph = build_graph(self.window, boxes, [self.window.residual, *maps], self.net,
+                                       s.superpixels, s.enlarge, old=old)
         if self.kept is not None: self.kept[boxes is not None] = self.graph
         self.graph.known[:] = np.nan
         for hint in self.hints:
@@ -256,6 +260,7 @@ def boxes(self: WindowRefiner):
             boxes[h.frame] = include_point(boxes[h.frame], self.place(h), self.window.size)
     return boxes
 
+# %% ../nbs/19_refine.ipynb #hint0013
 @patch
 def motion(self: WindowRefiner):
     "Log-odds by motion; they count for little if a point that is included rests."
@@ -264,26 +269,44 @@ def motion(self: WindowRefiner):
     return .25 * logits if rests else logits
 
 @patch
-def reuse(self: WindowRefiner, boxes, *maps):
-    "A graph that was kept, if its boxes are nearly these, with the means of `maps`; or None."
-    graph = self.kept.get(boxes is not None)
-    if graph is None or boxes is None: return graph
-    if (abs(boxes - graph.boxes) > .1 * boxes[:, 2:3]).any(1).mean() > .1: return None
-    for hint in self.hints:
-        if hint.include and graph.find(hint.frame, *self.place(hint)) is None: return None
-    graph.means[1:] = [graph.average(m) for m in maps]
-    return graph
+def outgrown(self: WindowRefiner, old, boxes): # graph, (T,4) -> (T,)
+    "Frames whose old box cuts off what a new one should show, or is far too large for it."
+    if not self.hints: return (boxes != old.boxes).any(1)
+    low, size, old_low, old_size = *np.hsplit(boxes, 2), *np.hsplit(old.boxes, 2)
+    cut = (low + .12 * size < old_low) | (low + .88 * size > old_low + old_size)
+    found = cut.any(1) | (old_size[:, 0] > 1.5 * size[:, 0])
+    for h in self.hints: found[h.frame] |= h.include and old.find(h.frame, *self.place(h)) is None
+    return found
 
 # %% ../nbs/19_refine.ipynb #refcd060
+def guided_filter(guide: np.ndarray, # (h,w,3) image in [0,1]
+                  mask: np.ndarray, # (h,w)
+                  side: int = 17, # of the square in which the mask is linear in the colours, pixels
+                  eps: float = 1e-4 # variance of a colour that is no edge
+                 ) -> np.ndarray: # (h,w)
+    "The mask as a locally linear function of the image's colours (He et al. 2010)."
+    mean = lambda x: cv2.blur(x, (side, side), borderType=cv2.BORDER_REFLECT_101)
+    def products(x, y): return mean(x * y) - mean(x) * mean(y)
+    b, g, r = cv2.split(guide)
+    bb, gg, rr = (products(x, x) + eps for x in (b, g, r))
+    bg, br, gr = products(b, g), products(b, r), products(g, r)
+    inverse = np.array([[gg * rr - gr * gr, br * gr - bg * rr, bg * gr - br * gg],
+                        [br * gr - bg * rr, bb * rr - br * br, bg * br - bb * gr],
+                        [bg * gr - br * gg, bg * br - bb * gr, bb * gg - bg * bg]])
+    determinant = bb * inverse[0, 0] + bg * inverse[0, 1] + br * inverse[0, 2]
+    with_mask = [products(x, mask) for x in (b, g, r)]
+    slope = np.einsum('ijhw,jhw->ihw', inverse, with_mask) / determinant
+    offset = mean(mask) - sum(s * mean(x) for s, x in zip(slope, (b, g, r)))
+    return sum(mean(s) * x for s, x in zip(slope, (b, g, r))) + mean(offset)
+
+# %% ../nbs/19_refine.ipynb #refcd060b
 @patch
-@torch.inference_mode()
 def align_edges(self: WindowRefiner, soft, t): # (h,w) -> (h,w)
-    "The mask of frame `t` in its box, with the edges of the image (guided filter, He et al. 2010)."
+    "The mask of frame `t` in its box, with the edges of the image."
     frame, size = self.window.frames[t], self.window.size
     guide = crop_box(frame, self.graph.boxes[t], frame.shape[0] / size[0], size, cv2.INTER_AREA)
-    guide = rearrange(torch.from_numpy(guide), 'h w c -> 1 c h w').float() / 255
-    mask = _filters.gaussian_blur2d(torch.from_numpy(soft)[None, None], 9, (1., 1.))
-    return _filters.guided_blur(guide, mask, 17, 1e-4, separable=True)[0, 0].clamp(0, 1).numpy()
+    mask = cv2.GaussianBlur(soft, (9, 9), 1, borderType=cv2.BORDER_REFLECT_101)
+    return guided_filter(guide.astype(np.float32) / 255, mask).clip(0, 1)
 
 # %% ../nbs/19_refine.ipynb #dce00ba1
 @patch
@@ -304,13 +327,11 @@ def object_numbers(self: WindowRefiner): # -> (T,h,w) uint8; (T,0,0) for one obj
 @patch
 def stats(self: WindowRefiner, masks): # (T,h,w) in [0,1], inside the boxes -> (T,4)
     "Residual motion of the object, median speed, median forward-backward error, side coverage."
-    window, rows = self.window, []
-    for t, mask in enumerate(self.in_frame(masks)):
-        flows = [window.flow[t, s] for s in (t - 1, t + 1) if (t, s) in window.flow]
-        u, v, error = np.stack(flows, 1).astype(np.float32)
-        residual = np.average(window.residual[t], weights=mask + 1e-9)
-        rows.append([residual, np.median(np.hypot(u, v)), np.median(error)])
-    return np.column_stack([rows, side_coverage(masks > .5, self.graph.boxes, window.size)])
+    window = self.window
+    residual = [np.average(residual, weights=mask + 1e-9)
+                for residual, mask in zip(window.residual, self.in_frame(masks))]
+    coverage = side_coverage(masks > .5, self.graph.boxes, window.size)
+    return np.column_stack([residual, window.medians, coverage])
 
 @patch
 def result(self: WindowRefiner,
@@ -339,6 +360,7 @@ def refine(self: WindowRefiner,
         boxes = self.boxes()
         change = abs(np.log(boxes[:, 2] / self.graph.boxes[:, 2]))
         if (change < .05).mean() >= .9: break        # nothing new to see
+        if n and self.hints and not self.outgrown(self.graph, boxes).any(): break
         begin_part(f'{title}pass {n + 2}')
         second = self.second_pass(boxes, replays[1])
         if not boxes_cut_object(self.graph, self.p): break
@@ -458,8 +480,8 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
                    kept: KeptWindows | None = None # filled, then used again with other hints
                   ) -> Iterator[Refined]: # of consecutive parts of the clip
     """Segment a clip of any length: its masks, window after window. With `keep`, windows that an
-    interrupted run has finished are not repeated. With `kept`, once it is complete, `frames` are not
-    read. Raises `ValueError` for less than two frames and for a hint outside of them."""
+    interrupted run has finished are not repeated. With `kept`, once it is complete, `frames` are
+    not read. Raises `ValueError` for less than two frames and for a hint outside of them."""
     settings = get_refine_settings(preset)
     if kept and kept.complete: windows, shape, net = kept.windows(), kept.shape, None
     else:

@@ -86,6 +86,15 @@ class Window:
 
     def __len__(self): return len(self.frames)
 
+    @cached_property
+    def medians(self): # (T,2)
+        "Of each frame the speed and the forward-backward error, in pixels, their medians."
+        def of_frame(t):
+            flows = [self.flow[t, s] for s in (t - 1, t + 1) if (t, s) in self.flow]
+            u, v, error = np.stack(flows, 1).astype(np.float32)
+            return np.median(np.hypot(u, v)), np.median(error)
+        return np.array(list(map(of_frame, range(len(self)))))
+
 def estimate_motion(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
                     method: str | Callable = 'dis', # a flow estimator or its name
                     gaps: tuple[int, ...] = (1, -1, 2, -2), # frames that each is compared with
@@ -249,7 +258,7 @@ def _weighed(links, colour, sigma, scale):
     return sparse.csr_matrix((weight, (links.row, links.col)), links.shape)
 
 # %% ../nbs/45_superpixels.ipynb #spx0045
-def _flow_links(window, label, boxes):
+def _flow_links(window, label, boxes, pairs):
     "Sparse (n,n): pixels that the flow carries between superpixels, weighted by consistency."
     n, (h, w) = label.max() + 1, window.size
     rows, columns = np.indices(window.size) + .5
@@ -266,9 +275,18 @@ def _flow_links(window, label, boxes):
         links = sparse.csr_matrix((np.exp(-(error[inside] / 1.5)**2), ends), (n, n)).tocoo()
         return links.data, links.row, links.col
 
-    parts = parallel_map(carried, list(window.flow), 'links')
-    weight, row, col = map(np.concatenate, zip(*parts))
+    parts = parallel_map(carried, pairs, 'links')
+    weight, row, col = map(np.concatenate, zip(*parts)) if parts else ([], [], [])
     return sparse.csr_matrix((weight, (row, col)), (n, n))
+
+# %% ../nbs/45_superpixels.ipynb #spx0045b
+def _moved_links(old, same, shift, shape):
+    "Links along the flow of `old`, between frames that are the `same`, renumbered by `shift`."
+    links = old.flow_links.tocoo()
+    frames = old.frame[links.row], old.frame[links.col]
+    stay = same[frames[0]] & same[frames[1]]
+    ends = [(end + shift[t])[stay] for end, t in zip((links.row, links.col), frames)]
+    return sparse.csr_matrix((links.data[stay], ends), shape)
 
 # %% ../nbs/45_superpixels.ipynb #spx0047
 @dataclass
@@ -324,7 +342,8 @@ def build_graph(window: Window, # frames and their motion
                 net: nn.Module | None, # a frozen backbone; None: no features
                 superpixels: int = 2000, # of a frame, at most
                 enlarge: float = 2., # the network sees images of the working size times this
-                sigma: float = 4. # Lab distance at which links grow weak; twice along the flow
+                sigma: float = 4., # Lab distance at which links grow weak; twice along the flow
+                old: SuperpixelGraph | None = None # its frames are kept where their boxes are
                ) -> SuperpixelGraph:
     "Cut frames into superpixels inside their boxes, describe them, and link them."
     size, frames = window.size, range(len(window))
@@ -333,11 +352,19 @@ def build_graph(window: Window, # frames and their motion
     large = tuple(int(n * enlarge) for n in size) if net else size
     view = lambda t: crop_box(window.frames[t], boxes[t], scale, large, cv2.INTER_CUBIC)
 
+    same = (old.boxes == boxes).all(1) if old else np.zeros(len(window), bool)
+    before = np.searchsorted(old.frame, range(len(window) + 1)).astype(np.int32) if old else None
+
     def cut(t):
-        label, lab = cut_superpixels(view(t), size, superpixels)
+        if same[t]: label = old.label[t] - before[t]
+        else: label, lab = cut_superpixels(view(t), size, superpixels)
         layers = [crop_box(m[t], boxes[t], 1, size) for m in maps]
-        layers = np.stack([*np.indices(size, np.float32), *np.moveaxis(lab, -1, 0), *layers], -1)
-        return label, averaging_matrix(label) @ layers.reshape(label.size, -1)
+        if not same[t]: layers = [*np.indices(size, np.float32), *np.moveaxis(lab, -1, 0), *layers]
+        layers = np.stack(layers, -1, dtype=float).reshape(label.size, -1)
+        means = averaging_matrix(label) @ layers
+        if not same[t]: return label, means
+        rows = slice(*before[t:t + 2])
+        return label, np.concatenate([old.place[rows], old.colour[rows], means], 1)
 
     labels, means = zip(*parallel_map(cut, frames, 'superpixels'))
     counts = np.array([len(m) for m in means])
@@ -347,11 +374,14 @@ def build_graph(window: Window, # frames and their motion
 
     stages = [np.empty((len(colour), c), np.float16) for c in net.channels[-4:]] if net else []
     def describe(t):
-        means = pool_maps(_feature_maps(net, view(t)), labels[t])
+        if same[t]: means = [m[before[t]:before[t + 1]] for m in old.stages]
+        else: means = pool_maps(_feature_maps(net, view(t)), labels[t])
         for stage, m in zip(stages, means): stage[first[t]:first[t] + counts[t]] = m
     if net: parallel_map(describe, frames, 'features')
 
-    along = _flow_links(window, label, boxes)
+    pairs = [pair for pair in window.flow if not same[list(pair)].all()]
+    along = _flow_links(window, label, boxes, pairs)
+    if same.any(): along += _moved_links(old, same, first - before[:-1], along.shape)
     links = _weighed(_border_links(label), colour, sigma, 1 / 20)
     links += _weighed(along, colour, 2 * sigma, 2 / 100)
     area = np.bincount(label.ravel()).astype(np.float32)
@@ -367,8 +397,11 @@ def diffuse(links: sparse.csr_matrix, # (n,n) weights w_ij, symmetric
     "argmin over p of anchor sum_i (p_i - target_i)^2 + 1/2 sum_ij w_ij (p_i - p_j)^2."
     degree, wanted = np.asarray(links.sum(1)).ravel() + anchor, anchor * target
     if known is not None and (fixed := ~np.isnan(known)).any():
-        value, free = np.where(fixed, known, 0), sparse.diags((~fixed).astype(np.float32))
+        value, free, joined = np.where(fixed, known, 0), ~fixed, links
         wanted = np.where(fixed, degree * value, wanted + links @ value)
-        links, target = free @ links @ free, np.where(fixed, value, target)
-    system, scale = sparse.diags(degree) - links, sparse.diags(1 / degree)
+        target = np.where(fixed, value, target)
+        apply = lambda x: degree * x - free * (joined @ (free * x))
+        system = sparse.linalg.LinearOperator(links.shape, apply, dtype=links.dtype)
+    else: system = sparse.diags(degree) - links
+    scale = sparse.diags(1 / degree)
     return sparse.linalg.cg(system, wanted, target, rtol=1e-4, maxiter=200, M=scale)[0]

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from gwm_nb import refine
 from gwm_nb.commands import gwm_segment
+from gwm_nb.correction import Correction
+from gwm_nb.files import JobProgress
 from gwm_nb.refine import Hint, RefineSettings, clip_refiner, quality_warnings, refine_clip
 from gwm_nb.segment import segment
 from gwm_nb.self_training import appearance_logits, include_point, update_replay
-from gwm_nb.superpixels import diffuse
+from gwm_nb.superpixels import build_graph, diffuse
 from inputs import moving_disk, write_frames
 
 SETTINGS, INCLUDE = RefineSettings(superpixels=250, enlarge=1.), Hint(1, 74., 15.)
@@ -71,6 +74,86 @@ def test_a_hint_holds_in_boxes_and_further_hints_reuse_the_graphs():
     assert refiner.kept == graphs
     box = include_point(np.array([10., 10, 20, 30]), (50, 80), (64, 96))
     assert box[0] < 50 < box[0] + box[2] <= 64 and box[2] / box[3] == pytest.approx(64 / 96)
+
+
+def test_frames_whose_boxes_stay_are_taken_over_as_if_they_were_cut_anew():
+    refiner = clip_refiner(FRAMES, SETTINGS)
+    boxes, window = np.tile([4., 6., 32., 48.], (5, 1)), refiner.window
+    old = build_graph(window, boxes, [window.residual, window.residual], refiner.net, 250, 1.)
+    boxes = boxes + 8. * (np.arange(5) % 3 == 0)[:, None]
+    maps = [window.residual, window.residual**2]
+    moved, fresh = (build_graph(window, boxes, maps, refiner.net, 250, 1., old=old)
+                    for old in (old, None))
+    dense = lambda x: x.toarray() if sparse.issparse(x) else np.asarray(x)
+    for name in set(vars(fresh)) - {"known", "stages"}:
+        assert (dense(getattr(moved, name)) == dense(getattr(fresh, name))).all(), name
+    assert (moved.features == fresh.features).all()
+
+
+@pytest.fixture
+def correction(monkeypatch, tmp_path):
+    monkeypatch.setitem(refine.refine_presets, "default", replace(SETTINGS, window=4, overlap=2))
+    clip = write_frames(tmp_path / "clip", PIXELS, first=3)
+    return Correction(clip, quiet=True, outputs=["masks"])
+
+
+def files(result): return [file.read_bytes() for file in result.files if file.suffix == ".png"]
+
+
+def overlap(a, b):
+    a, b = (np.stack([m.numpy() > .5 for m in masks]) for masks in (a, b))
+    return (a & b).sum() / (a | b).sum()
+
+
+def test_a_correction_is_what_the_command_finds(correction, tmp_path):
+    "Without hints to the byte, whatever came before; with them nearly, since boxes may stay."
+    c, clip, hint = correction, tmp_path / "clip", Hint(1, 74., 15.)
+    same = dict(quiet=True, outputs=["masks"])
+    c.add(hint)
+    hinted = [c.mask(t) for t in range(5)]
+    first = segment(clip, **same, hints=[replace(hint, frame=1)])
+    assert overlap(hinted, first.masks) > .9
+    saved = c.save(tmp_path / "out", ["masks"])
+    assert saved.report["settings"] == first.report["settings"] and saved.report["hints"] == 1
+    assert overlap(saved.masks, hinted) == 1 and saved.names == first.names == c.names
+    c.undo()
+    assert files(c.save(tmp_path / "out", ["masks"])) == files(segment(clip, **same))
+    with pytest.raises(ValueError, match="undo"):
+        c.undo()
+
+
+def test_windows_before_a_hint_are_not_refined_again(correction, monkeypatch):
+    c, refined, real = correction, [], refine.WindowRefiner.refine
+    monkeypatch.setattr(refine.WindowRefiner, "refine",
+                        lambda self, *a: refined.append(len(self.window)) or real(self, *a))
+    c.refine()
+    c.add(Hint(4, 74., 15.))
+    assert refined == [4, 3, 3] and c.labels(0) is None and c.confidence.shape == (5,)
+
+
+class Stop(JobProgress):
+    def at(self, step, fraction, note=""):
+        if "edges" in note:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_hint_and_a_refused_one_change_nothing(correction):
+    c = correction
+    before = [c.mask(t) for t in range(5)]
+    with pytest.raises(KeyboardInterrupt), Stop({"correcting": 1}):
+        c.add(INCLUDE)
+    for hint, says in ((Hint(5, 1, 1), "5"), (Hint(-1, 1, 1), "-1"), (Hint(0, 96, 1), "96x64"),
+                       (Hint(0, 1, float("nan")), "nan")):
+        with pytest.raises(ValueError, match=says):
+            c.add(hint)
+        with pytest.raises(ValueError, match=says):
+            refine_clip(FRAMES, SETTINGS, False, [hint])
+    assert c.hints == [] and all((c.mask(t) == m).all() for t, m in enumerate(before))
+    c.add(INCLUDE)
+    assert c.hints == [INCLUDE] and c.mask(1)[15, 74] > .5
+    assert (c.image(2) == FRAMES[2]).all() and len(c) == 5 and c.size == (64, 96)
+    with pytest.raises(ValueError, match="'gwm'"):
+        Correction(c.job.clip, preset="gwm")
 
 
 def test_hints_outlive_their_window(disk_graph):

@@ -4,8 +4,11 @@ the processor's seconds, on a machine that does other things too."""
 import pytest
 import torch
 
+from gwm_nb.clips import read_frames
+from gwm_nb.flow import resize
 from gwm_nb.network import create_network
 from gwm_nb.paper import cache_features, paper_recipe
+from gwm_nb.refine import Hint, clip_refiner, example_clip, refine_clip
 from gwm_nb.tracks import beyond_rank
 
 
@@ -41,3 +44,21 @@ def test_loss_of_tracks(benchmark, f, tracks):
     benchmark.group = f"{tracks} tracks of 41 frames, four masks"
     run = lambda: f(P, masks.clone().requires_grad_()).sum().backward()
     benchmark.pedantic(run, rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("work", ["first masks", "a click"])
+def test_click(benchmark, work):
+    "50 frames of 480x853: the embedded clip, forth and back. A further hint with all graphs kept."
+    small = torch.stack([image for _, image in read_frames(example_clip()[0])])
+    frames = resize(torch.cat([small, small.flip(0)])[:50].float(), (480, 853)).byte()
+    benchmark.group = "masks of a clip"
+    if work == "first masks":
+        return benchmark.pedantic(refine_clip, (frames,), dict(progress=False), rounds=1)
+    refiner, hints = clip_refiner(frames, keep=True), [Hint(6, 320, 380)]
+    refiner.refine()
+
+    def click():
+        hints.append(Hint(10 * len(hints), 700, 100, include=False))
+        refiner.refine(hints)
+        refiner.result((480, 853))
+    benchmark.pedantic(click, rounds=3, warmup_rounds=1)
