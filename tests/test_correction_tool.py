@@ -1,13 +1,6 @@
 "The tool that corrects masks by clicks: by messages of a browser, and in a browser."
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
+from base64 import b64encode
 from dataclasses import asdict
-from urllib.request import urlopen
 
 import pytest
 
@@ -43,62 +36,61 @@ def test_a_hint_changes_the_masks_export_writes_them_and_undo_takes_it_back(tmp_
     assert tool.masks == plain and tool.correction.hints == []
 
 
-@contextmanager
-def jupyterlab(folder):
-    "The address at which JupyterLab serves a folder, with no settings of the user."
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        home = f"http://127.0.0.1:{free.getsockname()[1]}/"
-    places = "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", \
-        "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR"
-    env = os.environ | {place: str(folder / f".{place}") for place in places}
-    options = ["--no-browser", "--allow-root", f"--port={home[17:-1]}", "--IdentityProvider.token=",
-               f"--ServerApp.root_dir={folder}"]
-    with open(folder / "log", "w") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env,
-                                  cwd=folder, stdout=log, stderr=log)
-    try:
-        for _ in range(200):
-            try:
-                urlopen(home + "api")
-                break
-            except OSError:
-                time.sleep(.3)
-        yield home
-    finally:
-        server.terminate()
-        server.wait()
+PAGE = """<body></body><script type="module">
+%s
+const state = {}, heard = {}
+const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0))
+const hear = values => {
+    for (const name of ['frames', 'masks']) values[name] = values[name].map(bytes)
+    Object.assign(state, values)
+    for (const name of ['change:masks', 'change']) (heard[name] || []).forEach(f => f())
+}
+window.model = {
+    get: name => state[name], on: (name, f) => (heard[name] ||= []).push(f),
+    set: (name, value) => { state[name] = value; heard.change.forEach(f => f()) },
+    save_changes: async () => hear(await tell({ hints: state.hints, frame: state.frame })),
+    send: async content => hear(await tell(content))
+}
+hear(await tell({}))
+widget.render({ model, el: document.body })
+</script>"""
 
 
-def test_a_click_in_jupyterlab_changes_the_exported_mask(tmp_path):
-    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
+def test_a_click_in_a_browser_changes_the_exported_mask(tmp_path):
+    "The JavaScript of the tool in a page whose model stands in for that of Jupyter."
     pytest.importorskip("playwright", reason="playwright is not installed")
     browse = house.script("browse")
     if not browse.browser_there():
         pytest.skip("no Chromium or Chrome")
-    write_frames(tmp_path / "clip", PIXELS)
-    source = "from gwm_nb.explore import correct\ncorrect('clip', 'out')"
-    cell = dict(cell_type="code", id="a", source=source, metadata={}, outputs=[],
-                execution_count=None)
-    kernel = dict(kernelspec=dict(name="python3", display_name="Python 3"))
-    (tmp_path / "a.ipynb").write_text(json.dumps(
-        dict(cells=[cell], metadata=kernel, nbformat=4, nbformat_minor=5)))
+    tool = correct(write_frames(tmp_path / "clip", PIXELS), tmp_path / "out")
+    script = tool._esm.replace("export default", "const widget =")
+    (tmp_path / "index.html").write_text(PAGE % script, encoding="utf-8")
+
+    def tell(said):
+        if said == "export":
+            message(tool, method="custom", content=said)
+        elif said:
+            message(tool, method="update", state=said)
+        text = lambda files: [b64encode(file).decode() for file in files]
+        names = "names", "size", "shape", "frame", "confidence", "hints", "used", "status"
+        return {name: getattr(tool, name) for name in names} | dict(frames=text(tool.frames),
+                                                                    masks=text(tool.masks))
 
     def exported():
-        page.locator(".gwm-correct [name=export]").click()
-        page.get_by_text("files in out").wait_for()
-        frame = page.locator(".gwm-correct [type=range]").input_value()
-        return read_mask(tmp_path / f"out/{int(frame):05d}.png")[Y, X]
+        page.locator("[name=export]").click()
+        page.wait_for_function("model.get('status').text.includes('files in')")
+        return read_mask(tmp_path / f"out/{tool.frame:05d}.png")[Y, X]
 
-    with jupyterlab(tmp_path) as home, browse.opened((1200, 900), home) as (page, _):
-        page.set_default_timeout(400_000)
-        page.goto(home + "lab/tree/a.ipynb")
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for()
-        page.locator(".jp-Cell .cm-content").click()
-        page.keyboard.press("Shift+Enter")
-        box = page.locator(".gwm-correct canvas").bounding_box()
+    with browse.served(tmp_path) as home, browse.opened((800, 600), home) as (page, errors):
+        page.expose_function("tell", tell)
+        page.goto(home)
+        box = page.locator("canvas").bounding_box()
         assert not exported()
         page.mouse.click(box["x"] + (X + .5) / 96 * box["width"],
                          box["y"] + (Y + .5) / 64 * box["height"])
-        page.locator(".gwm-correct[data-kind=ready]").wait_for()
+        page.wait_for_function("model.get('used') == 1")
         assert exported()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("u")
+        page.wait_for_function("model.get('used') == 0")
+        assert not exported() and [e for e in errors if "favicon" not in e] == []
