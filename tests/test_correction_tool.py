@@ -1,0 +1,96 @@
+"The tool that corrects masks by clicks: by messages of a browser, and in a browser."
+from base64 import b64encode
+from dataclasses import asdict
+
+import pytest
+
+import house
+from gwm_nb.explore import correct
+from gwm_nb.files import read_mask
+from inputs import write_frames
+from test_hints import INCLUDE, PIXELS
+
+X, Y = int(INCLUDE.x), int(INCLUDE.y)              # of an object that rests, which motion misses
+
+
+def message(tool, buffers=(), **data):
+    "A message arrives as the browser sends it."
+    tool._handle_msg({"content": {"data": data}, "buffers": list(buffers)})
+
+
+def test_a_hint_changes_the_masks_export_writes_them_and_undo_takes_it_back(tmp_path):
+    clip, out = write_frames(tmp_path / "clip", PIXELS), tmp_path / "out"
+    tool = correct(clip, out)
+    hints = lambda *wanted: message(tool, method="update", state=dict(hints=list(wanted)))
+    plain, hint = list(tool.masks), asdict(INCLUDE)
+    hints(hint)
+    assert tool.correction.hints == [INCLUDE] and tool.status["kind"] == "ready" and tool.used == 1
+    assert tool.masks[1] != plain[1] and len(tool.masks) == len(tool.confidence) == 5
+    message(tool, method="custom", content="export")
+    assert read_mask(out / "00001.png")[Y, X] and str(out) in tool.status["text"]
+    assert (out / "overlay.mp4").exists() and (out / "cutout.webm").exists()
+    hints(hint, hint | dict(x=1000))
+    assert tool.status["kind"] == "error" and "1000" in tool.status["text"]
+    assert tool.hints == [hint] and tool.masks[1] != plain[1]
+    hints()
+    assert tool.masks == plain and tool.correction.hints == []
+
+
+PAGE = """<body></body><script type="module">
+%s
+const state = {}, heard = {}
+const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0))
+const hear = values => {
+    for (const name of ['frames', 'masks']) values[name] = values[name].map(bytes)
+    Object.assign(state, values)
+    for (const name of ['change:masks', 'change']) (heard[name] || []).forEach(f => f())
+}
+window.model = {
+    get: name => state[name], on: (name, f) => (heard[name] ||= []).push(f),
+    set: (name, value) => { state[name] = value; heard.change.forEach(f => f()) },
+    save_changes: async () => hear(await tell({ hints: state.hints, frame: state.frame })),
+    send: async content => hear(await tell(content))
+}
+hear(await tell({}))
+widget.render({ model, el: document.body })
+</script>"""
+
+
+def test_a_click_in_a_browser_changes_the_exported_mask(tmp_path):
+    "The JavaScript of the tool in a page whose model stands in for that of Jupyter."
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    browse = house.script("browse")
+    if not browse.browser_there():
+        pytest.skip("no Chromium or Chrome")
+    tool = correct(write_frames(tmp_path / "clip", PIXELS), tmp_path / "out")
+    script = tool._esm.replace("export default", "const widget =")
+    (tmp_path / "index.html").write_text(PAGE % script, encoding="utf-8")
+
+    def tell(said):
+        if said == "export":
+            message(tool, method="custom", content=said)
+        elif said:
+            message(tool, method="update", state=said)
+        text = lambda files: [b64encode(file).decode() for file in files]
+        names = "names", "size", "shape", "frame", "confidence", "hints", "used", "status"
+        return {name: getattr(tool, name) for name in names} | dict(frames=text(tool.frames),
+                                                                    masks=text(tool.masks))
+
+    def exported():
+        page.locator("[name=export]").click()
+        page.wait_for_function("model.get('status').text.includes('files in')")
+        return read_mask(tmp_path / f"out/{tool.frame:05d}.png")[Y, X]
+
+    with browse.served(tmp_path) as home, browse.opened((800, 600), home) as (page, errors):
+        page.expose_function("tell", tell)
+        page.goto(home)
+        box = page.locator("canvas").bounding_box()
+        assert not exported()
+        page.mouse.click(box["x"] + (X + .5) / 96 * box["width"],
+                         box["y"] + (Y + .5) / 64 * box["height"])
+        page.wait_for_function("model.get('used') == 1")
+        assert exported()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("u")
+        page.wait_for_function("model.get('used') == 0")
+        assert not exported() and [e for e in errors if "favicon" not in e] == []
