@@ -7,7 +7,7 @@ __all__ = ['LARGEST_CLIP', 'OUTPUTS', 'CSS', 'INTRODUCTION', 'PageProgress', 'Vi
            'handlers', 'build_page', 'serve']
 
 # %% ../nbs/53_app.ipynb #app00004
-import html, os, shutil, signal, tempfile, time
+import html, logging, os, re, shutil, signal, tempfile, time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,9 +162,8 @@ def run_job(visitor: Visitor,
         with PageProgress(visitor.stop, show): files = job(visitor) or ()
     except KeyboardInterrupt: error = 'cancelled'
     except (ValueError, OSError) as e:
-        error = ' '.join(str(e).split())
-        for folder in (visitor.folder, *visitor.uploads):
-            error = error.replace(f'{folder}{os.sep}', '')
+        place = re.escape(f'{visitor.folder.parent}{os.sep}') + r'\w+' + re.escape(os.sep)
+        error = re.sub(place, '', ' '.join(str(e).split()))
     finally: visitor.stop.set()
     return page_state(visitor, t, error, files)
 
@@ -175,6 +174,7 @@ def handlers(visitors: Visitors) -> SimpleNamespace:
     of = lambda request: visitors[request.session_hash]
     def keep(clip, request: gr.Request): of(request).uploads.add(Path(clip).parent)
     def start(clip, preset, request: gr.Request, show=gr.Progress()):
+        if clip: keep(clip, request)
         return run_job(of(request), lambda v: v.segment(clip, preset), show)
     def example(preset, request: gr.Request, show=gr.Progress()):
         return run_job(of(request), lambda v: v.segment(example_clip()[0], preset), show)
@@ -201,6 +201,7 @@ CSS = """
 .dark .gwm.error {color: #ff8a80} .dark .gwm.warning {color: #ffb74d}
 footer {display: none !important} #status {min-height: 7em}
 #frame button, #frame .image-frame, #frame img {width: 100%}
+#frame img {object-fit: contain}
 """
 INTRODUCTION = """# Cut out what moves
 1. Drop a video in which something moves, or take the example. It stays on the machine that runs
@@ -276,4 +277,7 @@ def serve(host: str, # address to listen at
         except KeyboardInterrupt: print('ended', flush=True)
         finally:
             for session in list(visitors): visitors.leave(session)
+            # pages that are still open would keep the server for ever
+            page.server.config.timeout_graceful_shutdown = 1
+            logging.getLogger('uvicorn.error').disabled = True
             page.close(verbose=False)
