@@ -1,6 +1,7 @@
 "The page of `gwm_app`, over HTTP and in a browser: who may read what, waiting, cancelling, errors."
 import http.client
 import importlib
+import json
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from house import ROOT, script
 from inputs import moving_disk, write_video
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the server is ended by a signal")
-FRAMES, MASKS = moving_disk()
+FRAMES, JSON = moving_disk()[0], {"Content-Type": "application/json"}
 CODE = """if True:                              # slow.mp4 takes for ever, and leaves a trace
     from gwm_nb import app, commands
     from gwm_nb.files import show_progress
@@ -81,10 +82,11 @@ def start(client, clip):
 
 
 def ask(server, method, path, *args):
-    "The status of the answer; the path is sent as it is."
+    "Status and content of the answer; the path is sent as it is."
     connection = http.client.HTTPConnection(server[0], timeout=20)
     connection.request(method, f"/gradio_api/{path}", *args)
-    return connection.getresponse().status
+    response = connection.getresponse()
+    return response.status, response.read()
 
 
 def wait_for(true, seconds=30):
@@ -98,25 +100,26 @@ def test_files_of_others_are_out_of_reach(server, clips, visit):
     visitor, other = visit(), visit()
     own, foreign = (Path(start(v, clips / "disk.mp4").result(90)[1]["value"]["path"])
                     for v in (visitor, other))
-    assert ask(server, "GET", f"file={own}") == 200 and own.parent != foreign.parent
+    assert ask(server, "GET", f"file={own}")[0] == 200 and own.parent != foreign.parent
     up = "../" * 12
     for name in ("/etc/passwd", f"{up}etc/passwd", up.replace("/", "%2F") + "etc%2Fpasswd",
                  f"{own.parent}/{up}etc/passwd", own.parent, own.parent.parent, server[1],
                  own.parent.parent / foreign.name, clips / "disk.mp4", gwm_nb.app.__file__):
-        assert ask(server, "GET", f"file={name}") in (403, 404), name
+        assert ask(server, "GET", f"file={name}")[0] in (403, 404), name
     stolen = dict(path=str(clips / "disk.mp4"), meta={"_type": "gradio.FileData"})
-    with pytest.raises(Exception):
-        visitor.predict(stolen, "fast", api_name="/start")
+    body = dict(data=[stolen, "fast"], session_hash="thief")
+    event = json.loads(ask(server, "POST", "call/start", json.dumps(body), JSON)[1])["event_id"]
+    assert b"event: error" in ask(server, "GET", f"call/start/{event}")[1]
     visitor.close()
     wait_for(lambda: not own.parent.exists())
-    assert ask(server, "GET", f"file={foreign}") == 200
+    assert ask(server, "GET", f"file={foreign}")[0] == 200
 
 
 def test_uploads_have_a_limit(server):
     def upload(size):
         head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
         return ask(server, "POST", "upload", head + bytes(size) + b"\r\n--x--\r\n",
-                   {"Content-Type": "multipart/form-data; boundary=x"})
+                   {"Content-Type": "multipart/form-data; boundary=x"})[0]
     assert upload(900_000) == 200 and upload(1_200_000) == 413
 
 
@@ -165,8 +168,10 @@ def test_from_an_upload_by_a_click_to_files(server, clips, tmp_path):
         page.locator("input[type=range]").fill("2")
         page.wait_for_function("document.querySelector('#frame img').src.endsWith('-2.jpg')")
         x, y, image = 10, 50, page.locator("#frame img")    # the background, in the clip's pixels
-        scale = image.bounding_box()["width"] / 96
-        image.click(position=dict(x=(x + .5) * scale, y=(y + .5) * scale))
+        box = image.bounding_box()
+        scale = min(box["width"] / 96, box["height"] / 64)
+        left, top = (box["width"] - 96 * scale) / 2, (box["height"] - 64 * scale) / 2
+        image.click(position=dict(x=left + (x + .5) * scale, y=top + (y + .5) * scale))
         page.get_by_text("1 hint").wait_for(timeout=90000)
         button("Write files").click()
         with page.expect_download(timeout=60000) as download:
@@ -177,4 +182,5 @@ def test_from_an_upload_by_a_click_to_files(server, clips, tmp_path):
         assert inside[y, x] and not inside[5, 80]
         assert download.value.suggested_filename == "masks.zip" and errors == []
         assert [url for url in asked if not url.startswith((home, "data:", "blob:"))] == []
-        page.get_by_test_id("video").or_(page.locator("video")).first.wait_for()
+        assert list(server[1].glob("gwm-app-*/*/*/disk.mp4"))
+    wait_for(lambda: not list(server[1].glob("gwm-app-*/*/*/disk.mp4")))     # the page is closed
