@@ -55,6 +55,7 @@ class Visitor:
     warnings: list[str] = field(default_factory=list) # about them
     stop: Event = field(default_factory=Event) # ends the job that is running
     version: int = 0 # of the masks; each change counts
+    uploads: set[Path] = field(default_factory=set) # gradio's folders of uploaded files
 
     def segment(self, clip: str | Path | None, preset: str):
         "Find the masks of a clip. Raises `ValueError` or `OSError` if it can't be used."
@@ -63,8 +64,9 @@ class Visitor:
         correction = Correction(clip, preset=preset, quiet=True)
         (h, w), frames = correction.size, len(correction)
         if 3 * h * w * frames > LARGEST_CLIP:
-            raise ValueError(f'{clip}: {frames} frames of {w}x{h} are {readable_size(3*h*w*frames)}'
-                             f' in memory, more than {readable_size(LARGEST_CLIP)}; use gwm_segment')
+            limit = f'{readable_size(LARGEST_CLIP)} in memory'
+            raise ValueError(f'{clip}: {frames} frames of {w}x{h} need more than {limit}; '
+                             'use gwm_segment, or a part of the clip')
         found, self.correction = correction.refine(), correction
         self.keep(found)
 
@@ -76,9 +78,12 @@ class Visitor:
     @property
     def zoom(self) -> int: return -(-800 // max(self.found.shape)) # of images that are shown
 
-    def take(self, upload: str | Path) -> Path: # where it is now
-        "Move an uploaded file into the visitor's folder."
-        return Path(shutil.move(upload, tempfile.mkdtemp(dir=self.folder)))
+    def take(self, upload: str | Path) -> Path: # the visitor's own
+        "Link an uploaded file into the visitor's folder."
+        own = Path(tempfile.mkdtemp(dir=self.folder), Path(upload).name)
+        self.uploads.add(Path(upload).parent)
+        os.link(upload, own)
+        return own
 
     def keep(self, found: Refined): # new masks
         "Keep what is shown until the next change; `correction` itself changes during a job."
@@ -144,7 +149,8 @@ class Visitors(dict):
         visitor = self.pop(session, None)
         if visitor is None: return
         visitor.stop.set()
-        shutil.rmtree(visitor.folder, ignore_errors=True)
+        uploads = visitor.uploads.difference(*(v.uploads for v in self.values()))
+        for folder in (visitor.folder, *uploads): shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/53_app.ipynb #app00017
 def page_state(visitor: Visitor, t: int, error: str = '', files=()) -> list:
