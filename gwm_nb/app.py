@@ -245,9 +245,9 @@ def build_page(visitors: Visitors): # -> gradio.Blocks, not served yet
                                     label='a click means')
                     with gr.Row():
                         undo, write = gr.Button('Undo'), gr.Button('Write files')
-                    overlay = gr.Video(label='overlay', visible=False)
                     files = gr.File(label='files', file_count='multiple', interactive=False,
                                     visible=False)
+                    overlay = gr.Video(label='overlay', visible=False)
         outputs = [status, results, image, frame, overlay, files]
         jobs = [(segment.click, do.start, [clip, preset], status),
                 (example.click, do.example, [preset], status),
