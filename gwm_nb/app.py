@@ -8,7 +8,7 @@ __all__ = ['LARGEST_CLIP', 'OUTPUTS', 'CSS', 'INTRODUCTION', 'PageProgress', 'Vi
 
 # %% ../nbs/53_app.ipynb #app00004
 import html, logging, os, re, shutil, signal, tempfile, time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -153,7 +153,11 @@ class Visitors(dict):
         for folder in (visitor.folder, *uploads): shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/53_app.ipynb #app00017
-def page_state(visitor: Visitor, t: int, error: str = '', files=()) -> list:
+def page_state(visitor: Visitor, # whose page it is
+               t: int, # frame to show
+               error: str = '', # that stands above all else
+               files: Iterable[Path] = () # to download
+              ) -> list: # of updates
     "The new content of `build_page`'s outputs: status, results, image, frame, overlay, files."
     import gradio as gr
     there, overlay = visitor.found is not None, [f for f in files if f.suffix == '.mp4']
@@ -163,7 +167,7 @@ def page_state(visitor: Visitor, t: int, error: str = '', files=()) -> list:
             gr.Video(overlay[0] if overlay else None, visible=bool(overlay)),
             gr.File([str(f) for f in files] or None, visible=bool(files))]
 
-def run_job(visitor: Visitor,
+def run_job(visitor: Visitor, # who has asked for it
             job: Callable, # visitor -> written files, or None
             show: Callable, # of `PageProgress`
             t: int = 0 # frame to show afterwards
@@ -180,7 +184,8 @@ def run_job(visitor: Visitor,
     return page_state(visitor, t, error, files)
 
 # %% ../nbs/53_app.ipynb #app00018
-def handlers(visitors: Visitors) -> SimpleNamespace:
+def handlers(visitors: Visitors # of the page
+            ) -> SimpleNamespace:
     "What each button does: functions for gradio, which finds `Request` and `Progress` by type."
     import gradio as gr
     of = lambda request: visitors[request.session_hash]
@@ -221,7 +226,8 @@ INTRODUCTION = """# Cut out what moves
 3. Write the files, and download them."""
 
 # %% ../nbs/53_app.ipynb #app00020
-def build_page(visitors: Visitors): # -> gradio.Blocks, not served yet
+def build_page(visitors: Visitors # who will see it
+              ): # gradio.Blocks, not served yet
     "The page: what it shows, and what happens on which event."
     import gradio as gr
     do = handlers(visitors)
