@@ -152,7 +152,7 @@ def test_without_gradio_the_command_says_what_to_install(call, monkeypatch):
     assert "at least 1" in call(gwm_app, "--max-mb", "0")[1]
 
 
-def test_from_an_upload_by_a_click_to_files(server, clips, tmp_path):
+def test_from_an_upload_by_a_click_to_files(server, clips):
     browse = script("browse")
     if not browse.browser_there():
         pytest.skip("no Chromium or Chrome")
@@ -177,7 +177,8 @@ def test_from_an_upload_by_a_click_to_files(server, clips, tmp_path):
         page.get_by_text("1 hint").wait_for(timeout=90000)
         page.wait_for_function("document.querySelector('#frame img').src.endsWith('2-2.jpg')")
         shown = Image.open(io.BytesIO(page.request.get(image.get_attribute("src")).body()))
-        red, green, blue = shown.getpixel(((x + .5) * shown.width / 96, (y + .5) * shown.height / 64))
+        red, green, blue = shown.getpixel(((x + .5) * shown.width / 96,
+                                           (y + .5) * shown.height / 64))
         assert green > 150 > max(red, blue)                 # the dot is where the click was
         button("Write files").click()
         with page.expect_download(timeout=60000) as download:
