@@ -34,7 +34,7 @@ def needed(packages):
 
 def test_what_is_imported_is_required_and_what_is_required_is_imported():
     found = needed(requirements.users())
-    optional = set().union(*(declared(f"{k}_") for k in ("track", "onnx", "crf", "fast")))
+    optional = set().union(*(declared(f"{k}_") for k in ("track", "onnx", "crf", "fast", "app")))
     assert declared() - found == set()
     assert found - declared() - optional == set()
 

@@ -1,0 +1,193 @@
+"The page of `gwm_app`, over HTTP and in a browser: who may read what, waiting, cancelling, errors."
+import http.client
+import importlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gwm_nb.app
+from gwm_nb.commands import gwm_app
+from house import ROOT, script
+from inputs import moving_disk, write_video
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the server is ended by a signal")
+(FRAMES, MASKS), JSON = moving_disk(), {"Content-Type": "application/json"}
+CODE = """if True:                              # slow.mp4 takes for ever, and leaves a trace
+    from gwm_nb import app, commands
+    from gwm_nb.files import show_progress
+    class Slow(app.Correction):
+        def refine(self):
+            if self.job.clip.name == "slow.mp4":
+                for _ in show_progress(iter(int, 1), "waiting", 0):
+                    with open("trace", "a") as file: file.write(".")
+            return super().refine()
+    app.Correction = Slow
+    commands.gwm_app()"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    "The address (host:port) of a page that takes uploads of 1 MB, and the folder where it runs."
+    pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    folder = tmp_path_factory.mktemp("served")
+    undo = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)       # a background job ignores it
+    running = subprocess.Popen([sys.executable, "-c", CODE, "--max-mb", "1"], cwd=folder, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=undo,
+                               env=os.environ | dict(TMPDIR=str(folder), PYTHONPATH=str(ROOT)))
+    yield re.search(r"127\.0\.0\.1:\d+", running.stdout.readline())[0], folder
+    running.send_signal(signal.SIGINT)
+    out, errors = running.communicate(timeout=60)
+    assert (running.returncode, out) == (0, "ended\n")
+    assert errors.count("Traceback") == errors.count("it was not uploaded by a user")
+    assert list(folder.glob("gwm-app-*")) == []           # all files have gone
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    draw = lambda t: FRAMES[t].permute(1, 2, 0).contiguous().numpy()
+    for name, n in (("disk", 6), ("slow", 6), ("single", 1)):
+        write_video(folder / f"{name}.mp4", n, size=(64, 96), draw=draw)
+    (folder / "text.mp4").write_text("no video")
+    return folder
+
+
+@pytest.fixture
+def visit(server):
+    "A function that makes a visitor, whose session ends with the test."
+    from gradio_client import Client
+    made = []
+
+    def new():
+        made.append(Client(f"http://{server[0]}", verbose=False, download_files=False,
+                           analytics_enabled=False))
+        return made[-1]
+    yield new
+    for client in made:
+        client.close()
+
+
+def start(client, clip):
+    from gradio_client import handle_file
+    return client.submit(handle_file(clip), "fast", api_name="/start")
+
+
+def ask(server, method, path, *args):
+    "Status and content of the answer; the path is sent as it is."
+    connection = http.client.HTTPConnection(server[0], timeout=20)
+    connection.request(method, f"/gradio_api/{path}", *args)
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+def wait_for(true, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(.1)
+    assert true()
+
+
+def test_files_of_others_are_out_of_reach(server, clips, visit):
+    visitor, other = visit(), visit()
+    own, foreign = (Path(start(v, clips / "disk.mp4").result(90)[1]["value"]["path"])
+                    for v in (visitor, other))
+    assert ask(server, "GET", f"file={own}")[0] == 200 and own.parent != foreign.parent
+    up = "../" * 12
+    for name in ("/etc/passwd", f"{up}etc/passwd", up.replace("/", "%2F") + "etc%2Fpasswd",
+                 f"{own.parent}/{up}etc/passwd", own.parent, own.parent.parent, server[1],
+                 own.parent.parent / foreign.name, clips / "disk.mp4", gwm_nb.app.__file__):
+        assert ask(server, "GET", f"file={name}")[0] in (403, 404), name
+    stolen = dict(path=str(clips / "disk.mp4"), meta={"_type": "gradio.FileData"})
+    body = dict(data=[stolen, "fast"], session_hash="thief")
+    event = json.loads(ask(server, "POST", "call/start", json.dumps(body), JSON)[1])["event_id"]
+    assert b"event: error" in ask(server, "GET", f"call/start/{event}")[1]
+    visitor.close()
+    wait_for(lambda: not own.parent.exists())
+    assert ask(server, "GET", f"file={foreign}")[0] == 200
+
+
+def test_uploads_have_a_limit(server):
+    def upload(size):
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+        return ask(server, "POST", "upload", head + bytes(size) + b"\r\n--x--\r\n",
+                   {"Content-Type": "multipart/form-data; boundary=x"})[0]
+    assert upload(900_000) == 200 and upload(1_200_000) == 413
+
+
+@pytest.mark.parametrize("name, said", [("text.mp4", "text.mp4: "), ("single.mp4", "1 frame")])
+def test_a_clip_that_cannot_be_used_is_one_line(server, clips, visit, name, said):
+    shown, image, *_ = start(visit(), clips / name).result(60)
+    assert said in shown and "class=\"gwm error\"" in shown and shown.count("<p") == 1
+    assert "Traceback" not in shown and "gwm-app-" not in shown and not image["value"]
+
+
+def test_a_second_visitor_waits_and_cancel_ends_the_work(server, clips, visit):
+    trace = server[1] / "trace"
+    first, second = visit(), visit()
+    start(first, clips / "slow.mp4")
+    wait_for(trace.exists)
+    waiting = start(second, clips / "disk.mp4")
+    wait_for(lambda: waiting.status().rank == 0 and not waiting.done())
+    first.predict(0, api_name="/cancel")
+    time.sleep(1)
+    size = trace.stat().st_size
+    assert "6 frames" in waiting.result(60)[0] and trace.stat().st_size == size
+
+
+def test_without_gradio_the_command_says_what_to_install(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    importlib.reload(gwm_nb.app)
+    assert call(gwm_app)[1] == "gwm_app: needs gradio: pip install 'gwm_nb[app]'"
+    assert "at least 1" in call(gwm_app, "--max-mb", "0")[1]
+
+
+def test_from_an_upload_by_a_click_to_files(server, clips):
+    browse = script("browse")
+    if not browse.browser_there():
+        pytest.skip("no Chromium or Chrome")
+    home = f"http://{server[0]}/"
+    with browse.opened((1280, 900), home) as (page, errors):
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(home, wait_until="load")
+        button = lambda name: page.get_by_role("button", name=name, exact=True)
+        page.get_by_role("radio", name="fast").check()
+        page.set_input_files("input[type=file]", clips / "disk.mp4")
+        page.get_by_text("disk").first.wait_for()
+        button("Segment").click()
+        page.get_by_text("6 frames of 96x64").wait_for(timeout=90000)
+        page.locator("input[type=range]").fill("2")
+        page.wait_for_function("document.querySelector('#frame img').src.endsWith('-2.jpg')")
+        x, y, image = 10, 50, page.locator("#frame img")    # the background, in the clip's pixels
+        box = image.bounding_box()
+        scale = min(box["width"] / 96, box["height"] / 64)
+        left, top = (box["width"] - 96 * scale) / 2, (box["height"] - 64 * scale) / 2
+        image.click(position=dict(x=left + (x + .5) * scale, y=top + (y + .5) * scale))
+        page.get_by_text("1 hint").wait_for(timeout=90000)
+        page.wait_for_function("document.querySelector('#frame img').src.endsWith('2-2.jpg')")
+        shown = Image.open(io.BytesIO(page.request.get(image.get_attribute("src")).body()))
+        red, green, blue = shown.getpixel(((x + .5) * shown.width / 96,
+                                           (y + .5) * shown.height / 64))
+        assert green > 150 > max(red, blue)                 # the dot is where the click was
+        button("Write files").click()
+        with page.expect_download(timeout=60000) as download:
+            page.locator('a[download="masks.zip"]').click(timeout=60000)
+        masks = ZipFile(download.value.path())
+        assert masks.namelist() == [f"{t:05d}.png" for t in range(6)]
+        inside = np.array(Image.open(masks.open("00002.png"))) > 0
+        assert (inside & MASKS[2].numpy()).sum() > .8 * (inside | MASKS[2].numpy()).sum()
+        assert download.value.suggested_filename == "masks.zip" and errors == []
+        assert [url for url in asked if not url.startswith((home, "data:", "blob:"))] == []
+        assert list(server[1].glob("gwm-app-*/**/disk.mp4"))
+    wait_for(lambda: not list(server[1].glob("gwm-app-*/**/disk.mp4")))     # the page is closed
