@@ -174,12 +174,13 @@ class WindowRefiner:
         self.reliability = self.agreement = np.ones(len(frames))
 
     def build(self, boxes=None, *maps):
-        "The graph of what the boxes show; `maps` (T,h,w) are averaged beside the residual motion."
+        "The graph of what the boxes show; `maps` (T,h,w) are averaged beside the motion."
         s, self.graph = self.settings, None          # two graphs would take twice the memory
         self.graph = self.reuse(boxes, *maps) if self.kept else None
         if self.graph is None:
-            self.graph = build_graph(self.window, boxes, [self.window.residual, *maps], self.net,
-                                     s.superpixels, s.enlarge)
+            motion = self.window.residual, self.window.lasting
+            self.graph = build_graph(self.window, boxes, [*motion, *maps], self.net, s.superpixels,
+                                     s.enlarge)
         if self.kept is not None: self.kept[boxes is not None] = self.graph
         self.graph.known[:] = np.nan
         for hint in self.hints:
@@ -214,7 +215,7 @@ def second_pass(self: WindowRefiner, boxes, replay=None):
     "Inside boxes, from what was found before; returns the replay buffer, updated."
     graph = self.build(boxes, self.soft)
     motion = .5 * self.motion()                          # appearance is known by now
-    start = graph.means[1]                       # what was found, averaged over the superpixels
+    start = graph.means[2]                       # what was found, averaged over the superpixels
     replay = self.learn(motion, start, (1., 1., 1., 1.), replay, self.reliability)
     self.soft = self.in_frame(graph.paint(self.p))
     self.agreement = soft_iou(*map(torch.from_numpy, (self.first_soft, self.soft))).numpy()
@@ -257,7 +258,7 @@ def reuse(self: WindowRefiner, boxes, *maps):
     if (abs(boxes - graph.boxes) > .1 * boxes[:, 2:3]).any(1).mean() > .1: return None
     for hint in self.hints:
         if hint.include and graph.find(hint.frame, *self.place(hint)) is None: return None
-    graph.means[1:] = [graph.average(m) for m in maps]
+    graph.means[2:] = [graph.average(m) for m in maps]
     return graph
 
 # %% ../nbs/19_refine.ipynb #refcd060
@@ -403,7 +404,7 @@ def refine_steps(settings: RefineSettings, # how
                 ) -> dict[str, float]: # {'part: step': share of the time}
     "The steps that a clip is expected to take, for `JobProgress`."
     windows = max(1, -(-(frames - settings.overlap) // (settings.window - settings.overlap)))
-    motion, learned = dict(flow=6, motion=4), dict(superpixels=5, features=9, links=1, learning=3)
+    motion, learned = dict(flow=6, motion=4, tracks=2), dict(superpixels=5, features=9, links=1, learning=3)
     passes = {'pass 1': motion | learned, 'pass 2': learned | dict(edges=3)}
     if not settings.features: passes = {'pass 1': motion | dict(superpixels=5, links=1, edges=3)}
     titles = [f'window {n + 1}, ' if windows > 1 else '' for n in range(windows)]
