@@ -174,13 +174,12 @@ class WindowRefiner:
         self.reliability = self.agreement = np.ones(len(frames))
 
     def build(self, boxes=None, *maps):
-        "The graph of what the boxes show; `maps` (T,h,w) are averaged beside the motion."
+        "The graph of what the boxes show; `maps` (T,h,w) are averaged beside the residual motion."
         s, self.graph = self.settings, None          # two graphs would take twice the memory
         self.graph = self.reuse(boxes, *maps) if self.kept else None
         if self.graph is None:
-            motion = self.window.residual, self.window.lasting
-            self.graph = build_graph(self.window, boxes, [*motion, *maps], self.net, s.superpixels,
-                                     s.enlarge)
+            self.graph = build_graph(self.window, boxes, [self.window.residual, *maps], self.net,
+                                     s.superpixels, s.enlarge)
         if self.kept is not None: self.kept[boxes is not None] = self.graph
         self.graph.known[:] = np.nan
         for hint in self.hints:
@@ -204,9 +203,9 @@ def first_pass(self: WindowRefiner, replay=None):
     "Whole frames, from motion; returns the replay buffer, updated."
     s, graph = self.settings, self.build()
     self.thresholds = motion_thresholds(graph)
-    motion = self.motion()
-    self.p = first_guess(graph, motion, s.anchor)
-    if self.net: replay = self.learn(motion, self.p, s.balances, replay)
+    lasting = graph.average(self.window.lasting)
+    self.p = first_guess(graph, self.motion(lasting), s.anchor)
+    if self.net: replay = self.learn(self.motion(), self.p, s.balances, replay)
     self.soft = self.first_soft = graph.paint(self.p)
     return replay
 
@@ -215,7 +214,7 @@ def second_pass(self: WindowRefiner, boxes, replay=None):
     "Inside boxes, from what was found before; returns the replay buffer, updated."
     graph = self.build(boxes, self.soft)
     motion = .5 * self.motion()                          # appearance is known by now
-    start = graph.means[2]                       # what was found, averaged over the superpixels
+    start = graph.means[1]                       # what was found, averaged over the superpixels
     replay = self.learn(motion, start, (1., 1., 1., 1.), replay, self.reliability)
     self.soft = self.in_frame(graph.paint(self.p))
     self.agreement = soft_iou(*map(torch.from_numpy, (self.first_soft, self.soft))).numpy()
@@ -244,9 +243,9 @@ def boxes(self: WindowRefiner):
     return boxes
 
 @patch
-def motion(self: WindowRefiner):
+def motion(self: WindowRefiner, speed=None): # (n,); None: the residual motion
     "Log-odds by motion; they count for little if a point that is included rests."
-    logits = motion_logits(self.graph, self.thresholds)
+    logits = motion_logits(self.graph, self.thresholds, speed)
     rests = (logits[self.graph.known == 1] < -2).any()
     return .25 * logits if rests else logits
 
@@ -258,7 +257,7 @@ def reuse(self: WindowRefiner, boxes, *maps):
     if (abs(boxes - graph.boxes) > .1 * boxes[:, 2:3]).any(1).mean() > .1: return None
     for hint in self.hints:
         if hint.include and graph.find(hint.frame, *self.place(hint)) is None: return None
-    graph.means[2:] = [graph.average(m) for m in maps]
+    graph.means[1:] = [graph.average(m) for m in maps]
     return graph
 
 # %% ../nbs/19_refine.ipynb #refcd060
