@@ -403,7 +403,8 @@ def refine_steps(settings: RefineSettings, # how
                 ) -> dict[str, float]: # {'part: step': share of the time}
     "The steps that a clip is expected to take, for `JobProgress`."
     windows = max(1, -(-(frames - settings.overlap) // (settings.window - settings.overlap)))
-    motion, learned = dict(flow=6, motion=4, tracks=2), dict(superpixels=5, features=9, links=1, learning=3)
+    motion = dict(flow=6, motion=4, tracks=2)
+    learned = dict(superpixels=5, features=9, links=1, learning=3)
     passes = {'pass 1': motion | learned, 'pass 2': learned | dict(edges=3)}
     if not settings.features: passes = {'pass 1': motion | dict(superpixels=5, links=1, edges=3)}
     titles = [f'window {n + 1}, ' if windows > 1 else '' for n in range(windows)]
