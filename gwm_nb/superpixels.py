@@ -45,7 +45,8 @@ def mean_residual(flow: Tensor, # (G,2,h,w) from one frame to G others, pixels
                   back: Tensor, # (G,2,h,w) from those to this one
                   gaps: Tensor # (G,) how many frames lie between
                  ) -> tuple[Tensor, Tensor, Tensor]: # (h,w) pixels a frame; see below
-    """Residual motion of a frame: the mean over its flows, weighted by consistency. Also the residual of each flow (G,2,h,w), and its forward-backward error (G,h,w)."""
+    """Residual motion of a frame: the mean over its flows, weighted by consistency;
+    also the residual of each flow (G,2,h,w), and its forward-backward error (G,h,w)."""
     small = flow[..., 2::4, 2::4] if min(flow.shape[-2:]) >= 96 else flow
     weight = background_weights(small, 'quadratic', 20, border_prior(small.shape[-2:]), 1.5)
     weight = resize(weight[:, None], flow.shape[-2:])
