@@ -76,10 +76,11 @@ def lever_row(clip, annotations, settings, network=None):
     "J of the first pass, on superpixels, with one thing changed at a time."
     truths = [read_mask(file) > 0 for file in list_images(annotations)]
     refiner = clip_refiner(frames_of(clip), settings)
-    graph = refiner.build()
-    motion = motion_logits(graph, motion_thresholds(graph))
-    plain = diffuse(graph.links, expit(motion), settings.anchor)
-    guess, rounds = first_guess(graph, motion, settings.anchor), len(settings.balances)
+    graph, rounds = refiner.build(), len(settings.balances)
+    thresholds, speed = motion_thresholds(graph), graph.average(refiner.window.lasting)
+    motion, lasting = (motion_logits(graph, thresholds, v) for v in (None, speed))
+    plain = diffuse(graph.links, expit(lasting), settings.anchor)
+    guess, short = (first_guess(graph, m, settings.anchor) for m in (lasting, motion))
 
     def learned(start=guess, balances=settings.balances, ridge=settings.ridge,
                 anchor=settings.anchor, reliability=None, motion=motion):
@@ -90,7 +91,8 @@ def lever_row(clip, annotations, settings, network=None):
              'only grow': learned(balances=(1.,) * rounds),
              'only purify': learned(balances=(.5,) * rounds),
              'no graph': learned(anchor=1e5), 'no border prior': learned(plain),
-             'no reliability': learned(reliability=np.ones(len(truths)))}
+             'no reliability': learned(reliability=np.ones(len(truths))),
+             'from residual motion': learned(short)}
     if network:
         seen = graph.average(network_logits(network, clip, refiner.window))
         found['and a network'] = learned(motion=motion + .5 * seen)

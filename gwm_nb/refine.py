@@ -261,9 +261,9 @@ def first_pass(self: WindowRefiner, replay=None):
     "Whole frames, from motion; returns the replay buffer, updated."
     s, graph = self.settings, self.build()
     self.thresholds = motion_thresholds(graph)
-    motion = self.motion()
-    self.p = first_guess(graph, motion, s.anchor)
-    if self.net: replay = self.learn(motion, self.p, s.balances, replay)
+    lasting = graph.average(self.window.lasting)
+    self.p = first_guess(graph, self.motion(lasting), s.anchor)
+    if self.net: replay = self.learn(self.motion(), self.p, s.balances, replay)
     self.soft = self.first_soft = graph.paint(self.p)
     return replay
 
@@ -302,9 +302,9 @@ def boxes(self: WindowRefiner):
 
 # %% ../nbs/19_refine.ipynb #hint0013
 @patch
-def motion(self: WindowRefiner):
+def motion(self: WindowRefiner, speed=None): # (n,); None: the residual motion
     "Log-odds by motion; they count for little if a point that is included rests."
-    logits = motion_logits(self.graph, self.thresholds)
+    logits = motion_logits(self.graph, self.thresholds, speed)
     rests = (logits[self.graph.known == 1] < -2).any()
     return .25 * logits if rests else logits
 
@@ -522,7 +522,8 @@ def refine_steps(settings: RefineSettings, # how
                 ) -> dict[str, float]: # {'part: step': share of the time}
     "The steps that a clip is expected to take, for `JobProgress`."
     windows = max(1, -(-(frames - settings.overlap) // (settings.window - settings.overlap)))
-    motion, learned = dict(flow=6, motion=4), dict(superpixels=5, features=9, links=1, learning=3)
+    motion = dict(flow=6, motion=4, tracks=2)
+    learned = dict(superpixels=5, features=9, links=1, learning=3)
     passes = {'pass 1': motion | learned, 'pass 2': learned | dict(edges=3)}
     if not settings.features: passes = {'pass 1': motion | dict(superpixels=5, links=1, edges=3)}
     titles = [f'window {n + 1}, ' if windows > 1 else '' for n in range(windows)]

@@ -28,10 +28,11 @@ def motion_thresholds(graph: SuperpixelGraph # whose first mean is the residual 
     return np.sqrt(own * otsu_threshold(np.minimum(v, np.quantile(v, .99))))
 
 def motion_logits(graph: SuperpixelGraph, # whose first mean is the residual motion
-                  thresholds: np.ndarray # (T,) pixels a frame: residual of even odds
+                  thresholds: np.ndarray, # (T,) pixels a frame: residual of even odds
+                  speed: np.ndarray | None = None # (n,) in place of the residual motion
                  ) -> np.ndarray: # (n,)
     "Log-odds of being the object, by motion alone."
-    v = graph.means[0]
+    v = graph.means[0] if speed is None else speed
     return logit(np.clip(v / (v + thresholds[graph.frame]), .02, .98))
 
 # %% ../nbs/46_self_training.ipynb #slf0013

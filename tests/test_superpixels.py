@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from gwm_nb.superpixels import mean_residual
+from gwm_nb.superpixels import lasting_motion, mean_residual
 
 
 @pytest.mark.parametrize("speeds, back, gaps, least, most", [
@@ -14,8 +14,23 @@ def test_the_residual_is_in_pixels_a_frame_and_of_consistent_flow(speeds, back, 
     flow, home = torch.zeros(2, 2, 40, 60), torch.zeros(2, 2, 40, 60)
     flow[:, 0, 15:25, 25:35] = torch.tensor(speeds)[:, None, None]
     home[:, 0] = torch.tensor(back)[:, None, None]
-    found, error = mean_residual(flow, home, torch.tensor(gaps))
+    found, _, error = mean_residual(flow, home, torch.tensor(gaps))
     assert least < found[20, 30] < most and found[5, 5] < .1 and error.shape == (2, 40, 60)
+
+
+@pytest.mark.parametrize("t", [0, 3, 9])
+def test_motion_lasts_where_points_can_be_followed(t):
+    "Above moves at 2 pixels a frame; in the middle that turns back; below it is lost at once."
+    flow, own = {}, {}
+    for a in range(10):
+        for b in {a - 1, a + 1} & set(range(10)):
+            field = np.zeros((3, 48, 64), np.float16)
+            field[0, :16], field[0, 16:32], field[0, 32:] = 2 * (b - a), 2 * (-1)**a, 2 * (b - a)
+            field[2, 32:] = 3
+            flow[a, b], own[a, b] = field, field[:2]
+    found = lasting_motion(flow, own, t, reach=4)
+    assert found.shape == (48, 64) and np.allclose(found[4:12, 24:40], 2, atol=.01)
+    assert found[20:28, 24:40].max() < 1.1 and found[36:44, 24:40].max() == 0
 
 
 def test_superpixels_partition_each_frame_and_links_join_neighbours(disk, disk_graph):
