@@ -261,8 +261,8 @@ def first_pass(self: WindowRefiner, replay=None):
     "Whole frames, from motion; returns the replay buffer, updated."
     s, graph = self.settings, self.build()
     self.thresholds = motion_thresholds(graph)
-    lasting = graph.average(self.window.lasting)
-    self.p = first_guess(graph, self.motion(lasting), s.anchor)
+    speed = graph.average(self.window.lasting) if self.net else None
+    self.p = first_guess(graph, self.motion(speed), s.anchor)
     if self.net: replay = self.learn(self.motion(), self.p, s.balances, replay)
     self.soft = self.first_soft = graph.paint(self.p)
     return replay
@@ -304,9 +304,9 @@ def boxes(self: WindowRefiner):
 @patch
 def motion(self: WindowRefiner, speed=None): # (n,); None: the residual motion
     "Log-odds by motion; they count for little if a point that is included rests."
-    logits = motion_logits(self.graph, self.thresholds, speed)
-    rests = (logits[self.graph.known == 1] < -2).any()
-    return .25 * logits if rests else logits
+    logits = motion_logits(self.graph, self.thresholds)
+    if (logits[self.graph.known == 1] < -2).any(): return .25 * logits
+    return logits if speed is None else motion_logits(self.graph, self.thresholds, speed)
 
 @patch
 def outgrown(self: WindowRefiner, old, boxes): # graph, (T,4) -> (T,)
