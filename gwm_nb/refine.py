@@ -35,7 +35,7 @@ from .files import JobProgress, Registry, begin_part, current_job, lazily, say, 
 from .objects import match_objects, split_objects
 from .self_training import (ReplayBuffer, boxes_cut_object, first_guess, include_point,
                                   motion_logits, motion_thresholds, self_train, side_coverage,
-                                  track_boxes, update_replay)
+                                  starting_motion, track_boxes, update_replay)
 from .superpixels import (SuperpixelGraph, build_graph, crop_box, diffuse_pixels,
                                 estimate_motion, frozen_backbone, limit_side, parallel_map,
                                 paste_box)
@@ -261,7 +261,7 @@ def first_pass(self: WindowRefiner, replay=None):
     "Whole frames, from motion; returns the replay buffer, updated."
     s, graph = self.settings, self.build()
     self.thresholds = motion_thresholds(graph)
-    speed = graph.average(self.window.lasting) if self.net else None
+    speed = starting_motion(graph, graph.average(self.window.lasting)) if self.net else None
     self.p = first_guess(graph, self.motion(speed), s.anchor)
     if self.net: replay = self.learn(self.motion(), self.p, s.balances, replay)
     self.soft = self.first_soft = graph.paint(self.p)
