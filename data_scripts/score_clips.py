@@ -79,8 +79,8 @@ def lever_row(clip, annotations, settings, network=None):
     graph, rounds = refiner.build(), len(settings.balances)
     thresholds, speed = motion_thresholds(graph), starting_motion(graph, graph.average(refiner.window.lasting))
     motion, lasting = (motion_logits(graph, thresholds, v) for v in (None, speed))
-    plain = diffuse(graph.links, expit(lasting), settings.anchor)
-    guess, short = (first_guess(graph, m, settings.anchor) for m in (lasting, motion))
+    plain = diffuse(graph.links, expit(motion), settings.anchor)
+    guess, start = (first_guess(graph, m, settings.anchor) for m in (motion, lasting))
 
     def learned(start=guess, balances=settings.balances, ridge=settings.ridge,
                 anchor=settings.anchor, reliability=None, motion=motion):
@@ -92,7 +92,7 @@ def lever_row(clip, annotations, settings, network=None):
              'only purify': learned(balances=(.5,) * rounds),
              'no graph': learned(anchor=1e5), 'no border prior': learned(plain),
              'no reliability': learned(reliability=np.ones(len(truths))),
-             'from residual motion': learned(short)}
+             'first pass from lasting motion': learned(start)}
     if network:
         seen = graph.average(network_logits(network, clip, refiner.window))
         found['and a network'] = learned(motion=motion + .5 * seen)
