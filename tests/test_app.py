@@ -186,7 +186,7 @@ def test_from_an_upload_by_a_click_to_files(server, clips):
         masks = ZipFile(download.value.path())
         assert masks.namelist() == [f"{t:05d}.png" for t in range(6)]
         inside = np.array(Image.open(masks.open("00002.png"))) > 0
-        assert (inside & MASKS[2].numpy()).sum() > .8 * (inside | MASKS[2].numpy()).sum()
+        assert (inside & MASKS[2].numpy()).sum() > .7 * (inside | MASKS[2].numpy()).sum()
         assert download.value.suggested_filename == "masks.zip" and errors == []
         assert [url for url in asked if not url.startswith((home, "data:", "blob:"))] == []
         assert list(server[1].glob("gwm-app-*/**/disk.mp4"))
