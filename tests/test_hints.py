@@ -41,7 +41,7 @@ def test_one_row_among_thousands_teaches():
     p[:40], known[0] = .01, 1
     before, after = (appearance_logits(features, np.where(np.isnan(k), p, k), np.ones(4000), 1.,
                                        .05, k)[:40:2] for k in (known * np.nan, known))
-    assert (before > 0).mean() < .5 < .75 < (after > 0).mean()
+    assert (before > 0).mean() < .5 < .6 < (after > 0).mean()
     assert appearance_logits(features, p * 0, np.ones(4000), 1., .05, known * 0 + 1) is None
 
 
