@@ -145,7 +145,8 @@ def _segment_one(clip, out, options):
         first, pattern = (output_files([name], [n], frames)[0] for n in (report['names'][0], '*'))
         if first in report['files']: print(f"{name + ':':8} {out/pattern}")
     if options.keep_network: print(f'network: {out/"network.safetensors"}')
-    hinted = f' (from {report["hints"]} hints)' if 'hints' in report else ''
+    hints = report.get('hints', 0)
+    hinted = f' (from {hints} hint{"s" * (hints > 1)})' if hints else ''
     print(f'report:  {out/"result.json"}{hinted}', flush=True)
     for failure in report['failed']: print(f'{clip}: {failure}', file=sys.stderr, flush=True)
     return 3 if report['failed'] else 0

@@ -18,7 +18,7 @@ from torch import Tensor
 from .files import JobProgress, show_progress
 from .jobs import FrameMask, Result, SegmentationJob
 from .methods import (Method, Prediction, SegmentOptions, find_hints, presets,
-                            refinement_settings)
+                            refinement_facts, refinement_settings)
 from .refine import (Hint, KeptWindows, Refined, check_hints, quality_warnings, refine_clip,
                            refine_steps)
 
@@ -123,11 +123,9 @@ def predict(self: Correction,
            ) -> Prediction:
     "The masks that were found, as those of a `Method`."
     found, hints = self.refine(), self.hints
-    about = dict(hints=len(hints)) if hints else {}
-    about['quality_warnings'] = quality_warnings(found, hints)
     frames = show_progress(range(len(found)), 'writing')
     return Prediction((FrameMask(found[t], float(found.confidence[t]), found.labels(t))
-                       for t in frames), about)
+                       for t in frames), refinement_facts(found, hints))
 
 @patch
 def save(self: Correction,

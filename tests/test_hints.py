@@ -136,6 +136,7 @@ def test_a_correction_is_what_the_command_finds(correction, tmp_path):
     saved = c.save(tmp_path / "out", ["masks"])
     assert saved.report["settings"] == first.report["settings"] and saved.report["hints"] == 1
     assert overlap(saved.masks, hinted) == 1 and saved.names == first.names == c.names
+    assert saved.report.keys() == first.report.keys()
     c.undo()
     assert files(c.save(tmp_path / "out", ["masks"])) == files(segment(clip, **same))
     with pytest.raises(ValueError, match="undo"):
