@@ -90,14 +90,15 @@ class DIS:
     def __call__(self, image1: Tensor, image2: Tensor) -> Tensor:
         search = cv2.DISOpticalFlow_create(DIS_PRESETS[self.preset])     # one for each thread
         h, w = image1.shape[-2:]
-        missing = 0, max(0, 32 - w), 0, max(0, 32 - h)      # OpenCV crashes on smaller images
-        pairs = zip(*(F.pad(i.cpu(), missing, mode='replicate') for i in (image1, image2)))
+        pairs = zip(image1.cpu(), image2.cpu())
         flows = [search.calc(_grey8(a), _grey8(b), None)[:h, :w] for a, b in pairs]
         return rearrange(torch.from_numpy(np.stack(flows)), 'b h w c -> b c h w').contiguous()
 
 def _grey8(image):
-    pixels = rearrange((image.clamp(0, 1) * 255).round().byte(), 'c h w -> h w c')
-    return cv2.cvtColor(pixels.numpy(), cv2.COLOR_RGB2GRAY)
+    pixels = rearrange(image, 'c h w -> h w c').numpy()
+    grey = cv2.convertScaleAbs(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), alpha=255)
+    bottom, right = (max(0, 32 - n) for n in grey.shape)    # DIS crashes on smaller images
+    return cv2.copyMakeBorder(grey, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
 
 # %% ../nbs/01_flow.ipynb #newreg1
 flow_estimators = Registry('flow method', dict(

@@ -55,7 +55,6 @@ class RefineSettings:
     features: str = 'efficientnet_lite0' # a backbone for `create_network`; '': motion alone
     pretrained: str | None = None # a file of its weights; None: installed ones, else timm's
     method: str | Callable = 'dis' # a flow estimator or its name
-    gaps: tuple[int, ...] = (1, -1, 2, -2) # frames that each frame is compared with
     flow_side: int = 480 # shorter side of the frames that flow is estimated from, at most
     superpixels: int = 2000 # of a frame, at most
     enlarge: float = 2. # the network sees images of the working size times this
@@ -224,7 +223,7 @@ class WindowRefiner:
         s = self.settings = settings
         self.net, self.graph, self.hints = net, None, []
         self.kept = {} if keep else None             # {whether in boxes: graph}
-        self.window = estimate_motion(frames, s.method, s.gaps)
+        self.window = estimate_motion(frames, s.method)
         self.reliability = self.agreement = np.ones(len(frames))
 
     def build(self, boxes=None, *maps):

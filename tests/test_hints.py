@@ -80,7 +80,7 @@ def test_a_hint_holds_in_boxes_and_further_hints_reuse_the_graphs():
 @pytest.mark.parametrize("left, right", [(1, 2), (2, 1)])
 def test_objects_that_always_touch_are_divided_as_hinted_in_all_windows(left, right):
     "Two disks of one texture that move as one; the hints are in the last of three windows."
-    settings = RefineSettings(features="", superpixels=400, gaps=(1, -1), window=4, overlap=2,
+    settings = RefineSettings(features="", superpixels=400, window=4, overlap=2,
                               objects=2)
     paint, ground = (moving_disk(8, radius=r)[0] for r in (999, 0))
     y, x, t = np.ogrid[:64, :96, :8]
