@@ -210,11 +210,8 @@ def _move_in(hidden, path):
 
 # %% ../nbs/21_files.ipynb #46aa481c
 @contextmanager
-def output_folder(path: str | Path, # the folder for the results
-                  names: Iterable[str] = () # files that will be written, as far as known
-                 ): # yields a hidden folder inside it: write there
-    """On success all files move to `path`, on failure nothing is left. Raises `ValueError` if
-    foreign files are in the way: at once if they have one of the `names`, else at the end."""
+def _own_folder(path, names):
+    "The absolute path of a folder, while no other program has it; one that stays empty is removed."
     path = Path(path)
     if path.exists() and not path.is_dir(): raise ValueError(f'{path} exists and is not a folder')
     check_foreign_files(path, names)
@@ -224,15 +221,23 @@ def output_folder(path: str | Path, # the folder for the results
         path.mkdir(parents=True, exist_ok=True)
         with locked(path/'unfinished', wait=False):
             for old in path.glob('.unfinished-*'): shutil.rmtree(old)      # of killed runs
-            hidden = Path(tempfile.mkdtemp(prefix='.unfinished-', dir=path))
-            try:
-                yield hidden
-                _move_in(hidden, path)
-            finally: shutil.rmtree(hidden, ignore_errors=True)
-    except BaseException:
+            yield path
+    finally:
         for p in new:
             if p.is_dir() and not any(p.iterdir()): p.rmdir()
-        raise
+
+@contextmanager
+def output_folder(path: str | Path, # the folder for the results
+                  names: Iterable[str] = () # files that will be written, as far as known
+                 ): # yields a hidden folder inside it: write there
+    """On success all files move to `path`, on failure nothing is left. Raises `ValueError` if
+    foreign files are in the way: at once if they have one of the `names`, else at the end."""
+    with _own_folder(path, names) as folder:
+        hidden = Path(tempfile.mkdtemp(prefix='.unfinished-', dir=folder))
+        try:
+            yield hidden
+            _move_in(hidden, folder)
+        finally: shutil.rmtree(hidden, ignore_errors=True)
 
 # %% ../nbs/21_files.ipynb #6b00ae85
 @contextmanager
@@ -242,22 +247,14 @@ def results_folder(path: str | Path, # the folder for the results
     """Results are written to `path` as they are made. Call `start()` when the first is ready: it
     removes those of an earlier run. Raises `ValueError` at once if foreign files are in the way, or
     another program holds the folder."""
-    path, names = Path(path).absolute(), list(names)
-    if path.exists() and not path.is_dir(): raise ValueError(f'{path} exists and is not a folder')
-    check_foreign_files(path, names)
-    new = [p for p in (path, *path.parents) if not p.exists()]
-    def start():
-        for old in _earlier_results(path): old.unlink(missing_ok=True)
-        write_whole(path/'result.json', json.dumps(dict(files=names, unfinished=True)).encode())
-    start.folder = path
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with locked(path/'unfinished', wait=False):
-            for old in path.glob('.unfinished-*'): shutil.rmtree(old)      # of killed runs
-            yield start
-    finally:
-        for p in new:
-            if p.is_dir() and not any(p.iterdir()): p.rmdir()
+    names = list(names)
+    with _own_folder(path, names) as folder:
+        def start():
+            for old in _earlier_results(folder): old.unlink(missing_ok=True)
+            text = json.dumps(dict(files=names, unfinished=True))
+            write_whole(folder/'result.json', text.encode())
+        start.folder = folder
+        yield start
 
 # %% ../nbs/21_files.ipynb #3ca3ede3
 IMAGE_SUFFIXES = set('''
