@@ -14,9 +14,7 @@ __all__ = ['protocols', 'averages', 'conventions', 'label_ids', 'Sequence', 'for
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import mode
 
 import cv2
 import numpy as np
@@ -26,7 +24,7 @@ from torch import Tensor
 
 from .annotations import Annotations
 from .checkpoints import load, load_published, published_name, published_network
-from .clips import frame_size, read_frames
+from .clips import frame_size, missing_numbers, read_frames
 from .cutouts import write_labels
 from .evaluate import boundary, boundary_f, choose_object, choose_one, jaccard
 from .files import (Clip, Registry, find_below, find_clips, lazily, list_images, nfc,
@@ -364,13 +362,10 @@ def annotated_sequences(data: str | Path, # a data set, or a folder of clips wit
 # %% ../nbs/16_benchmarks.ipynb #d63c5887
 def skipped_frames(names: list[str] # of frames, in order
                   ) -> list[str]: # names that a regular numbering has between them
-    "Frames that seem to be missing. A regular step is the most frequent one, such as 1 or 3."
-    found = [re.fullmatch(r'(.*?)(\d+)', name) for name in names]
-    if len(names) < 3 or None in found: return []
-    numbers = [int(name[2]) for name in found]
-    step = mode(b - a for a, b in pairwise(numbers))
-    skipped = sorted(set(range(numbers[0], numbers[-1], max(step, 1))) - set(numbers))
-    return [f'{found[0][1]}{n:0{len(found[0][2])}}' for n in skipped]
+    "Frames that seem to be missing, by `missing_numbers`."
+    lead, digits = re.fullmatch(r'(.*?)(\d*)', names[0]).groups()
+    if not digits or not all(name.startswith(lead) for name in names): return []
+    return [f'{lead}{n:0{len(digits)}}' for n in missing_numbers(names)]
 
 # %% ../nbs/16_benchmarks.ipynb #check001
 @dataclass

@@ -29,11 +29,11 @@ import safetensors.torch
 import torch
 import torch.nn as nn
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .configuration import nearest
 from .configuration import fits
-from .files import cache_folder, locked, parse_json, whole_file, write_whole
+from .files import (ProgressBar, cache_folder, locked, parse_json, whole_file,
+                          write_whole)
 from .weights import adopt, check_shapes, named_weights, read_weights
 from .network import create_network, networks
 from .paper import CachedBackbone, KeyFeatures, PaperNetwork, fingerprint, paper_network
@@ -264,8 +264,8 @@ def download(address: str, # a URL
     try:
         with urllib.request.urlopen(address, timeout=20) as answer, open(file, 'wb') as f:
             size = int(answer.headers['Content-Length'] or 0)
-            bar = dict(total=size or None, desc='published weights')
-            with tqdm.wrapattr(answer, 'read', **bar) as source: shutil.copyfileobj(source, f)
+            bar = ProgressBar.wrapattr(answer, 'read', size or None, desc='published weights')
+            with bar as source: shutil.copyfileobj(source, f)
             if f.tell() < size:
                 raise ContentTooShortError(f'only {f.tell()} of {size} bytes came', None)
     except broken as e:

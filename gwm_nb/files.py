@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAY_MOVE', 'LARGEST', 'GROUND', 'VIDEO_SUFFIXES', 'TRUTH_FOLDERS', 'whole_file', 'write_whole',
-           'locked', 'cache_folder', 'readable_name', 'visible', 'readable_size', 'Registry', 'inner_path',
-           'parse_json', 'read_json', 'check_foreign_files', 'output_folder', 'results_folder', 'is_animated',
-           'by_number', 'nfc', 'find_below', 'list_images', 'unread_frames', 'image_size', 'flatten', 'folder_bits',
-           'read_image', 'read_pages', 'read_mask', 'write_mask', 'Clip', 'find_clips', 'ProgressBar', 'current_job',
-           'JobProgress', 'begin_part', 'say', 'show_progress', 'lazily']
+           'locked', 'cache_folder', 'readable_name', 'visible', 'readable_size', 'check_free_space', 'Registry',
+           'inner_path', 'parse_json', 'read_json', 'check_foreign_files', 'output_folder', 'results_folder',
+           'is_animated', 'by_number', 'nfc', 'find_below', 'list_images', 'unread_frames', 'image_size', 'flatten',
+           'folder_bits', 'read_image', 'read_pages', 'read_mask', 'write_mask', 'Clip', 'find_clips', 'ProgressBar',
+           'current_job', 'JobProgress', 'begin_part', 'say', 'show_progress', 'lazily']
 
 # %% ../nbs/21_files.ipynb #d8826471
-import json, os, re, shutil, sys, tempfile, threading, time, unicodedata
+import errno, json, os, re, shutil, sys, tempfile, threading, time, unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -103,6 +103,19 @@ def readable_size(n_bytes: int # a size
                  ) -> str: # in MB or GB
     "A number of bytes in readable units: 1234567 is '1.2 MB'."
     return f'{n_bytes / 1e9:.2f} GB' if n_bytes > 1e9 else f'{n_bytes / 1e6:.1f} MB'
+
+# %% ../nbs/21_files.ipynb #b044b82e
+def check_free_space(folder: str | Path, # to be written to; it need not exist
+                     need: int, # bytes
+                     what: str = 'the flow' # to be written
+                    ):
+    "Raises `OSError` if the disk has not enough free space."
+    folder = Path(folder)
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        text = f'{what} needs {readable_size(need)}, only {readable_size(free)} are free'
+        raise OSError(errno.ENOSPC, text, str(folder))
 
 # %% ../nbs/21_files.ipynb #13bf753e
 class Registry(dict):
@@ -197,11 +210,8 @@ def _move_in(hidden, path):
 
 # %% ../nbs/21_files.ipynb #46aa481c
 @contextmanager
-def output_folder(path: str | Path, # the folder for the results
-                  names: Iterable[str] = () # files that will be written, as far as known
-                 ): # yields a hidden folder inside it: write there
-    """On success all files move to `path`, on failure nothing is left. Raises `ValueError` if
-    foreign files are in the way: at once if they have one of the `names`, else at the end."""
+def _own_folder(path, names):
+    "The absolute path of a folder, while no other program has it; one that stays empty is removed."
     path = Path(path)
     if path.exists() and not path.is_dir(): raise ValueError(f'{path} exists and is not a folder')
     check_foreign_files(path, names)
@@ -211,15 +221,23 @@ def output_folder(path: str | Path, # the folder for the results
         path.mkdir(parents=True, exist_ok=True)
         with locked(path/'unfinished', wait=False):
             for old in path.glob('.unfinished-*'): shutil.rmtree(old)      # of killed runs
-            hidden = Path(tempfile.mkdtemp(prefix='.unfinished-', dir=path))
-            try:
-                yield hidden
-                _move_in(hidden, path)
-            finally: shutil.rmtree(hidden, ignore_errors=True)
-    except BaseException:
+            yield path
+    finally:
         for p in new:
             if p.is_dir() and not any(p.iterdir()): p.rmdir()
-        raise
+
+@contextmanager
+def output_folder(path: str | Path, # the folder for the results
+                  names: Iterable[str] = () # files that will be written, as far as known
+                 ): # yields a hidden folder inside it: write there
+    """On success all files move to `path`, on failure nothing is left. Raises `ValueError` if
+    foreign files are in the way: at once if they have one of the `names`, else at the end."""
+    with _own_folder(path, names) as folder:
+        hidden = Path(tempfile.mkdtemp(prefix='.unfinished-', dir=folder))
+        try:
+            yield hidden
+            _move_in(hidden, folder)
+        finally: shutil.rmtree(hidden, ignore_errors=True)
 
 # %% ../nbs/21_files.ipynb #6b00ae85
 @contextmanager
@@ -229,22 +247,14 @@ def results_folder(path: str | Path, # the folder for the results
     """Results are written to `path` as they are made. Call `start()` when the first is ready: it
     removes those of an earlier run. Raises `ValueError` at once if foreign files are in the way, or
     another program holds the folder."""
-    path, names = Path(path).absolute(), list(names)
-    if path.exists() and not path.is_dir(): raise ValueError(f'{path} exists and is not a folder')
-    check_foreign_files(path, names)
-    new = [p for p in (path, *path.parents) if not p.exists()]
-    def start():
-        for old in _earlier_results(path): old.unlink(missing_ok=True)
-        write_whole(path/'result.json', json.dumps(dict(files=names, unfinished=True)).encode())
-    start.folder = path
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with locked(path/'unfinished', wait=False):
-            for old in path.glob('.unfinished-*'): shutil.rmtree(old)      # of killed runs
-            yield start
-    finally:
-        for p in new:
-            if p.is_dir() and not any(p.iterdir()): p.rmdir()
+    names = list(names)
+    with _own_folder(path, names) as folder:
+        def start():
+            for old in _earlier_results(folder): old.unlink(missing_ok=True)
+            text = json.dumps(dict(files=names, unfinished=True))
+            write_whole(folder/'result.json', text.encode())
+        start.folder = folder
+        yield start
 
 # %% ../nbs/21_files.ipynb #3ca3ede3
 IMAGE_SUFFIXES = set('''
@@ -676,11 +686,12 @@ def say(text: str): # a line
 
 def show_progress(items: Iterable, # of the work
                   step: str, # its name
-                  total: int | None = None # number of items; None: their length; 0: unknown
+                  total: int | None = None, # number of items; None: their length; 0: unknown
+                  bar: bool = False # show a bar of their own if there is no job
                  ) -> Iterator: # the items
-    "The items, while the current job shows how many are done. Without a job nothing is shown."
+    "The items, while the current job shows how many are done."
     job, total = current_job(), len(items) if total is None else total
-    if job is None: yield from items
+    if job is None: yield from ProgressBar(items, desc=step, total=total) if bar else items
     else:
         job.at(step, 0)
         for n, item in enumerate(items, 1):

@@ -19,9 +19,8 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import center_crop
-from tqdm.auto import tqdm
 
-from .files import Registry, list_images, read_image
+from .files import Registry, list_images, read_image, show_progress
 from .flow import resize
 from .store import shrink
 from .network import predict_masks
@@ -277,7 +276,7 @@ def evaluate_images(network: nn.Module, # image (B,3,H,W) in [0,1] -> logits (B,
     `FileNotFoundError` as `StillImages`."""
     samples, scores, merger = StillImages(name, data, size), ImageScores(normalise), merge
     if isinstance(merge, str): merger = get_merger(merge)
-    for i in tqdm(range(len(samples)), desc=name, disable=not progress):
+    for i in show_progress(range(len(samples)), name, bar=progress):
         sample = samples[i]
         masks = predict_masks(network, sample['image'])
         if merger is not None: masks = merger(masks[None], sample['image'][None])[0]

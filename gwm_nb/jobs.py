@@ -28,12 +28,12 @@ from .clips import Excerpt, Frames, open_clip
 from .cutouts import Outputs, check_outputs, output_files
 from .evaluate import boundary_f, jaccard
 from .flow import resize
-from .files import (JobProgress, check_foreign_files, image_size, inner_path,
-                          output_folder, read_json, results_folder, say, show_progress,
+from .files import (JobProgress, check_foreign_files, check_free_space, image_size,
+                          inner_path, output_folder, read_json, results_folder, say, show_progress,
                           write_whole)
 from .refine import Hint
 from .show import overlay
-from .store import check_free_space, estimator_settings, shrink, working_size
+from .store import estimator_settings, shrink, working_size
 from .datasets import find_masks, unmatched_annotations
 
 # %% ../nbs/47_jobs.ipynb #jobs0006

@@ -1,5 +1,6 @@
 "Small inputs that several tests make, and networks that stand in for trained ones."
 import hashlib
+import re
 import zlib
 from contextlib import contextmanager
 from fractions import Fraction
@@ -10,11 +11,22 @@ from threading import Thread
 import av
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from gwm_nb.configuration import make_config
 from gwm_nb.paper import paper_network
 from gwm_nb.scenes import MovingScenes
+
+
+def refused(call, *args, says, error=ValueError, **options):
+    "Check that a call fails in one line, which matches `says` or has all of its words. Returns it."
+    with pytest.raises(error) as e:
+        call(*args, **options)
+    line = str(e.value)
+    right = all(w in line for w in says) if isinstance(says, list) else re.search(says, line)
+    assert right and "\n" not in line, line
+    return line
 
 
 def write_image(path, pixels):

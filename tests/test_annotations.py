@@ -11,7 +11,7 @@ from gwm_nb.reports import read_results
 from gwm_nb.commands import gwm_evaluate
 from gwm_nb.store import FlowSettings
 from gwm_nb.videos import VideoFrames
-from inputs import write_image
+from inputs import refused, write_image
 
 N, H, W = 5, 60, 90
 yy, xx = np.mgrid[:H, :W]
@@ -50,9 +50,7 @@ def layered(values, alpha):
 PNG = {  # what is written for the truth and its rim; each has the truth as its object
     "0 and 255": lambda m, rim: grey(m * 255), "0 and 1": lambda m, rim: grey(m),
     "ids": lambda m, rim: grey(m * 3), "16 bit ids": lambda m, rim: grey(m * 3, np.uint16),
-    "16 bit large ids": lambda m, rim: grey(m * 1001, np.uint16),
     "16 bit ids, 65535 void": lambda m, rim: grey(np.where(rim, 65535, m), np.uint16),
-    "palette": lambda m, rim: indexed(m), "palette, 0 and 255": lambda m, rim: indexed(m * 255),
     "palette, 255 void": lambda m, rim: indexed(np.where(rim, 255, m)),
     "ids, 255 void": lambda m, rim: grey(np.where(rim, 255, m)),
     "alpha of a photograph": lambda m, rim: opaque(PHOTO, m * 255),
@@ -65,7 +63,6 @@ PNG = {  # what is written for the truth and its rim; each has the truth as its 
     "colours, void of VOC": lambda m, rim: painted(np.where(rim, 2, m), VOC[3:6], VOC[-3:]),
     "grey in RGB": lambda m, rim: painted(m, WHITE),
     "soft": lambda m, rim: grey(soft(m)), "very soft": lambda m, rim: grey(soft(m, 15)),
-    "few shades": lambda m, rim: grey(cv2.blur(m.astype(np.uint8) * 255, (3, 3)) // 28 * 28),
     "soft in 16 bits": lambda m, rim: grey(soft(m) * 257., np.uint16),
     "float": lambda m, rim: grey(m, np.float32),
     "soft float": lambda m, rim: grey(soft(m) / 255, np.float32)}
@@ -111,9 +108,8 @@ def test_each_kind_is_read_for_what_it_says(tmp_path, kind, ending, options):
     (lambda t: painted(TRUTH[t], RED, background=GREEN), "png"), ("ids", "jpg"),
     (lambda t: grey(TRUTH[t] * 1 - 1, np.int32), "tif")])
 def test_what_cannot_be_told_is_refused_in_one_line(tmp_path, draw, ending):
-    with pytest.raises(ValueError, match=str(tmp_path / "truth")) as error:
-        Annotations(write(tmp_path / "truth", draw, ending)).labels("00000")
-    assert "\n" not in str(error.value)
+    refused(lambda: Annotations(write(tmp_path / "truth", draw, ending)).labels("00000"),
+            says=str(tmp_path / "truth"))
 
 
 OUT_OF_SIGHT = (np.arange(N) == 2)[:, None, None] & (BOTH == 1)
@@ -167,8 +163,7 @@ def test_a_kind_can_be_said(tmp_path):
     assert Annotations(folder, "colours", void=False).about == "colours, 2 objects"
     lossy = write(tmp_path / "lossy", "dark red", "jpg")
     for kind in ("ids", "colours", "alpha", "masks"):
-        with pytest.raises(ValueError):
-            Annotations(lossy, kind).labels("00000")
+        refused(lambda: Annotations(lossy, kind).labels("00000"), says="lossy")
 
 
 NFC, NFD = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))

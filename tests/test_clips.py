@@ -1,5 +1,4 @@
 "Clips as people have them: codecs, names, times, damage, shapes, colours, folders, and videos."
-import gc
 import os
 import shutil
 import struct
@@ -13,11 +12,11 @@ import torch
 from PIL import Image, ImageOps
 
 from gwm_nb.clips import (Excerpt, clip_rate, count_frames, frame_size, missing_numbers, open_clip,
-                          parse_moment, read_frames)
+                          read_frames)
 from gwm_nb.files import (find_clips, folder_bits, image_size, list_images, read_image,
                           read_mask)
 from gwm_nb.show import VideoWriter
-from inputs import pattern, write_frames, write_image, write_video
+from inputs import pattern, refused, write_frames, write_image, write_video
 
 H, W, N = 48, 64, 12
 TICKS = np.cumsum([0, 1, 1, 6, 1, 1, 6, 1, 1, 6, 1, 1]).tolist()
@@ -59,8 +58,7 @@ def again(source, target, **options):
     ("b.webm", "libvpx", "yuv420p", {"auto-alt-ref": "1", "lag-in-frames": "8"}),
     ("h10.mov", "libx265", "yuv420p10le", {"x265-params": "log-level=none"}),
     ("f.mkv", "ffv1", "yuv444p12le", {}), ("g.gif", "gif", "rgb8", {}),
-    ("t.m2ts", "libx264", "yuv420p", {}), ("f.flv", "libx264", "yuv420p", {}),
-    ("w.wmv", "wmv2", "yuv420p", {}), ("x.mxf", "mpeg2video", "yuv420p", {}),
+    ("t.m2ts", "libx264", "yuv420p", {}), ("w.wmv", "wmv2", "yuv420p", {}),
     ("b.avi", "libx264", "yuv420p", dict(bf="3")), ("r.h264", "libx264", "yuv420p", {}),
     ("n.mpg", "mpeg2video", "yuv420p", dict(bf="2")), ("a.png", None, None, dict(duration=40)),
     ("a.webp", None, None, dict(duration=40, lossless=True)), ("a.tif", None, None, {}),
@@ -157,9 +155,7 @@ def test_what_is_no_clip_is_one_line(tmp_path, capfd):
     for name, says in {"secret.mp4": "encrypted", "list.txt": "not a readable|no frames",
                        "broken.avi": "no frames", "sizes.ts": "frame.* 32x24.*64x48",
                        "pipe.mp4": "neither a file"}.items():
-        with pytest.raises(ValueError, match=f"{name}: .*({says})") as e:
-            images(tmp_path / name)
-        assert "\n" not in str(e.value)
+        refused(images, tmp_path / name, says=f"{name}: .*({says})")
     assert capfd.readouterr() == ("", "")
 
 
@@ -243,8 +239,7 @@ def test_numbers_in_names_are_numbers(tmp_path, names):
 
 
 @pytest.mark.parametrize("names, gaps", [
-    (["0", "1", "2", "5", "6"], [3, 4]), (["f007", "f008", "f010"], [9]),
-    (["0", "5", "10", "20"], [15]), (["1.5", "1.7", "2.1"], []),
+    (["f007", "f008", "f010"], [9]), (["0", "5", "10", "20"], [15]), (["1.5", "1.7", "2.1"], []),
     (["0", "33", "67", "100"], []), (["3"], []), (["1", "2", "3", "9" * 30], [])], ids=str)
 def test_gaps_in_numbers(names, gaps): assert missing_numbers(names) == gaps
 
@@ -267,12 +262,9 @@ def exif(orientation):
 
 
 @pytest.mark.parametrize("name, mode, options", [
-    ("a.png", "LA", {}), ("a.png", "RGBA", {}), ("a.png", "P", {}), ("a.png", "1", {}),
-    ("a.jpg", "CMYK", dict(quality=100)), ("a.webp", "RGB", dict(lossless=True)),
-    ("a.gif", "P", {}), ("a.jp2", "RGB", {}), ("a.tga", "RGB", {}),
-    ("a.avif", "RGB", dict(quality=100, subsampling="4:4:4")), ("a.qoi", "RGB", {}),
-    ("a.png", "RGB", exif(3)), ("a.tif", "RGB", exif(6)), ("%d:\udce9*\n.png", "RGB", {}),
-    ("a.jpg", "RGB", exif(7) | dict(quality=100, subsampling=0))])
+    ("a.png", "LA", {}), ("a.png", "P", {}), ("a.png", "1", {}), ("a.jpg", "CMYK", {}),
+    ("a.webp", "RGB", {}), ("a.gif", "P", {}), ("a.avif", "RGB", {}), ("a.tif", "RGB", exif(6)),
+    ("%d:\udce9*\n.png", "RGB", {}), ("a.jpg", "RGB", exif(7))])
 def test_what_pillow_reads_is_a_frame(tmp_path, name, mode, options):
     image = Image.fromarray(pattern(3))
     image = image.quantize(16) if mode == "P" else image.convert(mode)
@@ -291,8 +283,7 @@ def test_images_that_can_not_be_read_are_refused_by_name(tmp_path, capfd):
     np.save(tmp_path / "arrays/00000.npy", np.zeros(3))
     for call, name, says in ((read_image, "f.tif", "32-bit"), (read_image, "0.png", ""),
                              (read_mask, "0.png", ""), (find_clips, "arrays", "00000.npy")):
-        with pytest.raises(ValueError, match=f"{name}: .*{says}"):
-            call(tmp_path / name)
+        refused(call, tmp_path / name, says=f"{name}: .*{says}")
     assert capfd.readouterr() == ("", "")
 
 
@@ -409,10 +400,8 @@ def test_links_are_followed_once_and_unreadable_folders_left_out(tmp_path, monke
 def test_clips_have_names_of_their_own(tmp_path):
     "Also beside posters, and where only their endings differ."
     for call in (find_clips, list_images):
-        with pytest.raises(FileNotFoundError, match="nowhere"):
-            call(tmp_path / "nowhere")
-        with pytest.raises(ValueError, match=str(tmp_path)):
-            call(tmp_path)
+        refused(call, tmp_path / "nowhere", says="nowhere", error=FileNotFoundError)
+        refused(call, tmp_path, says=str(tmp_path))
     write_video(tmp_path / "a2.mp4")
     for name in ("a10.mov", "b.mp4", "b.avi"):
         shutil.copy(tmp_path / "a2.mp4", tmp_path / name)
@@ -420,11 +409,9 @@ def test_clips_have_names_of_their_own(tmp_path):
         write_image(tmp_path / name, pattern(0))
     assert [c.name for c in find_clips(tmp_path)] == ["a2", "a10", "b.avi", "b.mp4"]
     assert [c.path.name for c in find_clips(tmp_path, ["b.avi"])] == ["b.avi"]
-    with pytest.raises(ValueError, match="'c'.*a2, a10, b"):
-        find_clips(tmp_path, ["a2", "c"])
+    refused(find_clips, tmp_path, ["a2", "c"], says="'c'.*a2, a10, b")
     write_image(tmp_path / "b.png", pattern(0))
-    with pytest.raises(ValueError, match=r"\(b\)"):
-        list_images(tmp_path)
+    refused(list_images, tmp_path, says=r"\(b\)")
 
 
 def test_a_film_of_an_excerpt_has_its_part_of_the_sound(tmp_path):
@@ -452,36 +439,12 @@ def test_excerpts_of_videos_and_folders(tmp_path):
         assert all(i.shape == (3, 24, 32) for i in shown.values()) and clip.names() == list(shown)
         assert clip.rate == 8 and np.allclose(clip.times, [0, 3 / 24, 6 / 24], atol=1e-3)
         assert Excerpt(path, max_side=999).size == (H, W)
-        for options, says in ((dict(start="1:05", every=2), "12 frames.* 0.5 s"),
+        for options, says in ((dict(start="1:00:05.5", every=2), "12 frames.* 0.5 s"),
                               (dict(start=6, end=3), "no frame")):
-            with pytest.raises(ValueError, match=says):
-                list(Excerpt(path, **options))
+            refused(lambda: list(Excerpt(path, **options)), says=says)
     slow = Excerpt(folder, fps=6, start="0.5s")
     assert len(dict(slow)) == N - 3 and slow.rate == 6 and slow.times[1] == pytest.approx(1 / 6)
     for options, says in ((dict(every=0), "every.*0"), (dict(fps=float("nan")), "fps.*nan"),
-                          (dict(fps=1e300), "fps.*e.300")):
-        with pytest.raises(ValueError, match=says):
-            Excerpt(video, **options)
-
-
-def test_moments():
-    for text, moment in {"90": 90, 90: 90, "2.5s": 2.5, "1:05": 65, "1:00:01.5": 3601.5}.items():
-        found = parse_moment(text)
-        assert found == moment and isinstance(found, int) == (moment == 90)
-    for text in ("", "soon", "-3", "1:-2", "1:2:3:4", "1/0s", "3.5"):
-        with pytest.raises(ValueError, match=f"'{text}'.*90, 3s or 1:05"):
-            parse_moment(text)
-
-
-def test_frames_go_when_nobody_wants_them(tmp_path):
-    alive = lambda: sum(isinstance(o, av.VideoFrame) for o in gc.get_objects())
-    path, film = write_video(tmp_path / "a.mp4", n=40), VideoWriter(tmp_path / "film.mp4")
-    gc.collect()
-    gc.disable()                                           # what lies in circles would stay
-    try:
-        with film:
-            for _, image in read_frames(path):
-                film.add(image / 255)
-                assert alive() <= 16                       # the codecs may hold a few
-    finally:
-        gc.enable()
+                          (dict(fps=1e300), "fps.*e.300"), (dict(start="1:-2"), "'1:-2'.*1:05"),
+                          (dict(end="3.5"), "'3.5'.*90, 3s or 1:05")):
+        refused(Excerpt, video, **options, says=says)

@@ -1,4 +1,5 @@
 "Configurations: what is refused, what is read, and what comes back from a file."
+import os
 import sys
 import tomllib
 from dataclasses import fields
@@ -9,11 +10,11 @@ from gwm_nb import callbacks, runs, sources
 from gwm_nb.configuration import KEYS, Config, make_config, presets
 from gwm_nb.paper import paper_network, paper_recipe
 from gwm_nb.runs import make_recipe
+from inputs import refused
 
 
 @pytest.mark.parametrize("changes, says", [
-    ("optim.lrr=1", ["'optim.lrr'", "'optim.lr'"]), ("lr=1", ["'lr'", "'optim.lr'"]),
-    ("data.xyz=1", ["'data.xyz'", "data."]), ("optim.lr", ["'optim.lr'", "KEY=VALUE"]),
+    ("lr=1", ["'lr'", "'optim.lr'"]), ("optim.lr", ["'optim.lr'", "KEY=VALUE"]),
     ("data.batch=4.5", ["data.batch", "4.5"]), ("data.batch=true", ["data.batch", "True"]),
     ("optim.name=adam", ["'adam'", "adamw, paper"]), ("data.both=1", ["true or false"]),
     ("data.size=[128]", ["data.size", "[128]"]), ("train.steps=-3", ["train.steps", "1", "-3"]),
@@ -26,23 +27,14 @@ from gwm_nb.runs import make_recipe
     ('log.trackers=["wandb"]', ["pip install wandb"])])
 def test_wrong_options_are_refused_in_one_line(monkeypatch, changes, says):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError) as e:
-        make_config(changes=changes.split(" "))
-    assert "\n" not in str(e.value) and all(word in str(e.value) for word in says), str(e.value)
+    refused(make_config, changes=changes.split(" "), says=says)
 
 
-@pytest.mark.parametrize("text, says", [
-    ("[optim]\nlrate = 1", "'optim.lr'"), ("[optim]\nlr = '1'", "optim.lr"),
-    ("[optim]\nlr = ", "TOML"), ("optim = 3", "'optim'"), ("a = " + "[" * 9999, "TOML")])
-def test_wrong_files_are_refused_by_name(tmp_path, text, says):
-    (tmp_path / "my.toml").write_text(text)
-    with pytest.raises(ValueError) as e:
-        make_config(file=tmp_path / "my.toml")
-    assert "\n" not in str(e.value) and "my.toml" in str(e.value) and says in str(e.value)
-    with pytest.raises(FileNotFoundError, match="nowhere.toml"):
-        make_config("davis", file="nowhere.toml")
-    with pytest.raises(ValueError, match="'davsi'.*'davis'"):
-        make_config("davsi")
+def test_wrong_files_are_refused_by_name(tmp_path):
+    (tmp_path / "my.toml").write_text("[optim]\nlrate = 1")
+    refused(make_config, file=tmp_path / "my.toml", says=["my.toml", "'optim.lr'"])
+    refused(make_config, "davis", file="nowhere.toml", says="nowhere.toml", error=FileNotFoundError)
+    refused(make_config, "davsi", says="'davsi'.*'davis'")
 
 
 def test_a_change_beats_the_file_and_the_file_the_preset(tmp_path):
@@ -58,11 +50,12 @@ def test_a_change_beats_the_file_and_the_file_the_preset(tmp_path):
 
 @pytest.mark.parametrize("preset", ["", *presets()])
 def test_presets_and_options_survive_their_files(tmp_path, preset):
-    changes = ['data.path=a "b" \\ ü\x7f', "data.held_out=['x']", "loss.weight=inf",
+    "Also names of files that are not UTF-8."
+    changes = ['data.path=a "b" \\ ü\x7f\udce9', "data.held_out=['x']", "loss.weight=inf",
                "network.init_from=runs/a", "optim.lr=1.2345678e-5"]
     config = make_config(preset, changes=changes if preset else [
         *changes, 'network.unfreeze={5="a.*", 9="b"}'])
-    (tmp_path / "c.toml").write_text(config.to_toml(), encoding="utf-8")
+    (tmp_path / "c.toml").write_bytes(os.fsencode(config.to_toml()))
     assert make_config(file=tmp_path / "c.toml") == config
     if preset:
         text = presets()[preset].read_text()

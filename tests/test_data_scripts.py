@@ -17,8 +17,8 @@ from scipy.io import savemat
 from gwm_nb.benchmarks import suitable_protocols
 from gwm_nb.commands import gwm_evaluate
 from gwm_nb.cutouts import write_labels
-from gwm_nb.datasets import data_sets, find_data_sets, find_masks, known_data_set
-from gwm_nb.files import list_images, read_mask, write_mask
+from gwm_nb.datasets import find_masks
+from gwm_nb.files import list_images, write_mask
 from gwm_nb.reports import read_results
 from inputs import Mirror, serve
 
@@ -176,15 +176,10 @@ def salient(images, masks, *archives):
     return dict(zip(archives, parts))
 
 
-def via(rows, exported=True):
-    "A table of (frame, box, motion), as the VGG Image Annotator writes it or as it was published."
-    if exported:
-        head = "# VIA\n# CSV_HEADER = id,file_list,flags,temporal,spatial_coordinates,metadata\n"
-        lines = [f'"1","[""/{f}.jpg""]",0,"[]","{box}","{{""1"":""{m}""}}"\n' for f, box, m in rows]
-    else:
-        head = "x,file_list,spatial_coordinates,metadata\n"
-        lines = [f"1,/{f}.jpg,\"{box}\",{{'1': '{m}'}}\n" for f, box, m in rows]
-    return (head + "".join(lines)).encode()
+def via(rows):
+    "A table of (frame, box, motion), as it was published."
+    lines = [f"1,/{f}.jpg,\"{box}\",{{'1': '{m}'}}\n" for f, box, m in rows]
+    return ("# VIA\nx,file_list,spatial_coordinates,metadata\n" + "".join(lines)).encode()
 
 
 BOXES = [("crab/00000", [2, 0, 0, 8, 6], 0), ("crab/00006", [2, 6, 3, 8, 6], 0),
@@ -301,14 +296,6 @@ def test_archives_and_folders_give_the_same_and_twice_changes_nothing(name, run,
             assert np.array_equal(pixels, np.tile(wanted, (len(pixels), 1))), file
 
 
-def test_scripts_list_what_was_published(script):
-    davis2016, fbms, moca = map(script, ("davis2016", "fbms", "moca"))
-    assert NAMES == sorted(MINIATURES) and davis2016.FRAMES == 3455
-    lists = (davis2016.TRAIN, davis2016.VAL, fbms.TRAIN, fbms.TEST, script("segtrackv2").SEQUENCES,
-             moca.SEQUENCES)
-    assert [len(set(names)) for names in lists] == [30, 20, 29, 30, 14, 88]
-
-
 @pytest.fixture
 def moca_data(run, small, tmp_path):
     small("moca")
@@ -336,6 +323,12 @@ def test_moca_takes_every_third_frame_and_boxes_between_annotated_ones(moca_data
         extent = np.zeros((720, 1280), bool)
         extent[place] = True
         assert extent[top, left] and extent[bottom, right] and found[extent].mean() > 240, name
+
+
+def test_moca_leaves_out_logos_and_bars(script):
+    window = script("moca").window
+    assert window("meerkat", 720, 1280) == (slice(37, None), slice(89, None))
+    assert window("peacock_flounder_1", 720, 1280) == (slice(92, 632), slice(0, None))
 
 
 def moca_masks(folder, boxes, write=write_mask):
@@ -376,20 +369,6 @@ def test_moca_names_masks_that_are_missing(moca_data, run, tmp_path):
     score = lambda *argv: run("moca", masks, *argv, "--data", moca_data, function="score")
     assert re.search("1 of 2.*fossa.*--partial", score())
     assert figures(score("--partial"))["frames"] == "3"
-    (masks / "crab/00001.png").unlink()
-    assert "frame 00001" in score("--partial")
-
-
-def test_moca_reads_both_tables_and_leaves_out_logos_and_bars(script):
-    for data in (via(BOXES), via(BOXES, exported=False)):
-        member = script("_prepare").Member("annotations.csv", 0, lambda: data)
-        assert script("moca").read_boxes(member) == {
-            "crab": {0: [0, 0, 8, 6], 6: [6, 3, 8, 6]},
-            "fossa": {3: [4, 3, 4, 3], 1: [4, 3, 8, 6]}, "zebra": {0: [0, 0, 4, 4]}}
-    for name, window in {"bear": (0, 720, 0, 1280), "meerkat": (37, 720, 89, 1280),
-                         "peacock_flounder_1": (92, 632, 0, 1280)}.items():
-        rows, columns = script("moca").window(name, 720, 1280)
-        assert (*rows.indices(720)[:2], *columns.indices(1280)[:2]) == window
 
 
 @pytest.mark.parametrize("fault, says", [(KeyboardInterrupt(), "interrupted"),
@@ -423,9 +402,6 @@ def test_a_part_is_completed_later(run, small, tmp_path):
 
 # ---- wrong input
 
-GOOD = salient("images", "ground_truth_mask", "a.zip")["a.zip"]
-
-
 def link_out(d):
     info = zipfile.ZipInfo("images/link.jpg")
     info.external_attr = 0o120777 << 16
@@ -436,14 +412,10 @@ def link_out(d):
 WRONG = {
     "traversal": ("ecssd", lambda d: [as_zip(d / "a.zip", {"images/../../../out.jpg": b"x"})],
                   "a.zip.*out.jpg.*get it again"),
-    "absolute": ("ecssd", lambda d: [as_tar(d / "a.tgz", {"/tmp/out.jpg": b"x"})],
-                 "a.tgz.*/tmp/out.jpg.*get it again"),
     "link out": ("ecssd", lambda d: [link_out(d)], "a.zip.*images/link.jpg.*get it again"),
-    "cut tar": ("ecssd", lambda d: [as_folder(
-        d, {"a.tgz": as_tar(d / "b", GOOD).read_bytes()[:200]}) / "a.tgz"], "a.tgz.*get it again"),
+    "cut": ("ecssd", lambda d: [as_folder(d, {"a.tgz": bytes(99)}) / "a.tgz"], "a.tgz.*it again"),
     "davis 2017": ("davis2016", lambda d: [as_zip(d / "a.zip", davis("bear", "bike-packing"))],
                    "bike-packing"),
-    "too few": ("ecssd", lambda d: [as_zip(d / "a.zip", GOOD)], "3 images instead of 1000"),
     "no setid": ("flowers", lambda d: archives("flowers", d)[:2], "setid.mat is missing"),
     "nothing given": ("duts", lambda d: [], "DUTS-TE.zip of http://.*--download"),
     "no number": ("fbms", lambda d: [as_zip(d / "a.zip", {"Testset/cars1/cars.jpg": b"x"}),
@@ -463,7 +435,6 @@ def test_wrong_input_gives_one_line_and_writes_nothing(case, run, tmp_path):
     ("davis2016", "/480p/dog/", "2 frames instead of 4, no sequence dog"),
     ("fbms", "bear01_0003_gt.ppm", "bear01/GroundTruth/bear01_0003_gt.ppm"),
     ("segtrackv2", "cheetah/2/cheetah_00002.png", "cheetah/cheetah_00002, object 2"),
-    ("moca", "JPEGImages/crab/00003.jpg", "4 frames instead of 5, no frame crab/00003"),
     ("flowers", "segmim/segmim_00003.jpg", "1 images instead of 2, no mask of image_00003")])
 def test_what_is_missing_is_named(name, lost, message, run, small, tmp_path):
     small(name)
@@ -503,20 +474,11 @@ def test_download(name, run, small, script, monkeypatch, tmp_path):
         told = run(name, "--download")
     assert summary in told and f"{sums[first]}, as published" in told
     assert "already complete" in run(name, "--download")
-    monkeypatch.setattr(script(name), "PUBLISHED", {"a.zip": (f"{server}/a", "md5:0")})
-    assert "download it by hand" in run(name, "--download", "--out", "c")
 
 
 def test_the_library_reads_what_is_written(run, small, tmp_path):
-    for name in ("davis2016", "fbms", "segtrackv2", "moca"):
-        small(name)
-        run(name, *archives(name, tmp_path / name))
-    data = run.work / "data"
-    for sequence in ("DAVIS2016/JPEGImages/480p/dog", "FBMS/JPEGImages/tennis",
-                     "SegTrackv2/JPEGImages/worm", "MoCA/JPEGImages/crab"):
-        names = [f.stem for f in list_images(data / sequence)]
-        masks = find_masks(data / sequence.replace("JPEGImages", "Annotations"), names)
-        assert masks and set(masks) <= set(names)
-        assert all(0 < read_mask(m).float().mean() < 1 for m in masks.values())
-    assert known_data_set(data / "MoCA") is data_sets["MoCA"]
-    assert find_data_sets("MoCA", data) == {"MoCA": data / "MoCA"}
+    small("segtrackv2")
+    run("segtrackv2", *archives("segtrackv2", tmp_path))
+    data = run.work / "data/SegTrackv2"
+    names = [f.stem for f in list_images(data / "JPEGImages/worm")]
+    assert find_masks(data / "Annotations/worm", names).keys() == set(names)

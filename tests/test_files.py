@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gwm_nb.clips import read_frames
 from gwm_nb.files import locked, output_folder, whole_file, write_whole
 from gwm_nb.show import VideoWriter, overlay
+from inputs import refused, write_video
 
 
 def everything(folder): return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
@@ -33,9 +33,7 @@ def test_a_full_disk_says_where_and_leaves_the_old_file(tmp_path, monkeypatch):
     assert e.value.errno == errno.ENOSPC and e.value.filename == str(target)
     for name, call in (("other", other),
                        ("no/a.bin", lambda: write_whole(tmp_path / "no/a.bin", b""))):
-        with pytest.raises(FileNotFoundError) as e:
-            call()
-        assert e.value.filename == str(tmp_path / name)
+        refused(call, says=[f"'{tmp_path / name}'"], error=FileNotFoundError)
     for error in (OSError("no number"), KeyboardInterrupt()):
         with pytest.raises(type(error)), whole_file(target) as part:
             assert part.parent == tmp_path and part.suffix == ".bin" and part.name.startswith(".")
@@ -86,8 +84,7 @@ def test_output_folder_replaces_its_own_results_and_no_other_file(tmp_path):
     write("0.png", "1.png")
     (tmp_path / "notes.txt").write_text("yours")
     write("0.png")
-    with pytest.raises(ValueError, match="notes.txt"):
-        write("1.png", "notes.txt")
+    refused(write, "1.png", "notes.txt", says="notes.txt")
     assert everything(tmp_path) == ["0.png", "notes.txt", "result.json"] and outside.exists()
     assert (tmp_path / "notes.txt").read_text() == "yours"
     for torn in ("{", "[]", '{"files": 3}', '{"files": [3]}', '{"other": []}'):
@@ -122,21 +119,13 @@ def test_a_killed_run_is_tidied_up_by_the_next_and_a_living_one_is_left_alone(tm
     assert everything(tmp_path) == ["x"]
 
 
-def test_a_video_in_the_colours_that_were_meant(tmp_path):
-    "One that fails leaves the old one."
-    path = tmp_path / "c.mp4"
-    colours = torch.tensor([[1., 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1], [.5, .5, .5]])
-    with VideoWriter(path) as out:
-        for colour in colours:
-            out.add(colour[:, None, None].expand(3, 31, 33))
+def test_a_video_that_fails_leaves_the_old_one(tmp_path):
+    path = write_video(tmp_path / "c.mp4")
+    before = path.read_bytes()
     with pytest.raises(ValueError, match=r"\(40, 32\).*\(32, 32\)"), VideoWriter(path) as out:
         out.add(torch.rand(3, 32, 32))
         out.add(torch.rand(3, 40, 32))
-    with pytest.raises(FileNotFoundError, match="no/c.mp4"), VideoWriter(tmp_path / "no/c.mp4"):
-        pass
-    assert everything(tmp_path) == ["c.mp4"]
-    shown = torch.stack([image for _, image in read_frames(path)])
-    assert (shown[:, :, 16, 16] - colours * 255).abs().max() <= 2
+    assert everything(tmp_path) == ["c.mp4"] and path.read_bytes() == before
 
 
 @pytest.mark.parametrize("size", [(40, 60), (480, 700)])

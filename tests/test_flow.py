@@ -1,6 +1,5 @@
 "Flow files that are damaged, frames that do not fit, estimators as objects, scenes, the loss."
 import json
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,32 +9,20 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from gwm_nb.drawing import load_photo
 from gwm_nb.fast_fit import fit_error, fit_motion_fast
 from gwm_nb.flow import (DIS, estimate_flow, flow_estimators, get_estimator, occlusion_mask,
                          resize_flow, warp)
-from gwm_nb.flow_files import FLO_MAGIC, read_flo, read_flow, read_kitti, write_flo, write_kitti
+from gwm_nb.flow_files import read_flow, read_kitti, write_kitti
 from gwm_nb.loss import ReconstructionLoss
 from gwm_nb.motion import fit_motion, reconstruct
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.store import estimator_settings
 from gwm_nb.weights import RAFT
+from inputs import refused
 
 frame = torch.rand(3, 60, 96, generator=torch.Generator().manual_seed(0))
 flow = torch.rand(2, 30, 50, generator=torch.Generator().manual_seed(1)) * 20 - 10
 masks, field = torch.rand(1, 2, 24, 32), torch.rand(1, 2, 24, 32)
-
-
-@pytest.mark.parametrize("damage, says", [
-    (lambda d: d[:-1], ["50x30", "12012", "12011"]), (lambda d: b"JUNK" + d[4:], ["202021.25"]),
-    (lambda d: struct.pack("<fii", FLO_MAGIC, -3, 4), ["-3x4"]),
-    (lambda d: d[:1252] + struct.pack("<f", float("nan")) + d[1256:], ["1 pixels", "x=5, y=3"])])
-def test_damaged_flo_files_are_refused_by_name(tmp_path, damage, says):
-    good = write_flo(tmp_path / "good.flo", flow).read_bytes()
-    (tmp_path / "bad.flo").write_bytes(damage(good))
-    with pytest.raises(ValueError, match="bad.flo") as e:
-        read_flo(tmp_path / "bad.flo")
-    assert all(word in str(e.value) for word in says)
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +40,17 @@ def raft(weights): return RAFT(weights, device="cpu")(frame[None], frame[None])
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda at: read_flo(at / "none.flo"), "none.flo"),
     (lambda at: read_kitti(at / "photo.png"), "photo.png"),
     (lambda at: read_flow(at / "unknown.png"), "unknown at 2 pixels"),
-    (lambda at: write_flo(at / "x.flo", flow[None]), "(2,h,w)"),
     (lambda at: estimate_flow(frame, frame[:, 1:]), "differ in size"),
     (lambda at: estimate_flow(frame, frame, longest=5), "at least 16"),
     (lambda at: estimate_flow(frame[:, :8], frame[:, :8]), "too small"),
     (lambda at: estimate_flow((frame * 255).byte(), frame), "(3, 60, 96) of torch.uint8"),
     (lambda at: estimate_flow(frame[:1], frame), "(3,h,w)"),
-    (lambda at: estimate_flow(frame, frame, None), "None"),
     (lambda at: estimator_settings(lambda a, b: a), "named function or a dataclass"),
     (lambda at: raft(at / "wrong.pth"), "wrong.pth"), (lambda at: RAFT(updates=0), "at least 1"),
     (lambda at: MovingScenes(similar=2), "[0,1]"), (lambda at: MovingScenes(8)[8], "scene 8 of 8"),
     (lambda at: MovingScenes(size=(8, 8)), "32x32"),
-    (lambda at: load_photo("lena"), "choose from astronaut"),
     (lambda at: resize_flow(flow, (15, 25), mode="cubic"), "'nearest' or 'bilinear'"),
     (lambda at: warp(frame[None], flow[None]), "resize_flow"),
     *((lambda at, fit=fit, m=m, f=f: fit(m, f), f"{tuple(m.shape)}, {tuple(f.shape)}")
@@ -78,9 +61,7 @@ def raft(weights): return RAFT(weights, device="cpu")(frame[None], frame[None])
     (lambda at: ReconstructionLoss(form="code"), "'blended' or 'per_mask'"),
     (lambda at: ReconstructionLoss(flow_clip=0), "positive")])
 def test_what_is_refused(folder, call, message):
-    with pytest.raises((ValueError, IndexError, FileNotFoundError)) as e:
-        call(folder)
-    assert message in str(e.value)
+    refused(call, folder, says=[message], error=(ValueError, IndexError, FileNotFoundError))
 
 
 def test_what_leaves_the_frame_is_hidden():
@@ -133,8 +114,7 @@ def test_an_estimator_is_a_name_an_object_or_a_function(monkeypatch, tmp_path):
 def test_raft_reads_a_local_file_and_notices_a_new_one(tmp_path, monkeypatch):
     "Where torchvision's weights cannot be fetched, the error says what else there is."
     monkeypatch.setattr("gwm_nb.weights.models.get_model_weights", lambda name: open("no/route"))
-    with pytest.raises(ValueError, match=r"raft_large.*weights=.*DIS"):
-        raft(None)
+    refused(raft, None, says=r"raft_large.*weights=.*DIS")
     a, b = torch.rand(1, 3, 50, 83), torch.rand(1, 3, 50, 83)
     random = RAFT("random", small=True, updates=2, device="cpu")
     torch.save(random.network().state_dict(), tmp_path / "small.pth")
@@ -144,12 +124,6 @@ def test_raft_reads_a_local_file_and_notices_a_new_one(tmp_path, monkeypatch):
     assert (local(a, b) - random(a, b)).abs().max() > .01
 
 
-def test_scenes_stay_finite_and_their_flow_exact():
+def test_scenes_stay_finite():
     late = MovingScenes(6, seed=1000, size=(48, 80))
     assert all(late.scene(i).frame(20).isfinite().all() for i in range(3))
-    for i in range(2):
-        scene = MovingScenes(4, seed=2, size=(64, 96), objects=2).scene(i)
-        for t in (0, 2):
-            visible = ~scene.occluded(t, 2)
-            pulled = warp(scene.frame(t + 2)[None], scene.flow(t, 2)[None])[0]
-            assert (pulled - scene.frame(t)).abs().mean(0)[visible].mean() < .03

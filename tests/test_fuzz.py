@@ -10,7 +10,6 @@ import shutil
 import struct
 import sys
 import tempfile
-import tomllib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -46,8 +45,7 @@ def images():
     palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
     arrays = map(Image.fromarray, (labels * 127, labels > 0, labels.astype(np.uint16) * 300))
     for kind, kinds in dict(png=[palette, rgba, *arrays], tiff=[Image.fromarray(labels / 2)],
-                            jpeg=[palette.convert("L")], bmp=[palette], ppm=[palette.convert("L")],
-                            webp=[rgba]).items():
+                            jpeg=[palette.convert("L")], webp=[rgba]).items():
         for image in kinds:
             image.save(out := io.BytesIO(), kind)
             yield out.getvalue()
@@ -291,23 +289,6 @@ def a_report(root):
     return root / "inside/results.json", valid, as_text, read
 
 
-def a_config(root):
-    "What is written of it says the same; NaN never gets so far."
-    file, parts = root / "inside/a.toml", tomllib.loads(Config().to_toml()).items()
-    valid = {f"{part}.{key}": value for part, keys in parts for key, value in keys.items()}
-
-    def encode(text):
-        with suppress(AttributeError, RecursionError):
-            text = "\n".join(f"{k} = {json.dumps(v)}" for k, v in json.loads(text).items())
-        return as_text(text.replace("NaN", "nan").replace("Infinity", "inf"))
-
-    def read(out):
-        config = make_config(file=file)
-        file.write_text(config.to_toml(), encoding="utf-8")
-        assert make_config(file=file) == config
-    return file, valid, encode, read
-
-
 def a_store(root):
     "Its folders are named as its plan says."
     store = small_store(root)
@@ -322,7 +303,7 @@ def a_store(root):
     return store / "zarr.json", valid, encode, lambda out: read_store(store)
 
 
-STRANGERS = [a_result, a_network, a_training, a_report, a_config, a_store]
+STRANGERS = [a_result, a_network, a_training, a_report, a_store]
 
 
 @how_many

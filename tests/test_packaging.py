@@ -1,5 +1,4 @@
 "Requirements are what the modules import; workflows run what is there, on what is claimed."
-import importlib.util
 import os
 import re
 import shutil
@@ -11,12 +10,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from bench import requirements
 from house import ROOT
 from test_structure import settings
 
-spec = importlib.util.spec_from_file_location("r", ROOT / "tests/bench/requirements.py")
-requirements = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(requirements)
 workflows = {p.stem: yaml.safe_load(p.read_text(encoding="utf-8"))
              for p in sorted((ROOT / ".github/workflows").glob("*.yaml"))}
 

@@ -1,7 +1,7 @@
 """The page from the paper to the code: what its own cells cannot see of it.
 
-The sections that it links to are there, the names that it speaks of are exported, the tests that
-it cites are there, and hold the tolerance that it gives."""
+The names that it speaks of are exported, the tests that it cites are there, and hold the tolerance
+that it gives. The check of the site follows its links."""
 import ast
 import re
 from importlib import import_module
@@ -30,24 +30,7 @@ def exports(room): return set(import_module(f"gwm_nb.{room}").__all__)
 def exported(): return set().union(*map(exports, modules))
 
 
-def anchor(heading):
-    "The address of a section on the site, by Pandoc's rule."
-    kept = "".join(c.lower() for c in heading if c.isalnum() or c.isspace() or c in "_-.")
-    return "-".join(kept.split()).lstrip("0123456789-._")
-
-
 def quoted(text): return re.findall(r"`([^`\n]+)`", text)
-
-
-def dead_links(text):
-    "Links to notebooks, or sections of them, that are not there."
-    dead = []
-    for notebook, section in re.findall(r"\]\((\w+\.ipynb)#?([^)]*)\)", text):
-        there = (ROOT / "nbs" / notebook).exists()
-        titles = re.findall(r"^#+ (.+)$", prose(notebook), re.M) if there else []
-        if not there or section and section not in map(anchor, titles):
-            dead.append(f"{notebook}#{section}")
-    return dead
 
 
 def unknown_names(text):
@@ -82,14 +65,14 @@ def wrong_citations(text):
     return wrong
 
 
-RULES = [dead_links, unknown_names, wrong_citations]
+RULES = [unknown_names, wrong_citations]
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_page_in_order(rule):
     text = prose()
     assert rule(text) == []
-    assert len(re.findall(r"\.ipynb#", text)) > 40 and len(set(quoted(text)) & exported()) > 50
+    assert len(set(quoted(text)) & exported()) > 50
     assert len(re.findall(r"`tests/\w+\.py::\w+`", text)) > 15
 
 
@@ -97,8 +80,8 @@ LOSS_PATH = "`tests/test_golden.py::test_the_whole_loss_path`"
 
 
 @pytest.mark.parametrize("rule, planted", [
-    (dead_links, "[a](03_motion.ipynb#it-is-quick)"), (unknown_names, "`fit_motions`"),
-    (unknown_names, "`data.methods=files`"), (unknown_names, "`tests/test_gone.py`"),
+    (unknown_names, "`fit_motions`"), (unknown_names, "`data.methods=files`"),
+    (unknown_names, "`tests/test_gone.py`"),
     (wrong_citations, f"| `1e-9` | {LOSS_PATH} |"),
     (wrong_citations, "| a | `tests/test_golden.py::test_gone` |")])
 def test_a_planted_fault_is_found(rule, planted): assert len(rule(planted)) == 1

@@ -69,26 +69,21 @@ def exported(code):
 def test_mend_works_on_a_folder_of_notebooks(tmp_path):
     "Links to names lead to the page as it is called, its front matter to Colab."
     raw = "---\ndescription: One line,\n  and more.\noutput-file: motion.html\ntitle: A\n\n---\n\n"
-    link = lambda name, to: f"[`{name}`]({HOME}/{to})"
-    gone = link("x", "gone.html#x")
     turned = {FIT_MOTION: "[`fit_motion`](03_motion.html#fit_motion)",
-              link("Basis.fit", "motion.html#basis.fit"): "[`Basis.fit`](03_motion.html#basis)",
-              link("_hidden", "motion.html#_hidden"): "`_hidden`",
-              gone: gone,                                               # the check will find it
+              FIT_MOTION.replace("fit_motion", "_hidden"): "`_hidden`",
               f"```python\nx, # {FIT_MOTION}\n```": "```python\nx, # `fit_motion`\n```"}
-    code = exported("def fit_motion(x): return x\n\nclass Basis: pass")
+    code = exported("def fit_motion(x): return x")
     cells = [cell("raw", raw), shown("fit_motion"), code, shown("kept"), *map(markdown, turned)]
     file = tmp_path / "03_motion.ipynb"
     file.write_text(json.dumps({"cells": cells, "metadata": {}}))
     pages.mend(tmp_path)
-    first, *_, kept, a, b, c, d, e = json.loads(file.read_text())["cells"]
-    assert [c["source"] for c in (a, b, c, d, e)] == list(turned.values())
+    first, *_, kept, a, b, c = json.loads(file.read_text())["cells"]
+    assert [a["source"], b["source"], c["source"]] == list(turned.values())
     assert "x, # from `fit_motion`" in pages.markdown_of(kept)[0]["text/markdown"]
     front = yaml.safe_load(first["source"].strip().strip("-"))
-    assert front["title"] == "A" and front["code-links"][0]["text"] == "Open in Colab"
     place = "https://colab.research.google.com/github/gwm-nb/gwm_nb/blob/main/nbs"
     assert front["code-links"][0]["href"] == f"{place}/03_motion.ipynb"
-    assert "output-file" not in front
+    assert front["title"] == "A" and "output-file" not in front
 
 
 def test_the_sidebar_lists_every_notebook_in_its_kind_of_room():
@@ -111,8 +106,7 @@ def test_the_readme_is_the_index_without_the_tables_of_notebooks():
     nodes = [n for b in blocks for n in ast.walk(ast.parse(b)) if isinstance(n, ast.ImportFrom)]
     taken = [(n.module, a.name) for n in nodes for a in n.names]
     assert len(taken) >= 3 and all(hasattr(import_module(m), name) for m, name in taken)
-    badges = readme.split("\n\n")[2]
-    assert badges.count("](") == 6 and badges.count("gwm-nb/gwm_nb") == 4 and not page.silent
+    assert not page.silent
     for words in ("OpenCV", "Apache 2.0", "Big Buck Bunny", "CC BY 3.0", "ImageNet's labels"):
         assert words in readme
     images = re.findall(r"!\[[^\]]+\]\((nbs/[^)]+)\)", readme)

@@ -50,7 +50,6 @@ def test_training_and_validation_of_a_data_set(davis):
     assert clips_of(validation) == {"cows"} and "flow2" in data[0]
     for sample in (data[0], validation[0]):
         assert sample["image"].shape == (3, 32, 48) and sample["flow"].shape == (2, 64, 96)
-    assert source.frames()[0]["image"].shape == (3, 32, 48)
     assert "mask" not in data[0] and validation[0]["mask"].shape == (64, 96)
     source = make_source(davis_config(davis, "log.labels=false", "data.validation=3"))
     validation = source.validation_samples()
@@ -127,16 +126,6 @@ def test_a_data_set_is_checked_before_any_flow(tmp_path, no_flow):
     line = line("log.measure=0")
     assert "cows" in line and "--set log.labels=false" in line
     gwm_train("davis", str(root), dry_run=True, set=[*ON_DAVIS, "log.labels=false"])
-
-
-@pytest.mark.parametrize("changes, says", [
-    (["data.held_out=late", "data.validation=0", "train.steps=120"],
-     "every 50 steps and at the last, on all frames of the clips held out: late; best"),
-    ([], "every 50 steps, on at most 32 frames"), (["log.measure=0"], "measured: nothing")])
-def test_a_dry_run_says_when_and_on_what_is_measured(clips, changes, says):
-    config = make_config("clip", changes=[*ON_CLIPS, "train.steps=300", f"data.path={clips}",
-                                          *changes])
-    assert says in describe(config).splitlines()[-1]
 
 
 def test_dry_run_of_a_data_set(davis, tmp_path, capsys, monkeypatch):

@@ -7,10 +7,10 @@ import torch.nn as nn
 
 from gwm_nb.drawing import Shape, Texture
 from gwm_nb.scenes import Layer, Motion, MovingScenes, Scene
-from gwm_nb.tracks import (ChainedTracker, CoTracker, FollowTracks, TrackLoss, Tracks, point_grid,
-                           sample_at, scene_tracks, smooth_tracks, temporal_difference, track,
-                           track_points)
+from gwm_nb.tracks import (CoTracker, FollowTracks, TrackLoss, Tracks, point_grid, sample_at,
+                           scene_tracks, smooth_tracks, temporal_difference, track, track_points)
 from gwm_nb.train import Flips, fit
+from inputs import refused
 
 close = torch.testing.assert_close
 
@@ -60,17 +60,6 @@ def test_what_is_covered_ends():
     assert off.quantile(.99) < .01
 
 
-@pytest.mark.parametrize("method, n, points, says", [
-    (ChainedTracker("sift"), 3, torch.zeros(5, 2), "'sift'"),
-    ("chained", 1, torch.zeros(5, 2), r"2.*\(1, 3, 48, 64\)"),
-    ("chained", 3, torch.zeros(5, 3), r"points must be \(N,2\)")])
-def test_what_cannot_be_followed_is_refused(method, n, points, says):
-    with pytest.raises(ValueError, match=says):
-        track(torch.zeros(n, 3, 48, 64), points, method=method)
-    with pytest.raises(ValueError, match="0 to 2, not 3"):
-        track(torch.zeros(3, 3, 48, 64), torch.zeros(5, 2), 3)
-
-
 class Predictor(nn.Module):
     "Stands in for CoTracker: moves nothing, and remembers how it was called."
     def forward(self, video, queries, backward_tracking):
@@ -93,8 +82,7 @@ def test_cotracker_is_called_as_its_authors_do(monkeypatch):
 
     def load(*a, **k): raise urllib.error.URLError("no route")
     monkeypatch.setattr(torch.hub, "load", load)
-    with pytest.raises(ValueError, match="CoTracker.*'chained'"):
-        CoTracker()(frames, points)
+    refused(lambda: CoTracker()(frames, points), says="CoTracker.*'chained'")
 
 
 def logits_for(B=1, K=2, h=12, w=16): return noise(B, K, h, w).float()
@@ -106,9 +94,9 @@ def scattered(T=12, N=40, B=1): return 8 + 3 * noise(B, T, N, 2)
 @pytest.mark.parametrize("smooth, weight", [(1, 1.), (1, 5e-5), (5, 1.)])
 def test_the_loss_is_the_formula(smooth, weight):
     """Mean over batch and masks of singular values beyond the fifth, of columns times masks, which
-    are read where the tracks are before they are smoothed."""
-    logits, tracks, start = logits_for(2, 3), scattered(B=2), 3
-    masks = sample_at(logits.softmax(1), tracks[:, start]).double().clamp(1e-6, 1 - 1e-6)
+    are read where the tracks are before they are smoothed, in a frame of each sample."""
+    logits, tracks, start = logits_for(2, 3), scattered(B=2), torch.tensor([3, 9])
+    masks = sample_at(logits.softmax(1), tracks[[0, 1], start]).double().clamp(1e-6, 1 - 1e-6)
     parts = [tracks[:, max(t - smooth // 2, 0):t + smooth // 2 + 1].mean(1) for t in range(12)]
     smoothed = torch.stack(parts, 1)                  # means over frames, shorter at the ends
     close(smooth_tracks(tracks, smooth), smoothed)
@@ -119,20 +107,17 @@ def test_the_loss_is_the_formula(smooth, weight):
     close(found.double(), weight * expected, rtol=1e-5, atol=0)
 
 
-def test_each_sample_may_start_in_a_frame_of_its_own():
-    logits, tracks, loss = logits_for(2), scattered(B=2), TrackLoss(weight=1.)
-    starts = torch.tensor([1, 9])
-    alone = [loss(logits[i:i + 1], tracks[i:i + 1], starts[i].item()) for i in (0, 1)]
-    close(loss(logits, tracks, starts), sum(alone) / 2)
+def followed(n, points=torch.zeros(5, 2), start=0):
+    return track(torch.zeros(n, 3, 48, 64), points, start)
 
 
-@pytest.mark.parametrize("options, arguments, says", [
-    (dict(rank=0), None, "rank must be at least 1.* 0"), (dict(smooth=4), None, "odd.* 4"),
-    ({}, (logits_for(2), scattered()), r"\(2, 2, 12, 16\) and \(1, 12, 40, 2\)"),
-    ({}, (logits_for(), scattered(T=10)), "10 frames.*11; lower smooth, or follow")])
-def test_what_has_no_loss_is_refused(options, arguments, says):
-    with pytest.raises(ValueError, match=says):
-        TrackLoss(**options)(*arguments)
+@pytest.mark.parametrize("call, says", [
+    (lambda: followed(1), r"2.*\(1, 3, 48, 64\)"), (lambda: followed(3, start=3), "0 to 2, not 3"),
+    (lambda: followed(3, torch.zeros(5, 3)), r"points must be \(N,2\)"),
+    (lambda: TrackLoss(rank=0), "at least 1.* 0"), (lambda: TrackLoss(smooth=4), "odd.* 4"),
+    (lambda: TrackLoss()(logits_for(2), scattered()), r"\(2, 2, 12, 16\) and \(1, 12, 40, 2\)"),
+    (lambda: TrackLoss()(logits_for(), scattered(T=10)), "10 frames.*11; lower smooth, or follow")])
+def test_what_is_refused(call, says): refused(call, says=says)
 
 
 def test_temporal_difference_by_hand():
@@ -162,40 +147,26 @@ def teach(data, follow, steps=1, **options):
 
 
 class Losses(FollowTracks):
-    "Keeps what it was told and what it made of it."
-    added = ()
-
+    "Keeps the last batch, and what was added to its loss."
     def after_loss(self, learn):
         before = learn.loss.detach().clone()
         super().after_loss(learn)
-        self.added = *self.added, (learn.loss - before).item()
+        self.added = (learn.loss - before).item()
         self.logits, self.batch = learn.logits.detach(), learn.batch
-        self.drawn, self.mirrored = self._drawn(learn), self._mirrored(learn)
 
 
-@pytest.mark.parametrize("every", [True, False])
-def test_the_callback_adds_the_loss_of_this_batchs_tracks(every):
+@pytest.mark.parametrize("every, augment", [(True, []), (False, []), (True, [Flips(1.)])])
+def test_the_callback_adds_the_loss_of_this_batchs_tracks(every, augment):
+    "Those of a mirrored batch are mirrored, too."
     (data, tracks), loss = lesson(), TrackLoss(weight=.5, normalise=True)
     follow = Losses(tracks, loss, every)
-    teach(data, follow, batch_size=4)
-    points, visible, start = follow.drawn
-    own = torch.stack([tracks[name].points for name in follow.batch["name"]])
-    close(points, own)
-    wanted = loss(follow.logits, own, 0, None if every else visible.all(1)).item()
-    assert follow.added == (pytest.approx(wanted, abs=1e-6, rel=1e-4),) and wanted > 0
-    assert not follow.mirrored
-
-
-def test_a_mirrored_batch_has_mirrored_tracks():
-    data, tracks = lesson()
-    follow = Losses(tracks)
-    teach(data, follow, augment=[Flips(1.)])
-    points, name = follow.drawn[0][0], follow.batch["name"][0]
-    close(points, tracks[name].points * torch.tensor([-1, 1]) + torch.tensor([47, 0]))
-    x, y = points[0].T.long()
-    own = data[data.names.index(name)]["image"]
-    assert follow.mirrored
-    close(follow.batch["image"][0][:, y, x], own[:, y, 47 - x])
+    teach(data, follow, batch_size=4, augment=augment)
+    points, visible = (torch.stack([getattr(tracks[name], k) for name in follow.batch["name"]])
+                       for k in ("points", "visible"))
+    if augment:
+        points = points * torch.tensor([-1, 1]) + torch.tensor([47, 0])
+    wanted = loss(follow.logits, points, 0, None if every else visible.all(1)).item()
+    assert follow.added == pytest.approx(wanted, abs=1e-6, rel=1e-4) and wanted > 0
 
 
 def test_tracks_that_do_not_belong_to_the_samples_are_refused():
@@ -203,5 +174,4 @@ def test_tracks_that_do_not_belong_to_the_samples_are_refused():
     odd = Tracks(torch.zeros(3, 2, 2), torch.ones(3, 2, dtype=torch.bool), 0)
     for wrong, says in ((dict(list(tracks.items())[:1]), "scene0/0000"),
                         (tracks | {"other": odd}, r"\(3, 2, 2\), \(12, 24, 2\)")):
-        with pytest.raises(ValueError, match=says):
-            teach(data, FollowTracks(wrong), batch_size=6)
+        refused(lambda: teach(data, FollowTracks(wrong), batch_size=6), says=says)

@@ -9,7 +9,7 @@ from gwm_nb.network import create_network
 from gwm_nb.paper import paper_network, paper_recipe, paper_schedule
 from gwm_nb.scenes import MovingScenes
 from gwm_nb.train import Callback, Flips, History, Learner, fit
-from inputs import fill_network
+from inputs import fill_network, refused
 
 SIZE = (32, 48)
 
@@ -106,11 +106,9 @@ def test_a_training_of_another_kind_is_not_resumed(scenes, tmp_path):
     again = lambda *callbacks: Learner(create_network("small"), scenes,
                                        callbacks=[Flips(), History(), *callbacks]).resume(file)
     fit(scenes, steps=2, batch_size=2, progress=False, callbacks=[Checkpoint(file)])
-    with pytest.raises(ValueError, match="callbacks"):
-        again()
+    refused(again, says="callbacks")
     save(create_network("small"), file)
-    with pytest.raises(ValueError, match="a.safetensors.*state of a training"):
-        again(Checkpoint(file))
+    refused(lambda: again(Checkpoint(file)), says="a.safetensors.*state of a training")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "no"])
@@ -136,12 +134,12 @@ def test_a_loss_that_is_no_number_ends_the_training_before_it_spoils_the_weights
 
 @pytest.mark.parametrize("options, says", [
     (dict(batch_size=5, accumulate=2), "2.*5|5.*2"), (dict(accumulate=0), "0"),
-    (dict(data="nowhere.mp4"), "nowhere.mp4"), (dict(network="resnet18x"), "resnet18x.*resnet18"),
+    (dict(data="nowhere.mp4"), "nowhere.mp4"),
     (dict(steps=0), "steps .*at least 1.* 0"), (dict(batch_size=-1), "at least 1.*-1"),
     (dict(data=[]), "empty"), (dict(loss="l1"), "'l1'.*ReconstructionLoss"),
     (dict(loss=lambda logits, flow: flow, batch_size=1), r"scalar.*\(1, 2, "),
     (dict(data=[torch.rand(3, 64, 96)] * 8), "dict with image and flow.*Tensor"),
     (dict(data=[dict(image=torch.rand(3, 64, 96))] * 8), "image and flow.*'image'")])
 def test_what_cannot_be_trained_is_refused(scenes, options, says):
-    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=says):
-        fit(**(dict(data=scenes, steps=1, progress=False) | options))
+    refused(lambda: fit(**(dict(data=scenes, steps=1, progress=False) | options)),
+            says=says, error=(ValueError, TypeError, FileNotFoundError))

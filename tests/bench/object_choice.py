@@ -17,27 +17,11 @@ from gwm_nb.benchmarks import annotated_sequences, check_clip, load_any
 from gwm_nb.clips import read_frames
 from gwm_nb.evaluate import (choose_by_border, choose_object, jaccard, motion_ratio, object_mask,
                              residual_motion)
-from gwm_nb.flow import estimate_flow, warp
+from gwm_nb.flow import estimate_flow
 from gwm_nb.network import predict_masks
 from gwm_nb.store import shrink
 
 SIZE = 128, 224
-
-
-def consistency(masks, flow):
-    "How well each mask agrees with itself in the next frame: correlation along the flow (K,)."
-    a, b = masks[:-1], warp(masks[1:], flow)
-    a, b = a - a.mean((-2, -1), keepdim=True), b - b.mean((-2, -1), keepdim=True)
-    total = lambda x: x.sum((0, -2, -1))
-    return total(a * b) / (total(a.square()) * total(b.square())).sqrt().clamp_min(1e-6)
-
-
-def above_mean(cue):
-    "The masks above the mean of a cue's logarithm; at least one is, and one is not."
-    log = cue.clamp_min(1e-3).log()
-    chosen = log > log.mean()
-    chosen[log.argmax()], chosen[log.argmin()] = True, False
-    return chosen
 
 
 def with_truth(masks, truth):
@@ -50,11 +34,11 @@ def with_truth(masks, truth):
 
 def measure(masks, flow, truth):
     "J of the best choice, and of each cue's."
+    moves = motion_ratio(masks, residual_motion(flow)).clamp_min(1e-3).log()
     subsets = map(torch.tensor, itertools.product([False, True], repeat=masks.shape[1]))
     choices = dict(best=[s for s in subsets if 0 < sum(s) < len(s)],
                    border=[choose_by_border(masks)], both=[choose_object(masks, flow)],
-                   motion=[above_mean(motion_ratio(masks, residual_motion(flow)))],
-                   consistency=[above_mean(consistency(masks, flow))])
+                   motion=[moves > moves.mean()])
     score = lambda chosen: jaccard(object_mask(masks[:len(truth)], chosen), truth).mean().item()
     return {name: max(map(score, found)) for name, found in choices.items()}
 
@@ -63,7 +47,7 @@ def measure(masks, flow, truth):
 def main(run: str, # a run's folder, or a checkpoint
          data: str = "data/DAVIS2016" # an annotated data set
         ):
-    "J by border, by motion, by both, and by consistency over the clip."
+    "J by border, by motion, and by both."
     network, tables = load_any(run), {"masks as they are": {}, "object as one mask": {}}
     for clip in annotated_sequences(data)[0]:
         checked = check_clip(clip)

@@ -9,7 +9,6 @@ from gwm_nb.flow import resize
 from gwm_nb.network import create_network
 from gwm_nb.paper import cache_features, paper_recipe
 from gwm_nb.refine import Hint, clip_refiner, example_clip, refine_clip
-from gwm_nb.tracks import beyond_rank
 
 
 @pytest.mark.parametrize("way", ["without a cache", "cached"])
@@ -31,19 +30,6 @@ def test_cached_training_step(benchmark, tmp_path, way):
         optimiser.zero_grad()
     benchmark.group = "training step of the published network"
     benchmark.pedantic(step, rounds=3, warmup_rounds=1)
-
-
-def full(P, masks): return torch.linalg.svdvals(P[:, None] * masks[:, :, None])[..., 5:].sum(-1)
-
-
-@pytest.mark.parametrize("tracks", [10_000, 70_000])
-@pytest.mark.parametrize("f", [full, beyond_rank], ids=["full decomposition", "beyond_rank"])
-def test_loss_of_tracks(benchmark, f, tracks):
-    "Value and gradient: 41 frames, four masks, one image."
-    P, masks = torch.randn(1, 82, tracks).double(), torch.rand(1, 4, tracks).double()
-    benchmark.group = f"{tracks} tracks of 41 frames, four masks"
-    run = lambda: f(P, masks.clone().requires_grad_()).sum().backward()
-    benchmark.pedantic(run, rounds=3, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("work", ["first masks", "a click"])
