@@ -69,6 +69,7 @@ WAITING = dict(OMP_WAIT_POLICY='PASSIVE', # sleep at the end of a loop, do not s
 def prepare_process():
     "Settings that must be made before PyTorch is imported. What the user has set stays."
     for name, value in WAITING.items(): os.environ.setdefault(name, value)
+    keep_freed_memory()
     for stream in ('stdout', 'stderr'):
         if getattr(sys, stream) is None:      # closed by the shell: nothing else may get its number
             os.open(os.devnull, os.O_RDWR)
@@ -77,11 +78,11 @@ def prepare_process():
         sys.stdout.reconfigure(errors='backslashreplace')
 
 def keep_freed_memory():
-    "Let glibc keep up to 2 GB of freed memory for the next training step; elsewhere no effect."
+    "Let glibc keep up to 2 GB of freed memory for the arrays that come; elsewhere no effect."
     trim_threshold, mmap_threshold = -1, -3
     with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 1 << 25)      # the largest that glibc takes
+        libc.mallopt(mmap_threshold, 1 << 30)
         libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 # %% ../nbs/29_commands.ipynb #30763618
@@ -303,7 +304,6 @@ def gwm_train(preset: str = '', # demo, clip, laptop, davis, fbms, stv2, all; se
     shorthand = {'data.path': data, 'network.init_from': init_from}
     changes = [f'{key}={value}' for key, value in shorthand.items() if value]
     settings = make_config(preset, config or None, [*changes, *(set or [])])
-    keep_freed_memory()
     from gwm_nb.runs import describe, resume_run, run
     from gwm_nb.sources import say_once
     if resume: return _finish(resume_run(resume))
@@ -479,7 +479,6 @@ def gwm_demo(out: str = 'gwm_demo_out', # folder for images and videos
         trainings['three objects'] = 0, 3
     files = ['clip.webp', 'rabbit.png', 'rabbit.webm', 'training.png', 'result.json']
     if full: files += ['results.png', 'overlay.mp4']
-    keep_freed_memory()
     from gwm_nb.files import JobProgress, current_job, results_folder, say, write_whole
     parts = {'the rabbit': 1} | dict.fromkeys(trainings, 1)
     with results_folder(out, files) as start, JobProgress(parts):
