@@ -1,5 +1,11 @@
 "The tool that corrects masks by clicks: by messages of a browser, and in a browser."
+import json
+import os
+import subprocess
+import sys
+import time
 from base64 import b64encode
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import pytest
@@ -56,12 +62,24 @@ widget.render({ model, el: document.body })
 </script>"""
 
 
-def test_a_click_in_a_browser_changes_the_exported_mask(tmp_path):
-    "The JavaScript of the tool in a page whose model stands in for that of Jupyter."
+@pytest.fixture
+def browse():
     pytest.importorskip("playwright", reason="playwright is not installed")
     browse = house.script("browse")
     if not browse.browser_there():
         pytest.skip("no Chromium or Chrome")
+    return browse
+
+
+def click(page):
+    "Where the object that rests is."
+    box = page.locator(".gwm-correct canvas").bounding_box()
+    page.mouse.click(box["x"] + (X + .5) / 96 * box["width"],
+                     box["y"] + (Y + .5) / 64 * box["height"])
+
+
+def test_a_click_in_a_browser_changes_the_exported_mask(tmp_path, browse):
+    "The JavaScript of the tool in a page whose model stands in for that of Jupyter."
     tool = correct(write_frames(tmp_path / "clip", PIXELS), tmp_path / "out")
     script = tool._esm.replace("export default", "const widget =")
     (tmp_path / "index.html").write_text(PAGE % script, encoding="utf-8")
@@ -84,13 +102,61 @@ def test_a_click_in_a_browser_changes_the_exported_mask(tmp_path):
     with browse.served(tmp_path) as home, browse.opened((800, 600), home) as (page, errors):
         page.expose_function("tell", tell)
         page.goto(home)
-        box = page.locator("canvas").bounding_box()
         assert not exported()
-        page.mouse.click(box["x"] + (X + .5) / 96 * box["width"],
-                         box["y"] + (Y + .5) / 64 * box["height"])
+        click(page)
         page.wait_for_function("model.get('used') == 1")
         assert exported()
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("u")
         page.wait_for_function("model.get('used') == 0")
         assert not exported() and [e for e in errors if "favicon" not in e] == []
+
+
+@contextmanager
+def jupyterlab(folder):
+    "The address at which JupyterLab serves a folder, with no settings of the user."
+    places = "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"
+    env = os.environ | {place: str(folder / f".{place}") for place in places}
+    options = ["--no-browser", "--allow-root", "--ServerApp.port=0", "--IdentityProvider.token=",
+               f"--ServerApp.root_dir={folder}"]
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env,
+                                  cwd=folder, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 90
+        while not (found := list(folder.glob(".JUPYTER_RUNTIME_DIR/jpserver-*.json"))):
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(.2)
+        yield json.loads(found[0].read_text())["url"]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_a_click_in_jupyterlab_changes_the_exported_mask(tmp_path, browse):
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
+    write_frames(tmp_path / "clip", PIXELS)
+    source = "from gwm_nb.explore import correct\ncorrect('clip', 'out')"
+    cell = dict(cell_type="code", id="a", source=source, metadata={}, outputs=[],
+                execution_count=None)
+    kernel = dict(kernelspec=dict(name="python3", display_name="Python 3"))
+    (tmp_path / "a.ipynb").write_text(json.dumps(
+        dict(cells=[cell], metadata=kernel, nbformat=4, nbformat_minor=5)))
+
+    def exported():
+        page.locator(".gwm-correct [name=export]").click()
+        page.get_by_text("files in out").wait_for()
+        frame = page.locator(".gwm-correct [type=range]").input_value()
+        return read_mask(tmp_path / f"out/{int(frame):05d}.png")[Y, X]
+
+    with jupyterlab(tmp_path) as home, browse.opened((1200, 900), home) as (page, _):
+        page.set_default_timeout(120_000)                  # the first import takes its time
+        page.goto(home + "lab/tree/a.ipynb")
+        page.get_by_text("| Idle").wait_for()              # earlier, what is run gets lost
+        page.locator(".jp-Cell .cm-content").click()
+        page.keyboard.press("Shift+Enter")
+        page.locator(".gwm-correct[data-kind=ready]").wait_for()
+        assert not exported()
+        click(page)
+        page.locator(".gwm-correct[data-kind=ready]").wait_for()
+        assert exported()
