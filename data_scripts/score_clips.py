@@ -19,7 +19,7 @@ from gwm_nb.files import find_clips, list_images, read_mask
 from gwm_nb.flow import resize
 from gwm_nb.network import predict_masks
 from gwm_nb.refine import Hint, clip_refiner, get_refine_settings, quality_warnings, refine_clip
-from gwm_nb.self_training import first_guess, motion_logits, motion_thresholds, self_train, starting_motion
+from gwm_nb.self_training import first_guess, motion_lasts, motion_logits, motion_thresholds, self_train
 from gwm_nb.store import shrink
 from gwm_nb.superpixels import diffuse, otsu_threshold
 
@@ -77,10 +77,11 @@ def lever_row(clip, annotations, settings, network=None):
     truths = [read_mask(file) > 0 for file in list_images(annotations)]
     refiner = clip_refiner(frames_of(clip), settings)
     graph, rounds = refiner.build(), len(settings.balances)
-    thresholds, speed = motion_thresholds(graph), starting_motion(graph, graph.average(refiner.window.lasting))
-    motion, lasting = (motion_logits(graph, thresholds, v) for v in (None, speed))
+    thresholds, lasting = motion_thresholds(graph), graph.average(refiner.window.lasting)
+    motion = motion_logits(graph, thresholds)
+    long = motion_logits(graph, thresholds, lasting) if motion_lasts(graph, lasting) else motion
     plain = diffuse(graph.links, expit(motion), settings.anchor)
-    guess, start = (first_guess(graph, m, settings.anchor) for m in (motion, lasting))
+    guess, start = (first_guess(graph, m, settings.anchor) for m in (motion, long))
 
     def learned(start=guess, balances=settings.balances, ridge=settings.ridge,
                 anchor=settings.anchor, reliability=None, motion=motion):

@@ -34,8 +34,8 @@ from .evaluate import soft_iou
 from .files import JobProgress, Registry, begin_part, current_job, lazily, say, write_whole
 from .objects import match_objects, split_objects
 from .self_training import (ReplayBuffer, boxes_cut_object, first_guess, include_point,
-                                  motion_logits, motion_thresholds, self_train, side_coverage,
-                                  starting_motion, track_boxes, update_replay)
+                                  motion_lasts, motion_logits, motion_thresholds, self_train,
+                                  side_coverage, track_boxes, update_replay)
 from .superpixels import (SuperpixelGraph, build_graph, crop_box, diffuse_pixels,
                                 estimate_motion, frozen_backbone, limit_side, parallel_map,
                                 paste_box)
@@ -260,8 +260,8 @@ def first_pass(self: WindowRefiner, replay=None):
     "Whole frames, from motion; returns the replay buffer, updated."
     s, graph = self.settings, self.build()
     self.thresholds = motion_thresholds(graph)
-    speed = starting_motion(graph, graph.average(self.window.lasting)) if self.net else None
-    self.p = first_guess(graph, self.motion(speed), s.anchor)
+    self.lasts = self.net and motion_lasts(graph, graph.average(self.window.lasting))
+    self.p = first_guess(graph, self.motion(self.lasts), s.anchor)
     if self.net: replay = self.learn(self.motion(), self.p, s.balances, replay)
     self.soft = self.first_soft = graph.paint(self.p)
     return replay
@@ -270,7 +270,7 @@ def first_pass(self: WindowRefiner, replay=None):
 def second_pass(self: WindowRefiner, boxes, replay=None):
     "Inside boxes, from what was found before; returns the replay buffer, updated."
     graph = self.build(boxes, self.soft)
-    motion = .5 * self.motion()                          # appearance is known by now
+    motion = .25 * (self.motion() + self.motion(self.lasts))     # appearance is known by now
     start = graph.means[1]                       # what was found, averaged over the superpixels
     replay = self.learn(motion, start, (1., 1., 1., 1.), replay, self.reliability)
     self.soft = self.in_frame(graph.paint(self.p))
@@ -301,11 +301,12 @@ def boxes(self: WindowRefiner):
 
 # %% ../nbs/19_refine.ipynb #hint0013
 @patch
-def motion(self: WindowRefiner, speed=None): # (n,); None: the residual motion
+def motion(self: WindowRefiner, lasts=False): # (n,); lasts: only what lasts along the tracks
     "Log-odds by motion; they count for little if a point that is included rests."
     logits = motion_logits(self.graph, self.thresholds)
     if (logits[self.graph.known == 1] < -2).any(): return .25 * logits
-    return logits if speed is None else motion_logits(self.graph, self.thresholds, speed)
+    if not lasts: return logits
+    return motion_logits(self.graph, self.thresholds, self.graph.average(self.window.lasting))
 
 @patch
 def outgrown(self: WindowRefiner, old, boxes): # graph, (T,4) -> (T,)

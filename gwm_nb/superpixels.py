@@ -85,11 +85,11 @@ def parallel_map(work: Callable, # function of one item
 def lasting_motion(flow: dict, # {(t, t+1 or t-1): (3,h,w) flow and forward-backward error}
                    own: dict, # {(t, t+1 or t-1): (2,h,w) residual of that flow}
                    t: int, # the frame
-                   reach: int = 8 # frames that a point is followed, in both directions
+                   reach: int = 20 # frames that a point is followed, in both directions
                   ) -> np.ndarray: # (h,w) pixels a frame
-    "Length of the mean residual along each point's track; it is zero where the track is lost."
+    "Mean length of the residual along each point's track; it is zero where the track is lost."
     size = next(iter(flow.values())).shape[1:]
-    start = np.indices(size, np.float32)[::-1, ::2, ::2] + .5        # x, y: every second pixel
+    start = np.indices(size, np.float32)[::-1, ::4, ::4] + 1.5       # x, y: every fourth pixel
     total, steps = 0, 0
     for way in (1, -1):
         place, kept = start, True
@@ -98,8 +98,8 @@ def lasting_motion(flow: dict, # {(t, t+1 or t-1): (3,h,w) flow and forward-back
             maps = np.concatenate([flow[pair], own[pair]]).astype(np.float32)
             u, v, error, *residual = (cv2.remap(m, *place, cv2.INTER_LINEAR) for m in maps)
             place, kept = place + (u, v), kept & (error < .3 + .1 * np.hypot(u, v))
-            total, steps = total + way * kept * np.stack(residual), steps + 1
-    return cv2.resize(np.hypot(*total) / steps, size[::-1])
+            total, steps = total + kept * np.hypot(*residual), steps + 1
+    return cv2.resize(total / steps, size[::-1])
 
 # %% ../nbs/45_superpixels.ipynb #spx0021
 @dataclass
