@@ -54,10 +54,10 @@ def residual_flow(flow: Tensor, # (N,2,h,w) from a frame to a neighbour each, pi
     return own, forward_backward_error(flow, back)
 
 def mean_residual(own: np.ndarray, # (G,2,h,w) residual of each flow of a frame, pixels
-                  error: np.ndarray # (G,h,w) their forward-backward error
+                  flow: np.ndarray # (G,3,h,w) those flows, and their forward-backward error
                  ) -> np.ndarray: # (h,w) pixels
     "Residual motion of a frame: the mean length over its flows, weighted by their consistency."
-    return np.average(np.hypot(own[:, 0], own[:, 1]), 0, 1 / (.1 + error))
+    return np.average(np.hypot(own[:, 0], own[:, 1]), 0, 1 / (.1 + flow[:, 2]))
 
 # %% ../nbs/45_superpixels.ipynb #spx0017
 def limit_side(image: np.ndarray, # (h,w,3)
@@ -84,22 +84,29 @@ def parallel_map(work: Callable, # function of one item
 # %% ../nbs/45_superpixels.ipynb #spxlast2
 def lasting_motion(flow: dict, # {(t, t+1 or t-1): (3,h,w) flow and forward-backward error}
                    own: dict, # {(t, t+1 or t-1): (2,h,w) residual of that flow}
-                   t: int, # the frame
                    reach: int = 20 # frames that a point is followed, in both directions
-                  ) -> np.ndarray: # (h,w) pixels a frame
+                  ) -> np.ndarray: # (T,h,w) pixels a frame
     "Mean length of the residual along each point's track; it is zero where the track is lost."
-    size = next(iter(flow.values())).shape[1:]
+    n, size = 1 + max(flow)[0], next(iter(flow.values())).shape[1:]
     start = np.indices(size, np.float32)[::-1, ::4, ::4] + 1.5       # x, y: every fourth pixel
-    total, steps = 0, 0
-    for way in (1, -1):
-        place, kept = start, True
-        for a in range(t, t + way * reach, way):
-            if (pair := (a, a + way)) not in flow: break
-            maps = np.concatenate([flow[pair], own[pair]]).astype(np.float32)
-            u, v, error, *residual = (cv2.remap(m, *place, cv2.INTER_LINEAR) for m in maps)
-            place, kept = place + (u, v), kept & (error < .3 + .1 * np.hypot(u, v))
-            total, steps = total + kept * np.hypot(*residual), steps + 1
-    return cv2.resize(total / steps, size[::-1])
+
+    def follow(way):
+        place, kept = np.tile(start, (n, 1, 1, 1)), np.ones((n, *start.shape[1:]), bool)
+        total, steps = np.zeros_like(place[:, 0]), np.zeros((n, 1, 1))
+        for t in range(n)[::way][:-1]:
+            begun = slice(max(0, t + 1 - reach), t + 1) if way > 0 else slice(t, t + reach)
+            x, y = place[begun].swapaxes(0, 1).reshape(2, -1, start.shape[2])
+            length = np.hypot(*own[t, t + way].astype(np.float32))
+            u, v, error, length = (cv2.remap(m, x, y, cv2.INTER_LINEAR).reshape(kept[begun].shape)
+                                   for m in (*flow[t, t + way].astype(np.float32), length))
+            place[begun] += np.stack([u, v], 1)
+            kept[begun] &= error < .3 + .1 * np.hypot(u, v)
+            total[begun] += kept[begun] * length
+            steps[begun] += 1
+        return total, steps
+
+    total, steps = map(sum, zip(*parallel_map(follow, (1, -1), 'tracks')))
+    return np.stack([cv2.resize(mean, size[::-1]) for mean in total / steps])
 
 # %% ../nbs/45_superpixels.ipynb #spx0021
 @dataclass
@@ -131,8 +138,6 @@ def estimate_motion(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
     near = [[s for s in (t - 1, t + 1) if 0 <= s < n] for t in range(n)]
     pairs = [(t, s) for t in range(n) for s in near[t]]
     flow, own = (dict(zip(pairs, np.empty((len(pairs), c, *size), np.float16))) for c in (3, 2))
-    window = Window(frames, size, *np.empty((2, n, *size), np.float32), flow)
-
     @lru_cache(8)                                        # neighbours share images
     def image(t): return torch.from_numpy(frames[t]).permute(2, 0, 1).float() / 255
 
@@ -148,16 +153,11 @@ def estimate_motion(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
         for pair, vector, error in zip(some, *residual_flow(there, back)):
             own[pair][:], flow[pair][2] = vector, error
 
-    def follow(t):
-        vectors, flows = (np.stack([maps[t, s] for s in near[t]], dtype=np.float32)
-                          for maps in (own, flow))
-        window.residual[t] = mean_residual(vectors, flows[:, 2])
-        window.lasting[t] = lasting_motion(flow, own, t)
-
     parallel_map(find_flow, pairs, 'flow')
     parallel_map(find_residual, [pairs[i:i + 8] for i in range(0, len(pairs), 8)], 'motion')
-    parallel_map(follow, range(n), 'tracks')
-    return window
+    residual = [mean_residual(*(np.stack([maps[t, s] for s in near[t]], dtype=np.float32)
+                                for maps in (own, flow))) for t in range(n)]
+    return Window(frames, size, np.stack(residual), lasting_motion(flow, own), flow)
 
 # %% ../nbs/45_superpixels.ipynb #spx0023
 def otsu_threshold(values: np.ndarray # (n,)

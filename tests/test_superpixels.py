@@ -12,7 +12,7 @@ def test_of_two_flows_that_disagree_the_consistent_one_decides():
     flow[:, 0, 15:25, 25:35] = torch.tensor([1., 5.])[:, None, None]
     home[0, 0] = -1
     own, error = map(torch.Tensor.numpy, residual_flow(flow, home))
-    found = mean_residual(own, error)
+    found = mean_residual(own, np.concatenate([flow, error[:, None]], 1))
     assert .9 < found[20, 30] < 2 and found[5, 5] < .1 and error.shape == (2, 40, 60)
 
 
@@ -26,7 +26,7 @@ def test_motion_lasts_where_points_can_be_followed(t):
             field[0, :16], field[0, 16:32], field[0, 32:] = 2 * (b - a), 2 * (-1)**a, 2 * (b - a)
             field[2, 32:] = 3
             flow[a, b], own[a, b] = field, field[:2]
-    found = lasting_motion(flow, own, t, reach=4)
+    found = lasting_motion(flow, own, reach=4)[t]
     assert found.shape == (48, 64) and np.allclose(found[4:12, 24:40], 2, atol=.01)
     assert np.allclose(found[20:28, 24:40], 2, atol=.01) and found[36:44, 24:40].max() == 0
 
