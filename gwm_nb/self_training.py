@@ -56,7 +56,7 @@ def first_guess(graph: SuperpixelGraph, # of whole frames
     return diffuse(graph.links, target, anchor, graph.known)
 
 # %% ../nbs/46_self_training.ipynb #slf0016
-HINT_SHARE = .03 # weight of a hint, as a part of that of all other labels together
+HINT_SHARE = .1 # weight of a hint, as a part of that of all other labels together
 LABELS = 10_000 # of each class, beside hints, that are learned from, at most
 
 def appearance_logits(features: np.ndarray, # (n,D)

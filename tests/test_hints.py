@@ -41,18 +41,18 @@ def test_one_row_among_thousands_teaches():
     p[:40], known[0] = .01, 1
     before, after = (appearance_logits(features, np.where(np.isnan(k), p, k), np.ones(4000), 1.,
                                        .05, k)[:40:2] for k in (known * np.nan, known))
-    assert (before > 0).mean() < .1 < .3 < (after > 0).mean()
+    assert (before > 0).mean() < .5 < .6 < (after > 0).mean()
     assert appearance_logits(features, p * 0, np.ones(4000), 1., .05, known * 0 + 1) is None
 
 
 def refined(*hints): return refine_clip(FRAMES, SETTINGS, False, hints)
 
 
-def test_includes_add_and_excludes_remove_an_object_in_all_frames():
+def test_an_include_adds_and_excludes_remove_an_object_in_all_frames():
     (y, x), plain = np.argwhere(MOVING[0]).mean(0), refined()
-    away = [Hint(t, x + 3 * t + dx, y + dy, False)
-            for t, dx, dy in ((0, 0, 0), (2, 4, 4), (3, 4, -4), (4, -4, -4))]
-    hinted = refined(INCLUDE, Hint(3, 70., 18.)), refined(INCLUDE, *away)
+    away = [Hint(t, x + 3 * t + dx, y + dy, False) for t, dx, dy in
+            ((0, 0, 0), (1, -4, 4), (2, 4, 4), (3, 4, -4), (4, -4, -4))]
+    hinted = refined(INCLUDE), refined(INCLUDE, *away)
     before, added, removed = (np.stack(list(masks)) > .5 for masks in (plain, *hinted))
     assert before[MOVING].mean() > .8 and before[:, REST].mean() < .1
     assert added[MOVING].mean() > .8 and (added[:, REST].mean(1) > .8).all()
