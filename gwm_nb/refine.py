@@ -260,8 +260,9 @@ def first_pass(self: WindowRefiner, replay=None):
     "Whole frames, from motion; returns the replay buffer, updated."
     s, graph = self.settings, self.build()
     self.thresholds = motion_thresholds(graph)
-    self.lasts = self.net and motion_lasts(graph, graph.average(self.window.lasting))
-    self.p = first_guess(graph, self.motion(self.lasts), s.anchor)
+    lasting = graph.average(self.window.lasting)
+    lasts = self.net and motion_lasts(graph, lasting)
+    self.p = first_guess(graph, self.motion(lasting if lasts else None), s.anchor)
     if self.net: replay = self.learn(self.motion(), self.p, s.balances, replay)
     self.soft = self.first_soft = graph.paint(self.p)
     return replay
@@ -270,7 +271,7 @@ def first_pass(self: WindowRefiner, replay=None):
 def second_pass(self: WindowRefiner, boxes, replay=None):
     "Inside boxes, from what was found before; returns the replay buffer, updated."
     graph = self.build(boxes, self.soft)
-    motion = .25 * (self.motion() + self.motion(self.lasts))     # appearance is known by now
+    motion = .5 * self.motion()                          # appearance is known by now
     start = graph.means[1]                       # what was found, averaged over the superpixels
     replay = self.learn(motion, start, (1., 1., 1., 1.), replay, self.reliability)
     self.soft = self.in_frame(graph.paint(self.p))
@@ -301,12 +302,11 @@ def boxes(self: WindowRefiner):
 
 # %% ../nbs/19_refine.ipynb #hint0013
 @patch
-def motion(self: WindowRefiner, lasts=False): # (n,); lasts: only what lasts along the tracks
+def motion(self: WindowRefiner, lasting=None): # (n,) or None -> (n,)
     "Log-odds by motion; they count for little if a point that is included rests."
     logits = motion_logits(self.graph, self.thresholds)
     if (logits[self.graph.known == 1] < -2).any(): return .25 * logits
-    if not lasts: return logits
-    return motion_logits(self.graph, self.thresholds, self.graph.average(self.window.lasting))
+    return logits if lasting is None else motion_logits(self.graph, self.thresholds, lasting)
 
 @patch
 def outgrown(self: WindowRefiner, old, boxes): # graph, (T,4) -> (T,)
