@@ -96,7 +96,7 @@ class DIS:
 
 def _grey8(image):
     pixels = rearrange(image, 'c h w -> h w c').numpy()
-    grey = cv2.convertScaleAbs(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), alpha=255)
+    grey = cv2.cvtColor(cv2.convertScaleAbs(pixels, alpha=255), cv2.COLOR_RGB2GRAY)
     bottom, right = (max(0, 32 - n) for n in grey.shape)    # DIS crashes on smaller images
     return cv2.copyMakeBorder(grey, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
 
