@@ -206,7 +206,7 @@ def quality_warnings(refined: Refined, # a segmented clip, or a part of it
 def expected_J(refined: Refined # a segmented clip, or a part of it
               ) -> dict[str, float] | None: # mean and error; None without motion or features
     "Mean J, and its standard deviation, of clips of DAVIS 2016 that are as stable."
-    groups = (.8, .90, .03), (.7, .80, .07), (0, .68, .11) # stability at least, mean, deviation
+    groups = (.8, .90, .03), (.7, .82, .04), (0, .65, .11) # stability at least, mean, deviation
     if np.median(refined.stats[:, 0]) < STILL or np.isnan(refined.stability): return None
     return next(dict(mean=J, error=error) for least, J, error in groups
                 if refined.stability >= least)

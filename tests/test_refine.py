@@ -36,11 +36,11 @@ def test_confidence_of_the_certain_and_of_the_uncertain(disk_graph):
 
 
 @pytest.mark.parametrize("stats, cut, confidence, stable, says, J", [
-    ((6, 7, .06), 1, .8, .85, "", .9), ((16, 20, .08), 0, .8, .75, "", .8),
-    ((6, 7, .06), 0, .5, .6, "0.50", .68), ((6, 7, .06), 0, .8, .69, "0.69", .68),
+    ((6, 7, .06), 1, .8, .85, "", .9), ((16, 20, .08), 0, .8, .75, "", .82),
+    ((6, 7, .06), 0, .5, .6, "0.50", .65), ((6, 7, .06), 0, .8, .69, "0.69", .65),
     ((.05, 3, .02), 0, .7, .8, "0.05 pixels a frame", None),
     ((6, 6.7, .12), 0, .74, np.nan, "0.12 pixels", None),
-    ((6, 7, .06), 2, .8, .7, "in 2 frames", .8)])
+    ((6, 7, .06), 2, .8, .7, "in 2 frames", .82)])
 def test_warnings_say_why_and_J_is_expected(stats, cut, confidence, stable, says, J):
     rows = np.array([(*stats, .3 * (t < cut), stable) for t in range(4)])
     found = Refined(np.zeros((4, 4, 4), np.uint8), rows, (64, 96), (64, 96), np.full(4, confidence),
