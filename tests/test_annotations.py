@@ -163,7 +163,7 @@ def test_a_kind_can_be_said(tmp_path):
     assert Annotations(folder, "colours", void=False).about == "colours, 2 objects"
     lossy = write(tmp_path / "lossy", "dark red", "jpg")
     for kind in ("ids", "colours", "alpha", "masks"):
-        refused(lambda: Annotations(lossy, kind).labels("00000"), says="lossy")
+        refused(lambda: Annotations(lossy, kind).labels("00000"), says="lossy|unknown kind of labels")
 
 
 NFC, NFD = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
