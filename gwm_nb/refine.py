@@ -522,7 +522,7 @@ def refine_steps(settings: RefineSettings, # how
                 ) -> dict[str, float]: # {'part: step': share of the time}
     "The steps that a clip is expected to take, for `JobProgress`."
     windows = max(1, -(-(frames - settings.overlap) // (settings.window - settings.overlap)))
-    motion = dict(flow=6, motion=2, tracks=2)
+    motion = dict(flow=6, motion=2, tracks=1)
     learned = dict(superpixels=5, features=9, links=1, learning=3)
     passes = {'pass 1': motion | learned, 'pass 2': learned | dict(edges=3)}
     if not settings.features: passes = {'pass 1': motion | dict(superpixels=5, links=1, edges=3)}
