@@ -217,7 +217,7 @@ def refinement_method(options # `SegmentOptions`, complete
     "Per-clip refinement. Raises `ValueError` for what `refinement_settings` refuses."
     settings = refinement_settings(options)
     predict = partial(predict_by_refinement, settings=settings, hints=options.hints)
-    return Method(predict, partial(refine_steps, settings))
+    return Method(predict, partial(refine_steps, settings, hints=bool(options.hints)))
 
 # %% ../nbs/51_methods.ipynb #5b37a569
 def _training_steps(frames): return dict(flow=frames / 10, training=30, predicting=frames / 20)

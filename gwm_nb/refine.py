@@ -33,9 +33,9 @@ from . import __version__
 from .evaluate import soft_iou
 from .files import JobProgress, Registry, begin_part, current_job, lazily, say, write_whole
 from .objects import match_objects, split_objects
-from .self_training import (ReplayBuffer, boxes_cut_object, first_guess, include_point,
-                                  motion_lasts, motion_logits, motion_thresholds, self_train,
-                                  side_coverage, track_boxes, update_replay)
+from .self_training import (ReplayBuffer, boxes_cut_object, contains_point, first_guess,
+                                  include_point, motion_lasts, motion_logits, motion_thresholds,
+                                  self_train, side_coverage, track_boxes, update_replay)
 from .superpixels import (SuperpixelGraph, build_graph, crop_box, diffuse_pixels,
                                 estimate_motion, frozen_backbone, limit_side, parallel_map,
                                 paste_box)
@@ -222,22 +222,22 @@ class WindowRefiner:
     ):
         s = self.settings = settings
         self.net, self.graph, self.hints = net, None, []
-        self.kept = {} if keep else None             # {whether in boxes: graph}
+        self.found = None                            # what the passes without hints lead to
+        self.keep, self.kept = keep, {}              # {whether in boxes: graph}
         self.window = estimate_motion(frames, s.method)
         self.reliability = self.agreement = np.ones(len(frames))
 
-    def build(self, boxes=None, *maps):
-        "The graph of what the boxes show; `maps` (T,h,w) are averaged beside the residual motion."
-        s, old = self.settings, self.kept and self.kept.get(boxes is not None)
-        self.graph = None                            # two graphs would take twice the memory
-        if old and boxes is not None:
-            boxes = np.where(self.outgrown(old, boxes)[:, None], boxes, old.boxes)
-        if old and (boxes is None or (boxes == old.boxes).all()):
-            self.graph = old
-            for mean, m in zip(old.means[1:], maps): mean[:] = old.average(m)
-        else: self.graph = build_graph(self.window, boxes, [self.window.residual, *maps], self.net,
-                                       s.superpixels, s.enlarge, old=old)
-        if self.kept is not None: self.kept[boxes is not None] = self.graph
+    def build(self, boxes=None):
+        "The graph of what the boxes show; of whole frames without boxes."
+        whole = np.tile([0., 0., *self.window.size], (len(self.window), 1))
+        if boxes is None: boxes = whole
+        kind = (boxes != whole).any()
+        graph = self.kept.get(kind)
+        if not graph or (boxes != graph.boxes).any():
+            if not self.keep: self.graph, self.kept, graph = None, {}, None # they are large
+            graph = build_graph(self.window, boxes, self.net, self.settings.superpixels,
+                                self.settings.enlarge, old=graph)
+        self.graph = self.kept[kind] = graph
         self.graph.known[:] = np.nan
         for hint in self.hints:
             i = self.graph.find(hint.frame, *self.place(hint))
@@ -260,20 +260,21 @@ def first_pass(self: WindowRefiner, replay=None):
     "Whole frames, from motion; returns the replay buffer, updated."
     s, graph = self.settings, self.build()
     self.thresholds = motion_thresholds(graph)
-    lasting = graph.average(self.window.lasting)
+    motion, lasting = motion_logits(graph, self.thresholds), graph.average(self.window.lasting)
     lasts = self.net and motion_lasts(graph, lasting)
-    self.p = first_guess(graph, self.motion(lasting if lasts else None), s.anchor)
-    if self.net: replay = self.learn(self.motion(), self.p, s.balances, replay)
+    start = motion_logits(graph, self.thresholds, lasting) if lasts else motion
+    self.p = first_guess(graph, start, s.anchor)
+    if self.net: replay = self.learn(motion, self.p, s.balances, replay)
     self.soft = self.first_soft = graph.paint(self.p)
     return replay
 
 @patch
-def second_pass(self: WindowRefiner, boxes, replay=None):
-    "Inside boxes, from what was found before; returns the replay buffer, updated."
-    graph = self.build(boxes, self.soft)
-    motion = .5 * self.motion()                          # appearance is known by now
-    start = graph.means[1]                       # what was found, averaged over the superpixels
-    replay = self.learn(motion, start, (1., 1., 1., 1.), replay, self.reliability)
+def second_pass(self: WindowRefiner, boxes, replay=None, trust=.5):
+    """Inside boxes (None: whole frames), from what was found before; `trust` is the weight of
+    motion, as appearance is known by now. Returns the replay buffer, updated."""
+    graph = self.build(boxes)
+    motion, start = motion_logits(graph, self.thresholds), graph.average(self.soft)
+    replay = self.learn(trust * motion, start, (1., 1., 1., 1.), replay, self.reliability)
     self.soft = self.in_frame(graph.paint(self.p))
     self.agreement = soft_iou(*map(torch.from_numpy, (self.first_soft, self.soft))).numpy()
     return replay
@@ -292,31 +293,28 @@ def place(self: WindowRefiner, hint):
     return (hint.y + .5) * scale, (hint.x + .5) * scale
 
 @patch
-def boxes(self: WindowRefiner):
-    "Boxes around what was found, and around each point that is included."
-    boxes = track_boxes(self.soft)
-    for h in self.hints:
-        if h.include:
-            boxes[h.frame] = include_point(boxes[h.frame], self.place(h), self.window.size)
-    return boxes
-
-# %% ../nbs/19_refine.ipynb #hint0013
-@patch
-def motion(self: WindowRefiner, lasting=None): # (n,) or None -> (n,)
-    "Log-odds by motion; they count for little if a point that is included rests."
-    logits = motion_logits(self.graph, self.thresholds)
-    if (logits[self.graph.known == 1] < -2).any(): return .25 * logits
-    return logits if lasting is None else motion_logits(self.graph, self.thresholds, lasting)
+def outside(self: WindowRefiner, boxes): # (T,4) -> list
+    "The hints that include a point which the boxes do not show."
+    def shown(hint): return contains_point(boxes[hint.frame], self.place(hint))
+    return [hint for hint in self.hints if hint.include and not shown(hint)]
 
 @patch
-def outgrown(self: WindowRefiner, old, boxes): # graph, (T,4) -> (T,)
-    "Frames whose old box cuts off what a new one should show, or is far too large for it."
-    if not self.hints: return (boxes != old.boxes).any(1)
-    low, size, old_low, old_size = *np.hsplit(boxes, 2), *np.hsplit(old.boxes, 2)
+def rests(self: WindowRefiner, hint):
+    "Whether a point has no motion of its own."
+    y, x = map(int, self.place(hint))
+    return self.window.residual[hint.frame][y, x] < self.thresholds[hint.frame] / 8
+
+@patch
+def refit(self: WindowRefiner, boxes): # (T,4) -> (T,4)
+    "The boxes, but new ones where they hide what was found or is included, or are far too large."
+    new = track_boxes(self.soft)
+    for hint in self.outside(new):
+        new[hint.frame] = include_point(new[hint.frame], self.place(hint), self.window.size)
+    low, size, old_low, old_size = *np.hsplit(new, 2), *np.hsplit(boxes, 2)
     cut = (low + .12 * size < old_low) | (low + .88 * size > old_low + old_size)
-    found = cut.any(1) | (old_size[:, 0] > 1.5 * size[:, 0])
-    for h in self.hints: found[h.frame] |= h.include and old.find(h.frame, *self.place(h)) is None
-    return found
+    change = cut.any(1) | (old_size[:, 0] > 1.5 * size[:, 0])
+    change[[hint.frame for hint in self.outside(boxes)]] = True
+    return np.where(change[:, None], new, boxes)
 
 # %% ../nbs/19_refine.ipynb #edge0001
 def local_colour_logits(colour: np.ndarray, # (h,w,3) Lab
@@ -370,13 +368,17 @@ def object_numbers(self: WindowRefiner): # -> (T,h,w) uint8; (T,0,0) for one obj
 
 # %% ../nbs/19_refine.ipynb #refcd074
 @patch
+def residuals(self: WindowRefiner, masks): # (T,h,w) in [0,1] -> list of T, pixels a frame
+    "Mean residual motion of what the masks show."
+    pairs = zip(self.window.residual, masks)
+    return [np.average(residual, weights=mask + 1e-9) for residual, mask in pairs]
+
+@patch
 def stats(self: WindowRefiner, masks): # (T,h,w) in [0,1], inside the boxes -> (T,4)
     "Residual motion of the object, median speed, median forward-backward error, side coverage."
-    window = self.window
-    residual = [np.average(residual, weights=mask + 1e-9)
-                for residual, mask in zip(window.residual, self.in_frame(masks))]
-    coverage = side_coverage(masks > .5, self.graph.boxes, window.size)
-    return np.column_stack([residual, window.medians, coverage])
+    coverage = side_coverage(masks > .5, self.graph.boxes, self.window.size)
+    residuals = self.residuals(self.in_frame(masks))
+    return np.column_stack([residuals, self.window.medians, coverage])
 
 @patch
 def result(self: WindowRefiner,
@@ -394,31 +396,57 @@ def result(self: WindowRefiner,
 
 # %% ../nbs/19_refine.ipynb #hint0004
 @patch
-def refine(self: WindowRefiner,
-           hints: Sequence[Hint] = (), # in pixels of the window's frames
-           replays: tuple = (None, None), # replay buffers of both passes
-           title: str = '' # of the window, for the progress bar
-          ) -> tuple:
-    "The first pass, then the second, as often as it is worth its time; both replay buffers."
-    self.hints = list(hints)
-    self.agreement = np.ones(len(self.window))
+def search(self: WindowRefiner, replays, title):
+    "The passes without hints: the second is repeated while it is worth its time."
+    self.hints, self.agreement = [], np.ones(len(self.window))
     first, second = self.first_pass(replays[0]), replays[1]
     for n in range(self.settings.second_passes if self.net else 0):
-        boxes = self.boxes()
+        boxes = track_boxes(self.soft)
         change = abs(np.log(boxes[:, 2] / self.graph.boxes[:, 2]))
         if (change < .05).mean() >= .9: break        # nothing new to see
-        if n and self.hints and not self.outgrown(self.graph, boxes).any(): break
         begin_part(f'{title}pass {n + 2}')
         second = self.second_pass(boxes, replays[1])
         if not boxes_cut_object(self.graph, self.p): break
-    return first, second
+    self.found = self.soft, self.graph.boxes, self.reliability, (first, second)
+
+@patch
+def correct(self: WindowRefiner, hints, replay=None):
+    "From the masks without hints to those with them; returns the replay buffer, updated."
+    self.hints = list(hints)
+    if not self.net: return self.first_pass()
+    self.soft, boxes, self.reliability, _ = self.found
+    trust = .5 * (np.median(self.residuals(self.soft)) >= STILL)
+    if not trust: self.soft = np.zeros_like(self.soft)   # the hints alone say what it is
+    lost = self.outside(boxes)
+    if lost or not trust:
+        rests = any(map(self.rests, lost))
+        if rests: trust /= 4                             # motion is no guide to what was missed
+        self.second_pass(None, replay, trust)
+        boxes = self.refit(boxes if trust else self.graph.boxes)
+        if trust and not rests: self.soft = self.found[0]
+    return self.second_pass(boxes, replay, trust)
+
+@patch
+def refine(self: WindowRefiner,
+           hints: Sequence[Hint] = (), # in pixels of the window's frames
+           replays: tuple = (None, None, None), # replay buffers of both passes, and with hints
+           title: str = '' # of the window, for the progress bar
+          ) -> tuple:
+    "Find the masks without hints, once, then those with hints; the replay buffers after them."
+    *plain, hinted = replays
+    wanted = bool(hints or hinted)
+    if not self.found or not wanted: self.search(plain, title)
+    if wanted:
+        begin_part(f'{title}hints')
+        hinted = self.correct(hints, hinted or plain[1])
+    return *self.found[-1], hinted
 
 # %% ../nbs/19_refine.ipynb #refcd075
 def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
                   shape: tuple[int, int], # (height, width) of the masks
                   settings: RefineSettings, # how
                   net: nn.Module | None, # a frozen backbone; None: motion alone
-                  replays: tuple = (None, None), # replay buffers of both passes
+                  replays: tuple = (None, None, None), # replay buffers, as for `WindowRefiner.refine`
                   title: str = '', # of the window, for the progress bar
                   hints: Sequence[Hint] = () # in pixels of these frames
                  ) -> tuple[Refined, tuple]: # masks; the replay buffers, updated
@@ -518,14 +546,20 @@ def _count_back(parts, overlap, objects):
 
 # %% ../nbs/19_refine.ipynb #d160e595
 def refine_steps(settings: RefineSettings, # how
-                 frames: int = 1 # of the clip
+                 frames: int = 1, # of the clip
+                 hints: bool = False, # whether it has hints
+                 kept: bool = False # whether `KeptWindows` has all that they do not change
                 ) -> dict[str, float]: # {'part: step': share of the time}
     "The steps that a clip is expected to take, for `JobProgress`."
     windows = max(1, -(-(frames - settings.overlap) // (settings.window - settings.overlap)))
-    motion = dict(flow=6, motion=2, tracks=1)
-    learned = dict(superpixels=5, features=9, links=1, learning=3)
-    passes = {'pass 1': motion | learned, 'pass 2': learned | dict(edges=3)}
-    if not settings.features: passes = {'pass 1': motion | dict(superpixels=5, links=1, edges=3)}
+    motion, learning = dict(flow=6, motion=2, tracks=1), dict(learning=3)
+    graph = dict(superpixels=5, features=9, links=1)
+    if kept: motion, graph = {}, {}
+    passes = {'pass 1': motion | graph | learning, 'pass 2': graph | learning}
+    if not settings.features: passes = {'pass 1': motion | dict(superpixels=5, links=1)}
+    if hints and kept: passes = {}
+    if hints: passes['hints'] = dict(learning if settings.features else {})
+    list(passes.values())[-1]['edges'] = 3
     titles = [f'window {n + 1}, ' if windows > 1 else '' for n in range(windows)]
     return {f'{title}{name}: {step}': share for title in titles for name, steps in passes.items()
             for step, share in steps.items()}
@@ -551,7 +585,7 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
         windows = _split_windows(small, settings.window, settings.overlap)
         net = frozen_backbone(settings.features, settings.pretrained)
     overlap, before, highest, parts = settings.overlap, None, 0, []
-    replays = None, None
+    replays = None, None, None
     digest = sha256(repr((__version__, settings, shape)).encode())
     shown = JobProgress(refine_steps(settings)) if progress and not current_job() else nullcontext()
     with shown:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HINT_SHARE', 'LABELS', 'motion_thresholds', 'motion_logits', 'motion_lasts', 'first_guess', 'appearance_logits',
-           'motion_reliability', 'ReplayBuffer', 'update_replay', 'self_train', 'track_boxes', 'include_point',
-           'side_coverage', 'boxes_cut_object']
+           'motion_reliability', 'ReplayBuffer', 'update_replay', 'self_train', 'track_boxes', 'contains_point',
+           'include_point', 'side_coverage', 'boxes_cut_object']
 
 # %% ../nbs/46_self_training.ipynb #slf0004
 from dataclasses import dataclass
@@ -20,27 +20,27 @@ from .superpixels import SuperpixelGraph, diffuse, otsu_threshold, superpixel_fe
 _linear_model = lazily('sklearn.linear_model')           # large; imported at its first use
 
 # %% ../nbs/46_self_training.ipynb #slf0011
-def motion_thresholds(graph: SuperpixelGraph # whose first mean is the residual motion
+def motion_thresholds(graph: SuperpixelGraph # superpixels
                      ) -> np.ndarray: # (T,) pixels a frame
     "Residual of even odds: geometric mean of the thresholds of the frame and of the clip, by Otsu."
-    v = graph.means[0]
+    v = graph.residual
     own = np.array([otsu_threshold(v[graph.frame == t]) for t in range(len(graph.boxes))])
     return np.sqrt(own * otsu_threshold(np.minimum(v, np.quantile(v, .99))))
 
-def motion_logits(graph: SuperpixelGraph, # whose first mean is the residual motion
+def motion_logits(graph: SuperpixelGraph, # superpixels
                   thresholds: np.ndarray, # (T,) pixels a frame: residual of even odds
                   lasting: np.ndarray | None = None # (n,) of `lasting_motion`
                  ) -> np.ndarray: # (n,)
     "Log-odds of being the object, by the residual or by its geometric mean with `lasting`."
-    v = graph.means[0] if lasting is None else np.sqrt(graph.means[0] * lasting)
+    v = graph.residual if lasting is None else np.sqrt(graph.residual * lasting)
     return logit(np.clip(v / (v + thresholds[graph.frame]), .02, .98))
 
-def motion_lasts(graph: SuperpixelGraph, # whose first mean is the residual motion
+def motion_lasts(graph: SuperpixelGraph, # superpixels
                  lasting: np.ndarray # (n,) what lasts of it along the tracks, pixels a frame
                 ) -> bool:
     "Whether points of the clip can be followed: over half of the fast motion lasts."
     whole, long = (otsu_threshold(np.minimum(x, np.quantile(x, .99)))
-                   for x in (graph.means[0], lasting))
+                   for x in (graph.residual, lasting))
     return long > .5 * whole
 
 # %% ../nbs/46_self_training.ipynb #slf0013
@@ -187,6 +187,13 @@ def track_boxes(soft: np.ndarray, # (T,h,w) probability of being the object
     return np.stack([y, x, height, width], 1)
 
 # %% ../nbs/46_self_training.ipynb #slf0031b
+def contains_point(box: np.ndarray, # (4,) y, x, height, width in pixels
+                   point: tuple[float, float] # row, column
+                  ) -> bool:
+    "Whether a box shows a point."
+    (top, left, height, width), (y, x) = box, point
+    return 0 <= y - top < height and 0 <= x - left < width
+
 def include_point(box: np.ndarray, # (4,) y, x, height, width in pixels
                   point: tuple[float, float], # row, column
                   size: tuple[int, int] # (height, width) of the frame

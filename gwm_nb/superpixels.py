@@ -333,7 +333,7 @@ class SuperpixelGraph:
     area: np.ndarray # (n,) pixels
     place: np.ndarray # (n,2) y, x inside the box
     colour: np.ndarray # (n,3) Lab
-    means: np.ndarray # (M,n) means of the maps that were given
+    residual: np.ndarray # (n,) residual motion, pixels a frame
     stages: list # (n,C) features of each stage of the backbone
     flow_links: sparse.csr_matrix # (n,n) links along the flow, not weighted
     links: sparse.csr_matrix # (n,n) symmetric weights of all links
@@ -372,7 +372,6 @@ class SuperpixelGraph:
 # %% ../nbs/45_superpixels.ipynb #spx0048
 def build_graph(window: Window, # frames and their motion
                 boxes: np.ndarray | None, # (T,4) y, x, height, width; None: whole frames
-                maps: list[np.ndarray], # (T,h,w) arrays to be averaged over the superpixels
                 net: nn.Module | None, # a frozen backbone; None: no features
                 superpixels: int = 2000, # of a frame, at most
                 enlarge: float = 2., # the network sees images of the working size times this
@@ -390,21 +389,21 @@ def build_graph(window: Window, # frames and their motion
     before = np.searchsorted(old.frame, range(len(window) + 1)).astype(np.int32) if old else None
 
     def cut(t):
-        if same[t]: label = old.label[t] - before[t]
-        else: label, lab = cut_superpixels(view(t), size, superpixels)
-        layers = [crop_box(m[t], boxes[t], 1, size) for m in maps]
-        if not same[t]: layers = [*np.indices(size, np.float32), *np.moveaxis(lab, -1, 0), *layers]
-        layers = np.stack(layers, -1, dtype=float).reshape(label.size, -1)
-        means = averaging_matrix(label) @ layers
-        if not same[t]: return label, means
-        rows = slice(*before[t:t + 2])
-        return label, np.concatenate([old.place[rows], old.colour[rows], means], 1)
+        if same[t]:
+            rows = slice(*before[t:t + 2])
+            known = old.place[rows], old.colour[rows], old.residual[rows]
+            return old.label[t] - before[t], np.column_stack(known)
+        label, lab = cut_superpixels(view(t), size, superpixels)
+        residual = crop_box(window.residual[t], boxes[t], 1, size)
+        layers = np.dstack([*np.indices(size), lab, residual]).reshape(label.size, -1)
+        return label, averaging_matrix(label) @ layers.astype(float)
 
     labels, means = zip(*parallel_map(cut, frames, 'superpixels'))
     counts = np.array([len(m) for m in means])
     first = np.cumsum(counts) - counts                   # superpixel of each frame
     label = np.stack(labels) + first[:, None, None].astype(np.int32)
-    place, colour, means = map(np.ascontiguousarray, np.split(np.concatenate(means), (2, 5), 1))
+    parts = np.split(np.concatenate(means), (2, 5), 1)
+    place, colour, residual = map(np.ascontiguousarray, parts)
 
     stages = [np.empty((len(colour), c), np.float16) for c in net.channels[-4:]] if net else []
     def describe(t):
@@ -420,7 +419,7 @@ def build_graph(window: Window, # frames and their motion
     links += _weighed(along, colour, 2 * sigma, 2 / 100)
     area = np.bincount(label.ravel()).astype(np.float32)
     return SuperpixelGraph(size, boxes, label, np.repeat(frames, counts), area, place, colour,
-                           means.T, stages, along, links)
+                           residual[:, 0], stages, along, links)
 
 # %% ../nbs/45_superpixels.ipynb #spx0052
 def diffuse(links: sparse.csr_matrix, # (n,n) weights w_ij, symmetric

@@ -70,7 +70,7 @@ def disk():
 def disk_graph(disk):
     "Its superpixels, without features."
     from gwm_nb.superpixels import build_graph
-    return build_graph(disk[0], None, [disk[0].residual], None, superpixels=150)
+    return build_graph(disk[0], None, None, superpixels=150)
 
 
 @pytest.fixture

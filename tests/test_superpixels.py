@@ -37,8 +37,8 @@ def test_superpixels_partition_each_frame_and_links_join_neighbours(disk, disk_g
     for t, label in enumerate(graph.label):
         assert set(np.unique(label)) == set(np.flatnonzero(graph.frame == t))
     mean = np.bincount(graph.label.ravel(), window.residual.ravel()) / graph.area
-    assert np.allclose(graph.means[0], mean, atol=1e-3)
-    assert np.allclose(graph.paint(graph.means[0])[graph.label == 7], mean[7], atol=1e-3)
+    assert np.allclose(graph.residual, mean, atol=1e-3)
+    assert np.allclose(graph.paint(graph.residual)[graph.label == 7], mean[7], atol=1e-3)
     assert np.allclose(graph.frame_sums(np.ones(len(graph))), window.residual[0].size)
     links, along = graph.links, graph.flow_links.tocoo()
     assert abs(links - links.T).max() < 1e-6
