@@ -33,7 +33,7 @@ from . import __version__
 from .evaluate import soft_iou
 from .files import JobProgress, Registry, begin_part, current_job, lazily, say, write_whole
 from .objects import match_objects, split_objects
-from .self_training import (ReplayBuffer, boxes_cut_object, contains_point, first_guess,
+from .self_training import (ReplayBuffer, boxes_cut_object, first_guess,
                                   include_point, motion_lasts, motion_logits, motion_thresholds,
                                   self_train, side_coverage, track_boxes, update_replay)
 from .superpixels import (SuperpixelGraph, build_graph, crop_box, diffuse_pixels,
@@ -280,9 +280,9 @@ def second_pass(self: WindowRefiner, boxes, replay=None, trust=.5):
     return replay
 
 @patch
-def in_frame(self: WindowRefiner, soft):
+def in_frame(self: WindowRefiner, soft, boxes=None): # boxes: by default those of the graph
     "Masks (T,h,w) inside the boxes, pasted into the frames."
-    pairs = zip(soft, self.graph.boxes)
+    pairs = zip(soft, self.graph.boxes if boxes is None else boxes)
     return np.stack([paste_box(m, box, 1, self.window.size) for m, box in pairs])
 
 # %% ../nbs/19_refine.ipynb #hint0003
@@ -293,27 +293,22 @@ def place(self: WindowRefiner, hint):
     return (hint.y + .5) * scale, (hint.x + .5) * scale
 
 @patch
-def outside(self: WindowRefiner, boxes): # (T,4) -> list
-    "The hints that include a point which the boxes do not show."
-    def shown(hint): return contains_point(boxes[hint.frame], self.place(hint))
-    return [hint for hint in self.hints if hint.include and not shown(hint)]
+def grow(self: WindowRefiner, boxes, missed): # (T,4), (T,h,w) bool -> (T,4)
+    "Boxes that show what was missed, too."
+    boxes = boxes.copy()
+    for t in np.flatnonzero(missed.any((1, 2))):
+        places = np.argwhere(missed[t])
+        for corner in (places.min(0), places.max(0)):
+            boxes[t] = include_point(boxes[t], corner, self.window.size)
+    return boxes
 
 @patch
-def rests(self: WindowRefiner, hint):
-    "Whether a point has no motion of its own."
-    y, x = map(int, self.place(hint))
-    return self.window.residual[hint.frame][y, x] < self.thresholds[hint.frame] / 8
-
-@patch
-def refit(self: WindowRefiner, boxes): # (T,4) -> (T,4)
-    "The boxes, but new ones where they hide what was found or is included, or are far too large."
-    new = track_boxes(self.soft)
-    for hint in self.outside(new):
-        new[hint.frame] = include_point(new[hint.frame], self.place(hint), self.window.size)
+def refit(self: WindowRefiner, boxes, missed): # (T,4), (T,h,w) bool -> (T,4)
+    "New boxes in frames that missed something, or whose box cuts it off or is far too large."
+    new = self.grow(track_boxes(self.soft), missed)
     low, size, old_low, old_size = *np.hsplit(new, 2), *np.hsplit(boxes, 2)
     cut = (low + .12 * size < old_low) | (low + .88 * size > old_low + old_size)
-    change = cut.any(1) | (old_size[:, 0] > 1.5 * size[:, 0])
-    change[[hint.frame for hint in self.outside(boxes)]] = True
+    change = missed.any((1, 2)) | cut.any(1) | (old_size[:, 0] > 1.5 * size[:, 0])
     return np.where(change[:, None], new, boxes)
 
 # %% ../nbs/19_refine.ipynb #edge0001
@@ -414,17 +409,24 @@ def correct(self: WindowRefiner, hints, replay=None):
     "From the masks without hints to those with them; returns the replay buffer, updated."
     self.hints = list(hints)
     if not self.net: return self.first_pass()
-    self.soft, boxes, self.reliability, _ = self.found
-    trust = .5 * (np.median(self.residuals(self.soft)) >= STILL)
-    if not trust: self.soft = np.zeros_like(self.soft)   # the hints alone say what it is
-    lost = self.outside(boxes)
-    if lost or not trust:
-        rests = any(map(self.rests, lost))
+    known, boxes, self.reliability, _ = self.found
+    trust = .5 * (np.median(self.residuals(known)) >= STILL)
+    known = known * (trust > 0)                          # else it is not meaningful
+    if replay and replay.soft is not None: known[:len(replay.soft)] = replay.soft
+    for hint in self.hints: known[hint.frame, *map(int, self.place(hint))] = hint.include
+    missed = (known > .5) & (self.in_frame(np.ones_like(known), boxes) == 0)
+    self.soft, grown = known, self.grow(boxes, missed)
+    if trust and (grown[:, 2] < 1.25 * boxes[:, 2]).all(): boxes = grown
+    else:                                                # it is somewhere else
+        motion = self.window.residual / self.thresholds[:, None, None]
+        rests = missed.any() and motion[missed].mean() < 1 / 8
         if rests: trust /= 4                             # motion is no guide to what was missed
         self.second_pass(None, replay, trust)
-        boxes = self.refit(boxes if trust else self.graph.boxes)
-        if trust and not rests: self.soft = self.found[0]
-    return self.second_pass(boxes, replay, trust)
+        boxes = self.refit(boxes if trust else self.graph.boxes, missed)
+        if trust and not rests: self.soft = known
+    replay = self.second_pass(boxes, replay, trust)
+    replay.soft = self.soft[-self.settings.overlap:]
+    return replay
 
 @patch
 def refine(self: WindowRefiner,

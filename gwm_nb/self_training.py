@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HINT_SHARE', 'LABELS', 'motion_thresholds', 'motion_logits', 'motion_lasts', 'first_guess', 'appearance_logits',
-           'motion_reliability', 'ReplayBuffer', 'update_replay', 'self_train', 'track_boxes', 'contains_point',
-           'include_point', 'side_coverage', 'boxes_cut_object']
+           'motion_reliability', 'ReplayBuffer', 'update_replay', 'self_train', 'track_boxes', 'include_point',
+           'side_coverage', 'boxes_cut_object']
 
 # %% ../nbs/46_self_training.ipynb #slf0004
 from dataclasses import dataclass
@@ -106,6 +106,7 @@ class ReplayBuffer:
     p: np.ndarray # (m,) probability of being the object
     weight: np.ndarray # (m,), sums to 1
     known: np.ndarray | None = None # (m,) labels that hints give; NaN elsewhere
+    soft: np.ndarray | None = None # (t,h,w) masks of the latest frames, if there were hints
 
     def __post_init__(self):
         if self.known is None: self.known = np.full(len(self.p), np.nan)
@@ -187,13 +188,6 @@ def track_boxes(soft: np.ndarray, # (T,h,w) probability of being the object
     return np.stack([y, x, height, width], 1)
 
 # %% ../nbs/46_self_training.ipynb #slf0031b
-def contains_point(box: np.ndarray, # (4,) y, x, height, width in pixels
-                   point: tuple[float, float] # row, column
-                  ) -> bool:
-    "Whether a box shows a point."
-    (top, left, height, width), (y, x) = box, point
-    return 0 <= y - top < height and 0 <= x - left < width
-
 def include_point(box: np.ndarray, # (4,) y, x, height, width in pixels
                   point: tuple[float, float], # row, column
                   size: tuple[int, int] # (height, width) of the frame
