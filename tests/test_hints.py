@@ -75,6 +75,11 @@ def test_a_hint_holds_in_boxes_and_further_hints_reuse_the_graphs():
         assert refiner.p[i] == 1 == known[i] and np.isfinite(known).sum() == 1
         assert refiner.kept[False] is graphs[False]
     assert refiner.kept == graphs
+    top, left, height, width = before = refiner.found[1][1]
+    refiner.refine([Hint(1, left + width + 2, top + height / 2)])
+    grown = (refiner.graph.boxes != refiner.found[1]).any(1)
+    assert grown.tolist() == [False, True, False, False, False]
+    assert refiner.graph.boxes[1, 2] > height and (refiner.found[1][1] == before).all()
     box = include_point(np.array([10., 10, 20, 30]), (50, 80), (64, 96))
     assert box[0] < 50 < box[0] + box[2] <= 64 and box[2] / box[3] == pytest.approx(64 / 96)
 
