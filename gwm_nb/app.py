@@ -360,6 +360,7 @@ CSS = """
 .dark .gwm.error {color: #ff8a80} .dark .gwm.warning {color: #ffb74d}
 footer {display: none !important} #status {min-height: 7em}
 #frame img {max-height: 60vh; width: 100%; object-fit: contain}
+#frame.fullscreen img {max-height: 100vh; height: 100%}
 """
 INTRODUCTION = """**Cut out what moves.** Drop a video, or take the example; it stays on the machine
 that runs `gwm_app`. Move through the frames. Click on a part that is missing, or on one that does
@@ -418,7 +419,8 @@ def build_page(visitors: Visitors # who will see it
                                         (undo.click, do.undo, None),
                                         (remove.click, do.remove, [clicks]),
                                         (write.click, do.write, None)):
-            asked = event(function, inputs, [status, results], queue=False, show_progress=hidden)
+            asked = event(function, inputs, [status, results], show_progress=hidden,
+                          concurrency_limit=None)
             asked.then(**draw) # with the ring of the click
             running.append(asked.then(do.work, None, outputs, show_progress_on=status,
                                       concurrency_limit=1, concurrency_id='job'))
