@@ -151,7 +151,7 @@ def test_a_second_visitor_waits_and_cancel_ends_the_work(server, clips, visit):
 
 
 def test_clicks_belong_to_their_masks_and_nothing_is_lost(clips, tmp_path):
-    pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    gradio = pytest.importorskip("gradio", reason="the extra `app` is not installed")
     who, visitors = SimpleNamespace(session_hash="who"), gwm_nb.app.Visitors(tmp_path)
     do, visitor = gwm_nb.app.handlers(visitors), visitors["who"]
     work = lambda: do.work(who, lambda *args, **more: None)
@@ -165,11 +165,11 @@ def test_clicks_belong_to_their_masks_and_nothing_is_lost(clips, tmp_path):
     assert "(00001 to 00004)" in visitor.summary()
     image, seen = do.turn(2, "outline", who)
     assert click(seen, 100)[0] == "" and do.turn(2, "outline", who)[0] != image     # drawn at once
-    with pytest.warns(UserWarning, match="wait"):
+    with pytest.raises(gradio.Error, match="wait"):
         click(seen, 700)
     state = work()
     assert "1 click" in state[0] and "this click: " in state[0] and "value" not in state[2]
-    with pytest.warns(UserWarning, match="again"):                # the masks are other ones
+    with pytest.raises(gradio.Error, match="again"):                # the masks are other ones
         click(seen, 700)
     click(do.turn(1, "outline", who)[1], 700)
     first, second = dict(work()[4].choices)
