@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['LARGEST_CLIP', 'SECONDS', 'OUTPUTS', 'CSS', 'INTRODUCTION', 'PRESETS', 'ASK_TO_LEAVE', 'PageProgress', 'Visitor',
-           'difference', 'click_name', 'Visitors', 'page_state', 'error_words', 'run_job', 'refuse', 'handlers',
-           'build_page', 'serve']
+           'difference', 'click_name', 'Visitors', 'page_state', 'error_words', 'run_job', 'handlers', 'build_page',
+           'serve']
 
 # %% ../nbs/53_app.ipynb #app00004
 import html, json, logging, os, re, shutil, signal, tempfile, time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from types import SimpleNamespace
@@ -65,12 +66,13 @@ class Visitor:
     version: int = 0 # of the masks; each change counts
     job: tuple | None = None # (word, function) that is waiting
     asked: tuple[Hint, ...] = () # that it will use; they are drawn already
-    stop: Event | None = None # ends the job that waits or runs; set when there is none
+    stop: Event = field(default_factory=Event) # ends the job; set if none is waiting or running
     lock: Lock = field(default_factory=Lock) # held by the job that runs
     uploads: set[Path] = field(default_factory=set) # gradio's folders of uploaded files
 
+    def __post_init__(self): self.stop.set()
     @property
-    def busy(self) -> bool: return self.stop is not None and not self.stop.is_set()
+    def busy(self) -> bool: return not self.stop.is_set()
     @property
     def zoom(self) -> int: return -(-800 // max(self.found.shape)) # of images that are shown
 
@@ -81,49 +83,45 @@ class Visitor:
         os.link(upload, self.upload)
         return self.upload
 
-    def keep(self, found: Refined, effect: str = ''): # new masks; what has changed
-        "Keep what is shown until the next change; `correction` itself changes during a job."
-        self.hints, self.warnings = tuple(self.correction.hints), self.correction.warnings
-        self.found, self.version = found, self.version + 1
-        self.effect, self.files = effect, []
+    def keep(self, correction: Correction, effect: str = ''): # with new masks; what has changed
+        "Keep what is shown until the next change; a correction itself changes during a job."
+        found, warnings, hints = correction.refine(), correction.warnings, tuple(correction.hints)
+        self.correction, self.found, self.warnings, self.hints = correction, found, warnings, hints
+        self.version, self.effect, self.files = self.version + 1, effect, []
 
 # %% ../nbs/53_app.ipynb #app00010a
 @patch
-def about(self: Visitor) -> str:
-    "How long the uploaded clip is, and how long it takes, as far as its header says."
-    clip = open_clip(self.upload)
-    (h, w), facts = clip.size, clip.facts
+def about(self: Visitor) -> str: # from the header, or what is wrong
+    "How long the uploaded clip is, and how long it takes."
+    try: clip, (h, w), facts = (c := open_clip(self.upload)), c.size, c.facts
+    except (ValueError, OSError) as e: return error_words(self, e)
     frames = facts['claim'] or round(facts['seconds'] * facts['rate'])
-    if not frames: return f'{self.upload.name}: frames of {w}x{h}'
-    cost, most = SECONDS * frames, int(LARGEST_CLIP / (3 * h * w))
-    length, default, fast = (f'{s // 60:.0f}:{s % 60:02.0f}'
-                             for s in map(round, (frames / clip.rate, cost, cost / 3)))
-    text = (f'{self.upload.name}: {frames} frames of {w}x{h}, {length} long; '
-            f'takes about {default} (fast: {fast})')
-    return text + (f'. Too long for one go: choose {most} frames at most' if frames > most else '')
+    most = int(LARGEST_CLIP / (3 * h * w)) # frames
+    seconds = frames / clip.rate, SECONDS * frames, SECONDS * frames / 3, most / clip.rate
+    length, default, fast, longest = (f'{s // 60:.0f}:{s % 60:02.0f}' for s in map(round, seconds))
+    return (f'{self.upload.name}: {frames or "?"} frames of {w}x{h}, {length} long; takes about '
+            f'{default} (fast: {fast})' + f'. Too long: choose {longest} at most' * (frames > most))
 
 @patch
 def segment(self: Visitor,
             clip: str | Path | None, # None: raises `ValueError`
             preset: str, # of `gwm_segment`
-            start: str = '', # in seconds, or as 1:05
-            end: str = ''): # '': the whole clip
+            *part: str): # start and end, in seconds or as 1:05; '': those of the clip
     """Find the masks of a clip; until they are there the old ones stay. Raises `ValueError` or
     `OSError` if it can't be used."""
     if not clip: raise ValueError('no clip yet: drop one, or take the example')
-    part = [f'{text}s' if re.fullmatch(r'[\d.]+', text) else text or None
-            for text in (start.strip(), end.strip())]
+    times = (f'{text}s' if re.fullmatch(r'[\d.]+', text) else text for text in map(str.strip, part))
+    part = {name: time for name, time in zip(('start', 'end'), times) if time}
     with JobProgress(dict(reading=1, refining=9)) as job:
-        correction = Correction(clip, preset=preset, start=part[0], end=part[1], quiet=True)
+        correction = Correction(clip, preset=preset, quiet=True, **part)
         (h, w), frames = correction.size, len(correction)
         if 3 * h * w * frames > LARGEST_CLIP:
             limit = f'{readable_size(LARGEST_CLIP)} in memory'
             raise ValueError(f'{clip}: {frames} frames of {w}x{h} need more than {limit}; '
                              'choose a part of the clip, or use gwm_segment')
         job.at('refining', 0)
-        found = correction.refine()
-    self.correction = correction
-    self.keep(found)
+        correction.refine()
+    self.keep(correction)
 
 # %% ../nbs/53_app.ipynb #app00010b
 def difference(before: Refined, # masks of a clip
@@ -141,8 +139,7 @@ def difference(before: Refined, # masks of a clip
     text = f'{len(frames)} of {len(after)} frames changed ({where}), the masks '
     if not areas.all(): return text + ('were empty before' if areas[1] else 'are empty now')
     growth = round(100 * (areas[1] / areas[0] - 1))
-    return text + (f'{"grew" if growth > 0 else "shrank"} by {abs(growth)} %' if growth
-                   else 'kept their size')
+    return text + f'{"grew" if growth >= 0 else "shrank"} by {abs(growth)} %'
 
 @patch
 def change(self: Visitor,
@@ -152,13 +149,15 @@ def change(self: Visitor,
     if tuple(hints) == self.hints:
         what = 'choose a click in the list first' if hints else 'there is no click to undo'
         raise ValueError(what)
-    found = self.correction.change(hints)
-    what, undo = ('this click', ' (Undo takes it back)') if len(hints) > len(self.hints) else (
-                  'without that click', '')
-    self.keep(found, f'{what}: {difference(self.found, found)}{undo}')
+    text = difference(self.found, self.correction.change(hints))
+    one_more = len(hints) > len(self.hints)
+    self.keep(self.correction, f'this click: {text} (Undo takes it back)' if one_more else
+                               f'without that click: {text}')
 
 # %% ../nbs/53_app.ipynb #app00012
-def click_name(hint: Hint) -> str: # whose frame is an index
+def click_name(hint: Hint # whose frame is an index
+              ) -> str:
+    "A click as the page lists it."
     kind = 'include' if hint.include else 'exclude'
     return f'frame {hint.frame}: {kind} {hint.x:.0f},{hint.y:.0f}'
 
@@ -182,8 +181,8 @@ def frame(self: Visitor,
     pen, radius = ImageDraw.Draw(image), max(5, min(image.size) // 50)
     for hint in hints:
         place, colour = hint.scaled(self.zoom), '#19c219' if hint.include else '#ff3030'
-        for add, line, width in ((1, 'white', 5), (0, colour, 3)):
-            pen.circle((place.x, place.y), radius + add, None, line, width)
+        pen.circle((place.x, place.y), radius + 1, None, 'white', 5)
+        pen.circle((place.x, place.y), radius, None, colour, 3)
     image.save(path, quality=92)
     return path
 
@@ -214,9 +213,8 @@ def write_files(self: Visitor):
     if self.files: return
     out, clip = self.folder/f'files-{self.version}', self.correction.job.clip
     result = self.correction.save(out, OUTPUTS)
-    report = json.dumps(result.report | dict(settings=result.report['settings']
-                                             | dict(clip=clip.name)), indent=1)
-    (out/'result.json').write_text(report)                # not where the clip is on this machine
+    result.report['settings']['clip'] = clip.name         # not where it is on this machine
+    (out/'result.json').write_text(json.dumps(result.report, indent=1))
     for kind in ('masks', 'cutout'):
         with ZipFile(out/f'{kind}.zip', 'w') as file:
             for name in output_files([kind], result.names):
@@ -287,18 +285,14 @@ def run_job(visitor: Visitor, # who has asked for it
     return page_state(visitor, *said, new=visitor.correction is not before)
 
 # %% ../nbs/53_app.ipynb #app00018
-def refuse(why: str): # in a corner of the page, for some seconds
-    "Raise gradio's error: what would follow is not done."
-    import gradio as gr
-    raise gr.Error(why, duration=5, print_exception=False)
-
 def handlers(visitors: Visitors # of the page
             ) -> SimpleNamespace:
     "What each button does: functions for gradio, which finds `Request` and `Progress` by type."
     import gradio as gr
     of = lambda request: visitors[request.session_hash]
+    def refuse(why): raise gr.Error(why, duration=5, print_exception=False)
     def ask(visitor, word, job, new=False): # status, results
-        if visitor.busy: refuse('busy: wait for the job that is running, or cancel it')
+        if visitor.busy: refuse('busy: wait for the running job, or cancel it')
         visitor.stop, visitor.job = Event(), (word, job)
         return '', gr.Column(visible=False) if new else gr.skip()
     def ask_hints(visitor, hints):
@@ -308,11 +302,8 @@ def handlers(visitors: Visitors # of the page
         return state
     def keep(clip, request: gr.Request): # clip, about
         visitor = of(request)
-        name = visitor.take(clip).name
-        try: said = visitor.about()
-        except (ValueError, OSError) as e: said = error_words(visitor, e)
-        label = f'clip: {name} (drop another one to replace it)'
-        return gr.File(None, label=label), html.escape(said)
+        label = f'clip: {visitor.take(clip).name} (drop another one to replace it)'
+        return gr.File(None, label=label), html.escape(visitor.about())
     def start(preset, begin, end, request: gr.Request):
         clip = of(request).upload
         job = lambda v: v.segment(clip, preset, begin, end)
@@ -338,7 +329,7 @@ def handlers(visitors: Visitors # of the page
         visitor = of(request)
         said = 'cancelled' if visitor.busy else ''
         visitor.job, visitor.asked = None, ()
-        if visitor.stop: visitor.stop.set()
+        visitor.stop.set()
         return page_state(visitor, said, '')
     def turn(t, view, request: gr.Request): # image, seen
         visitor = of(request)
@@ -349,7 +340,7 @@ def handlers(visitors: Visitors # of the page
         t = next(h.frame for h in of(request).hints if click_name(h) == chosen)
         return t, *turn(t, view, request)
     def leave(request: gr.Request): visitors.leave(request.session_hash)
-    inner = 'gr', 'of', 'ask', 'ask_hints'
+    inner = 'gr', 'of', 'refuse', 'ask', 'ask_hints'
     return SimpleNamespace(**{name: f for name, f in locals().items() if name not in inner})
 
 # %% ../nbs/53_app.ipynb #app00019
@@ -374,7 +365,7 @@ def build_page(visitors: Visitors # who will see it
               ): # gradio.Blocks, not served yet
     "The page: what it shows, and what happens on which event."
     import gradio as gr
-    do = handlers(visitors)
+    do, button = handlers(visitors), partial(gr.Button, min_width=90)
     with gr.Blocks(title='gwm_nb', analytics_enabled=False) as page:
         seen = gr.Textbox(visible=False) # version and frame of the image in the browser
         with gr.Row():
@@ -386,9 +377,8 @@ def build_page(visitors: Visitors # who will see it
                     end = gr.Textbox(label='to (12 or 1:05)', placeholder='the end', min_width=90)
                 preset = gr.Radio(PRESETS, value='default', label='preset')
                 with gr.Row():
-                    segment = gr.Button('Segment', variant='primary', min_width=90)
-                    example = gr.Button('Example', min_width=90)
-                    cancel = gr.Button('Cancel', min_width=90)
+                    segment = button('Segment', variant='primary')
+                    example, cancel = button('Example'), button('Cancel')
                 status = gr.HTML(elem_id='status')
             with gr.Column(scale=2):
                 gr.Markdown(INTRODUCTION)
@@ -402,9 +392,8 @@ def build_page(visitors: Visitors # who will see it
                                      elem_id='frame')
                     frame = gr.Slider(0, 1, 0, step=1, label='frame', buttons=[])
                     with gr.Row():
-                        undo = gr.Button('Undo', min_width=90)
-                        remove = gr.Button('Remove chosen click', min_width=90)
-                        write = gr.Button('Download', min_width=90)
+                        undo, remove = button('Undo'), button('Remove chosen click')
+                        write = button('Download')
                     files = gr.File(label='files', file_count='multiple', interactive=False,
                                     visible=False)
                     clicks = gr.Radio([], label='clicks', visible=False, elem_id='clicks')
@@ -419,8 +408,7 @@ def build_page(visitors: Visitors # who will see it
                                         (undo.click, do.undo, None),
                                         (remove.click, do.remove, [clicks]),
                                         (write.click, do.write, None)):
-            asked = event(function, inputs, [status, results], show_progress=hidden,
-                          concurrency_limit=None)
+            asked = event(function, inputs, [status, results], show_progress=hidden)
             asked.success(**draw) # with the ring of the click
             running.append(asked.success(do.work, None, outputs, show_progress_on=status,
                                          concurrency_limit=1, concurrency_id='job'))
@@ -428,8 +416,7 @@ def build_page(visitors: Visitors # who will see it
         cancel.click(do.cancel, None, outputs, cancels=running, queue=False).then(**draw)
         clip.upload(do.keep, clip, [clip, about], queue=False)
         for event in (frame.input, view.input): event(**draw, trigger_mode='always_last')
-        clicks.input(do.choose, [clicks, view], [frame, image, seen], queue=False,
-                     show_progress=hidden)
+        clicks.input(do.choose, [clicks, view], [frame, image, seen], show_progress=hidden)
         page.load(js=ASK_TO_LEAVE)
         page.unload(do.leave)
     return page
