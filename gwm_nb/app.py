@@ -249,16 +249,16 @@ def page_state(visitor: Visitor, # whose page it is
                kind: str = 'error', # of what is said; '': no error
                new: bool = False # another clip: begin at its first frame
               ) -> list: # of updates
-    "The new content of `build_page`'s outputs: status, results, frame, kind, clicks, files, film."
+    "The new content of `build_page`'s outputs: status, results, frame, kind, clicks, files, video."
     import gradio as gr
-    there, films = visitor.found is not None, [f for f in visitor.files if f.suffix == '.mp4']
+    there, videos = visitor.found is not None, [f for f in visitor.files if f.suffix == '.mp4']
     clicks = list(dict.fromkeys(map(click_name, visitor.hints)))
     return [visitor.summary(said, kind), gr.Column(visible=there),
             gr.Slider(maximum=len(visitor.found) - 1, value=0) if new else gr.skip(),
             gr.Radio(value='include') if new else gr.skip(),
             gr.Radio(clicks, value=None, visible=bool(clicks)),
             gr.File([str(f) for f in visitor.files] or None, visible=bool(visitor.files)),
-            gr.Video(films[0] if films else None, visible=bool(films))]
+            gr.Video(videos[0] if videos else None, visible=bool(videos))]
 
 def error_words(visitor: Visitor, # whose page it is
                 error: Exception # from the library
@@ -355,7 +355,7 @@ footer {display: none !important} #status {min-height: 7em}
 INTRODUCTION = """**Cut out what moves.** Drop a video, or take the example; it stays on the machine
 that runs `gwm_app`. Move through the frames. Click on a part that is missing, or on one that does
 not belong to the object: the masks of all frames are found again."""
-PRESETS = [('default: motion and looks; follows clicks', 'default'),
+PRESETS = [('default: motion and appearance; follows clicks', 'default'),
            ('fast: motion only; a third of the time, hardly follows clicks', 'fast')]
 CLICKS = 'clicks (choose one to see its frame, or to remove it)'
 ASK_TO_LEAVE = """() => window.addEventListener('beforeunload',
@@ -397,8 +397,8 @@ def build_page(visitors: Visitors # who will see it
                     files = gr.File(label='files', file_count='multiple', interactive=False,
                                     visible=False)
                     clicks = gr.Radio([], label=CLICKS, visible=False, elem_id='clicks')
-                    film = gr.Video(label='overlay', visible=False)
-        outputs, hidden = [status, results, frame, kind, clicks, files, film], 'hidden'
+                    video = gr.Video(label='overlay', visible=False)
+        outputs, hidden = [status, results, frame, kind, clicks, files, video], 'hidden'
         draw = dict(fn=do.turn, inputs=[frame, view], outputs=[image, seen], queue=False,
                     show_progress=hidden)
         running = []
