@@ -123,9 +123,21 @@ def predict(self: Correction,
            ) -> Prediction:
     "The masks that were found, as those of a `Method`."
     found, hints = self.refine(), self.hints
+    about = refinement_facts(found, hints) | dict(command=job.options.command(job.clip))
     frames = show_progress(range(len(found)), 'writing')
     return Prediction((FrameMask(found[t], float(found.confidence[t]), found.labels(t))
-                       for t in frames), refinement_facts(found, hints))
+                       for t in frames), about)
+
+@patch
+def typed(self: Correction) -> SegmentOptions:
+    "The options with the present hints, whose frames are numbers of the clip."
+    return replace(self.options, hints=[replace(hint, frame=self.job.moments[hint.frame][0])
+                                        for hint in self.hints])
+
+@patch(as_prop=True)
+def command(self: Correction) -> str: # '' if an option can't be typed, such as a function
+    "The line for the shell by which `gwm_segment` finds the same masks."
+    return self.typed().command(self.job.clip)
 
 @patch
 def save(self: Correction,
@@ -133,9 +145,7 @@ def save(self: Correction,
          outputs: Iterable[str] = ('masks', 'overlay') # names for `Outputs`
         ) -> Result:
     "Write the files and result.json of `gwm_segment` with these hints. Raises what it raises."
-    numbered = [replace(h, frame=self.job.moments[h.frame][0]) for h in self.hints]
-    options = replace(self.options, outputs=outputs, hints=numbered)
-    job = SegmentationJob(self.job.clip, Path(out), options)
+    job = SegmentationJob(self.job.clip, Path(out), replace(self.typed(), outputs=outputs))
     job.check_paths()
     job.run(Method(self.predict, lambda frames: {}))
     return Result(job.out, self.job.clip)

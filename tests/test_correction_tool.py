@@ -1,18 +1,23 @@
 "The tool that corrects masks by clicks: by messages of a browser, and in a browser."
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
 from base64 import b64encode
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 import house
+from gwm_nb import commands
+from gwm_nb.correction import Correction
 from gwm_nb.explore import correct
 from gwm_nb.files import read_mask
+from gwm_nb.methods import find_hints
+from gwm_nb.refine import Hint
 from inputs import write_frames
 from test_hints import INCLUDE, PIXELS
 
@@ -40,6 +45,26 @@ def test_a_hint_changes_the_masks_export_writes_them_and_undo_takes_it_back(tmp_
     assert tool.hints == [hint] and tool.masks[1] != plain[1]
     hints()
     assert tool.masks == plain and tool.correction.hints == []
+
+
+def test_the_command_of_a_correction_means_the_same_options(tmp_path, call, monkeypatch):
+    "The program's own parser reads it, whatever the clip is called."
+    write_frames(tmp_path / "it's a clip", PIXELS, first=3)
+    options = dict(preset="fast", start="2", end="9s", max_side=64, objects=2, no_sound=True,
+                   outputs=["webm", "masks"])
+    monkeypatch.chdir(tmp_path)
+    c = Correction("it's a clip", **options)
+    c.hints = [Hint(1, 9.3, 4 / 300000, object=2), Hint(2, 1, 2, False), Hint(0, 7, 8)]
+    taken = []
+    monkeypatch.setattr(commands, "segment_all", lambda *given: taken.append(given))
+    for correction in (c, Correction("it's a clip")):
+        name, *words = shlex.split(correction.command)
+        call(commands.gwm_segment, *words)
+        clip, _, found = taken.pop()
+        assert (name, clip) == ("gwm_segment", str(correction.job.clip))
+        assert find_hints(correction.job, found.hints) == correction.hints
+        assert replace(found, hints=()) == replace(correction.options, hints=())
+    assert words == ["it's a clip"]
 
 
 PAGE = """<body></body><script type="module">
