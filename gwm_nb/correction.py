@@ -6,9 +6,10 @@
 __all__ = ['Correction']
 
 # %% ../nbs/52_correction.ipynb #cor00004
-import tempfile
+import os, tempfile, threading
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .files import JobProgress, show_progress
-from .jobs import FrameMask, Result, SegmentationJob
+from .jobs import EXCERPT, FrameMask, Result, SegmentationJob
 from .methods import (Method, Prediction, SegmentOptions, find_hints, presets,
                             refinement_facts, refinement_settings)
 from .refine import (Hint, KeptWindows, Refined, check_hints, quality_warnings, refine_clip,
@@ -25,12 +26,20 @@ from .refine import (Hint, KeptWindows, Refined, check_hints, quality_warnings, 
 # %% ../nbs/52_correction.ipynb #cor00008
 class Correction:
     """A clip and its masks, found again with each hint; flow, superpixels and features are kept.
-    Raises `ValueError` or `OSError` for a clip or options that can't be used."""
+    Raises `TypeError`, `ValueError` or `OSError` for a clip or options that can't be used."""
     def __init__(self,
         clip: str | Path, # a video file, or a folder of frames
         options: SegmentOptions | None = None, # None: made of `more`
         **more # options of `SegmentOptions`
     ):
+        if not isinstance(clip, str | os.PathLike):
+            raise TypeError('the clip must be the path of a video or of a folder of frames '
+                            f'(got {type(clip).__name__}); write arrays as images '
+                            '00000.png, 00001.png, ... and give their folder')
+        known = [f.name for f in fields(SegmentOptions)]
+        for name in more.keys() - set(known):
+            near = get_close_matches(name, known, 1) or [', '.join(known)]
+            raise TypeError(f'unknown option {name!r}; use {near[0]}')
         self.options = options or SegmentOptions(**more)
         preset = self.options.preset
         if 'hints' not in presets[preset].options:
@@ -44,40 +53,41 @@ class Correction:
         self.names, self.size = self.job.names, self.job.size
         self.hints = find_hints(self.job, self.options.hints) # their frames are indices
         self.kept, self.results = KeptWindows(), {}           # {hints: masks}
+        self.lock = threading.RLock()                         # of `kept`
 
     def __len__(self): return len(self.names)
 
 # %% ../nbs/52_correction.ipynb #cor00009
 @patch
-def refine(self: Correction) -> Refined: # masks
-    "Find the masks with `hints`, unless they were found before."
-    key = tuple(self.hints)
-    if key not in self.results:
-        with JobProgress(refine_steps(self.settings, len(self))):
-            self.results[key] = refine_clip((image for _, image in self.job.open()), self.settings,
-                                            hints=self.hints, kept=self.kept)
-    return self.results[key]
+def refine(self: Correction,
+           hints: Iterable[Hint] | None = None # frames are indices; None: the present ones
+          ) -> Refined: # masks
+    "Find the masks with these hints, unless they were found before."
+    hints = tuple(self.hints if hints is None else hints)
+    if hints not in self.results:
+        with self.lock, JobProgress(refine_steps(self.settings, len(self))):
+            self.results[hints] = refine_clip((image for _, image in self.job.open()),
+                                              self.settings, hints=hints, kept=self.kept)
+    return self.results[hints]
 
 @patch
 def change(self: Correction,
            hints: Iterable[Hint] # instead of the present ones; frames are indices
           ) -> Refined: # masks
-    """Find the masks with other hints. If that fails or is interrupted, nothing changes.
-    Raises `ValueError` for a hint outside the frame, or of a frame that is not there."""
-    before, hints = self.hints, list(hints)
+    """Find the masks with other hints, which are present from then on, not earlier. One thread at
+    a time does so. Raises `ValueError` for a hint outside the frame or of a missing frame."""
+    hints = list(hints)
     check_hints(hints, self.settings.objects, self.size, len(self))
-    self.hints = hints
-    try: return self.refine()
-    except BaseException:
-        self.hints = before
-        raise
+    with self.lock:
+        found, self.hints = self.refine(hints), hints
+    return found
 
 @patch
 def add(self: Correction,
         hint: Hint # whose frame is an index, in pixels of the clip
        ) -> Refined: # masks
     "Find the masks with one more hint. Raises what `change` raises."
-    return self.change([*self.hints, hint])
+    with self.lock: return self.change([*self.hints, hint])
 
 @patch
 def undo(self: Correction) -> Refined: # masks
@@ -149,3 +159,23 @@ def save(self: Correction,
     job.check_paths()
     job.run(Method(self.predict, lambda frames: {}))
     return Result(job.out, self.job.clip)
+
+# %% ../nbs/52_correction.ipynb #cor00032
+@patch
+def restore(self: Correction,
+            out: str | Path # folder of results
+           ) -> list[Hint]: # those taken over; frames are indices
+    """Take over the hints of results of these frames, as `save` has written them, if there are any.
+    Their masks are found when they are asked for."""
+    try:
+        report = Result(out).report
+        settings = report['settings']
+        part = {name: settings[name] for name in EXCERPT if name in settings}
+        same = (report['names'] == self.names and part == self.options.excerpt
+                and Path(settings['clip']).resolve() == self.job.clip.resolve())
+        hints = [Hint(**hint) for hint in settings['hints']] if same else []
+        hints = find_hints(self.job, hints)
+        check_hints(hints, self.settings.objects)
+    except (KeyError, OSError, TypeError, ValueError): return []
+    self.hints = hints or self.hints
+    return hints

@@ -323,6 +323,9 @@ class SegmentOptions(JobOptions):
             raise ValueError("objects must be 'auto' or a number from 1 to 20 "
                              f'(got {self.objects!r})')
         if str(self.objects).isdecimal(): self.objects = int(self.objects)
+        for hint in self.hints:
+            if not isinstance(hint, Hint):
+                raise TypeError(f'a hint must be a Hint, as Hint(12, 640, 360) (got {hint!r})')
         check_hints(self.hints, self.objects)
         if self.polish and get_polisher(self.polish).reach:
             raise ValueError(f'polish must work on single frames (got {self.polish!r})')

@@ -6,16 +6,20 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from threading import Event
 
 import pytest
+import torch
 
 import house
-from gwm_nb import commands
+from gwm_nb import commands, correction
 from gwm_nb.correction import Correction
 from gwm_nb.explore import correct
-from gwm_nb.files import read_mask
+from gwm_nb.files import current_job, read_mask
+from gwm_nb.jobs import Result
 from gwm_nb.methods import find_hints
 from gwm_nb.refine import Hint
 from inputs import write_frames
@@ -30,21 +34,65 @@ def message(tool, buffers=(), **data):
 
 
 def test_a_hint_changes_the_masks_export_writes_them_and_undo_takes_it_back(tmp_path):
-    clip, out = write_frames(tmp_path / "clip", PIXELS), tmp_path / "out"
-    tool = correct(clip, out)
+    clip, out = write_frames(tmp_path / "clip", PIXELS, first=3), tmp_path / "out"
+    tool, hint = correct(clip, out), asdict(INCLUDE)
     hints = lambda *wanted: message(tool, method="update", state=dict(hints=list(wanted)))
-    plain, hint = list(tool.masks), asdict(INCLUDE)
+    outlines, plain = tool.outlines, tool.masks
     hints(hint)
-    assert tool.correction.hints == [INCLUDE] and tool.status["kind"] == "ready" and tool.used == 1
-    assert tool.masks[1] != plain[1] and len(tool.masks) == len(tool.confidence) == 5
+    assert tool.masks[1, Y, X] and not plain[1, Y, X] and tool.outlines[1] != outlines[1]
+    assert tool.correction.hints == [INCLUDE] == tool.hints and tool.used == 1
     message(tool, method="custom", content="export")
-    assert read_mask(out / "00001.png")[Y, X] and str(out) in tool.status["text"]
+    tool.wait()
+    saved = Result(out)
+    assert (torch.stack([*saved.masks]).numpy() == tool.masks).all()
+    assert saved.report["command"] in tool.status["text"] and str(out) in tool.status["text"]
     assert (out / "overlay.mp4").exists() and (out / "cutout.webm").exists()
-    hints(hint, hint | dict(x=1000))
-    assert tool.status["kind"] == "error" and "1000" in tool.status["text"]
-    assert tool.hints == [hint] and tool.masks[1] != plain[1]
+    for bad, error in (replace(INCLUDE, x=1000), ValueError), (hint, TypeError):
+        with pytest.raises(error, match="a hint must be a Hint|outside"):
+            tool.hints = [bad]
+    assert correct(clip, out).hints == [INCLUDE] == Correction(clip).restore(out)
+    other = write_frames(tmp_path / "other", PIXELS, first=3)
+    assert [] == correct(clip, out, hints=[]).hints == Correction(other).restore(out)
+    assert [] == Correction(clip, every=2).restore(out)
     hints()
-    assert tool.masks == plain and tool.correction.hints == []
+    assert (tool.masks == plain).all() and tool.correction.hints == []
+
+
+def test_reading_never_waits_changes_wait_for_each_other_and_what_is_unwanted_stops(
+        tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tool = correct(write_frames(tmp_path / "my.clip", PIXELS), preset="fast")
+    c, found, working, slow = tool.correction, tool.correction.refine(), [], Event()
+    assert tool.out.name == "my.clip_corrected"
+
+    def refine_clip(*_, hints, **__):
+        working.append(len(working))
+        while not slow.wait(.01):
+            current_job().at("slow", 0)
+        time.sleep(.05)
+        assert working.pop() == 0
+        return found
+    monkeypatch.setattr(correction, "refine_clip", refine_clip)
+    for unwanted in lambda: setattr(tool, "hints", []), tool.stop:
+        tool.hints = [INCLUDE]
+        while not working:
+            time.sleep(.01)
+        assert (c.mask(0) == found[0]).all() and c.hints == []
+        unwanted()
+        tool.wait()
+        assert working.pop() == 0 == tool.used == len(tool.hints)
+        assert tool.status == dict(kind="ready", text="stopped")
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(lambda x=x: c.add(Hint(0, x, 0))) for x in (1, 2)]
+        slow.set()
+    assert [b.result() for b in both] == [found] * 2 and len(c.hints) == 2
+
+
+def test_what_is_no_clip_or_no_option_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(TypeError, match="ndarray.*folder"):
+        correct(PIXELS[0])
+    with pytest.raises(TypeError, match="'hint'; use hints"):
+        correct(tmp_path, hint=[])
 
 
 def test_the_command_of_a_correction_means_the_same_options(tmp_path, call, monkeypatch):
@@ -72,9 +120,9 @@ PAGE = """<body></body><script type="module">
 const state = {}, heard = {}
 const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0))
 const hear = values => {
-    for (const name of ['frames', 'masks']) values[name] = values[name].map(bytes)
+    for (const name of ['frames', 'outlines']) values[name] = values[name].map(bytes)
     Object.assign(state, values)
-    for (const name of ['change:masks', 'change']) (heard[name] || []).forEach(f => f())
+    for (const name of ['change:outlines', 'change:status', 'change']) (heard[name] || []).forEach(f => f())
 }
 window.model = {
     get: name => state[name], on: (name, f) => (heard[name] ||= []).push(f),
@@ -98,9 +146,9 @@ def browse():
 
 def click(page):
     "Where the object that rests is."
-    box = page.locator(".gwm-correct canvas").bounding_box()
-    page.mouse.click(box["x"] + (X + .5) / 96 * box["width"],
-                     box["y"] + (Y + .5) / 64 * box["height"])
+    canvas = page.locator(".gwm-correct canvas")
+    box = canvas.bounding_box()
+    canvas.click(position=dict(x=(X + .5) / 96 * box["width"], y=(Y + .5) / 64 * box["height"]))
 
 
 def test_a_click_in_a_browser_changes_the_exported_mask(tmp_path, browse):
@@ -114,10 +162,11 @@ def test_a_click_in_a_browser_changes_the_exported_mask(tmp_path, browse):
             message(tool, method="custom", content=said)
         elif said:
             message(tool, method="update", state=said)
+        tool.wait()
         text = lambda files: [b64encode(file).decode() for file in files]
-        names = "names", "size", "shape", "frame", "confidence", "hints", "used", "status"
-        return {name: getattr(tool, name) for name in names} | dict(frames=text(tool.frames),
-                                                                    masks=text(tool.masks))
+        files = {name: text(getattr(tool, name)) for name in ("frames", "outlines")}
+        names = "names size shape frame confidence hints used status notes"
+        return tool.get_state(names.split()) | files
 
     def exported():
         page.locator("[name=export]").click()
@@ -131,6 +180,7 @@ def test_a_click_in_a_browser_changes_the_exported_mask(tmp_path, browse):
         click(page)
         page.wait_for_function("model.get('used') == 1")
         assert exported()
+        click(page)                                        # the same again is ignored
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("u")
         page.wait_for_function("model.get('used') == 0")
@@ -158,15 +208,29 @@ def jupyterlab(folder):
         server.wait()
 
 
-def test_a_click_in_jupyterlab_changes_the_exported_mask(tmp_path, browse):
+SLOW = """
+from gwm_nb import correction, files
+fast = correction.refine_clip
+def slow(*args, hints=(), **kwargs):
+    for _ in range(900 * len(hints)):
+        files.time.sleep(.1)
+        files.current_job().at('slow', 0)
+    return fast(*args, hints=hints, **kwargs)
+correction.refine_clip = slow
+from gwm_nb.explore import correct
+tool = correct('clip', 'out')
+tool"""
+FAST = "correction.refine_clip = fast\nprint('during', tool.correction.mask(0).shape)"
+
+
+def test_a_click_in_jupyterlab_can_be_stopped_and_changes_the_exported_mask(tmp_path, browse):
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
     write_frames(tmp_path / "clip", PIXELS)
-    source = "from gwm_nb.explore import correct\ncorrect('clip', 'out')"
-    cell = dict(cell_type="code", id="a", source=source, metadata={}, outputs=[],
-                execution_count=None)
+    cells = [dict(cell_type="code", id=f"c{i}", source=source, metadata={}, outputs=[],
+                  execution_count=None) for i, source in enumerate((SLOW, FAST))]
     kernel = dict(kernelspec=dict(name="python3", display_name="Python 3"))
     (tmp_path / "a.ipynb").write_text(json.dumps(
-        dict(cells=[cell], metadata=kernel, nbformat=4, nbformat_minor=5)))
+        dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)))
 
     def exported():
         page.locator(".gwm-correct [name=export]").click()
@@ -174,14 +238,34 @@ def test_a_click_in_jupyterlab_changes_the_exported_mask(tmp_path, browse):
         frame = page.locator(".gwm-correct [type=range]").input_value()
         return read_mask(tmp_path / f"out/{int(frame):05d}.png")[Y, X]
 
+    def run(cell):
+        page.locator(".jp-Cell .cm-content").nth(cell).click()
+        page.keyboard.press("Shift+Enter")
+
     with jupyterlab(tmp_path) as home, browse.opened((1200, 900), home) as (page, _):
         page.set_default_timeout(120_000)                  # the first import takes its time
         page.goto(home + "lab/tree/a.ipynb")
         page.get_by_text("| Idle").wait_for()              # earlier, what is run gets lost
-        page.locator(".jp-Cell .cm-content").click()
-        page.keyboard.press("Shift+Enter")
+        run(0)
         page.locator(".gwm-correct[data-kind=ready]").wait_for()
+        assert not exported()
+        click(page)
+        page.get_by_text("finding the masks").wait_for()
+        run(1)
+        page.get_by_text("during torch").wait_for()
+        page.get_by_text("finding the masks").wait_for()
+        page.locator(".gwm-correct").focus()
+        page.keyboard.press("Escape")
+        page.locator(".gwm-correct [role=status]:text('stopped')").wait_for(timeout=20_000)
         assert not exported()
         click(page)
         page.locator(".gwm-correct[data-kind=ready]").wait_for()
         assert exported()
+        page.locator(".jp-Cell .cm-content").nth(1).click()
+        page.keyboard.press("Control+s")
+        outputs, deadline = [], time.monotonic() + 60
+        while not outputs and time.monotonic() < deadline:
+            time.sleep(.2)
+            outputs = json.loads((tmp_path / "a.ipynb").read_text())["cells"][0]["outputs"]
+        kinds = [kind for output in outputs for kind in output["data"] if "/plain" not in kind]
+        assert kinds == ["application/vnd.jupyter.widget-view+json", "image/jpeg"]
