@@ -506,17 +506,15 @@ def explore_results(result: Result, # of `segment`, or `Result(folder, clip)` of
     return Explorer(draw, controls, [dict(frame=t) for t in stops], 300, 2)
 
 # %% ../nbs/13_explore.ipynb #corr1301
-_CORRECTION_VIEW = r"""
+_CORRECTION_PARTS = r"""
 const HELP = `A click gives a hint; the masks of all frames follow. <b>click</b> or <b>i</b>: this
   belongs to the object; <b>shift-click</b> or <b>e</b>: it does not; <b>u</b>: undo;
-  <b>Esc</b>: stop; <b>&larr; &rarr;</b>: other frames; <b>h</b>: hide or show the hints`
+  <b>Esc</b>: stop; <b>&larr;&nbsp;&rarr;</b>: other frames; <b>h</b>: hide or show the hints`
 const LEGEND = `confidence of each frame, from 0 to 1 &nbsp;
   <b class="lowest">&#9679;</b> lowest &nbsp;
   <b class="include">&#9679;</b> hint: the object &nbsp; <b class="exclude">&#9679;</b> hint: not`
 
-function view({ model, el }) {
-  const get = name => model.get(name), last = get('names').length - 1
-  const [height, width] = get('size'), [h, w] = get('shape')
+function build(el, [height, width], last) {
   el.innerHTML = `<div class="gwm-correct" tabindex="0" data-lm-suppress-shortcuts="true">
     <canvas width="${width}" height="${height}" role="img" aria-label="the frame"></canvas>
     <svg viewBox="0 0 ${width} 76" role="img" aria-label="confidence of each frame"></svg>
@@ -527,15 +525,55 @@ function view({ model, el }) {
       <button name="export">export</button><span></span></div>
     <p role="status"></p><p>${HELP}</p><p class="facts"></p>
     <p class="notes"></p></div>`
-  const part = selector => el.querySelector(selector)
-  const [root, canvas, curve, slider] = ['div', 'canvas', 'svg', '[type=range]'].map(part)
-  const [undo, stop, save] = ['undo', 'stop', 'export'].map(name => part(`[name=${name}]`))
+  const part = selector => el.querySelector(selector), button = name => part(`[name=${name}]`)
+  return { root: part('div'), canvas: part('canvas'), curve: part('svg'), words: part('span'),
+           slider: part('[type=range]'), exclude: part('[type=checkbox]'), undo: button('undo'),
+           stop: button('stop'), save: button('export'), note: part('[role=status]'),
+           facts: part('.facts'), warnings: part('.notes') }
+}
+"""
+
+# %% ../nbs/13_explore.ipynb #corr1324
+_CORRECTION_STATUS = r"""
+function reporter(get, { root, stop, save, note }, asked) {
+  let heard = 0, doing = ''
+  const took = {}                                               // {work: seconds, the last time}
+  const seconds = since => Math.floor((Date.now() - since) / 1000)
+  const tell = () => {
+    const { kind, text } = get('status'), pending = get('hints').length != get('used')
+    const waits = (asked.at || pending) && kind != 'busy'
+    root.dataset.kind = waits ? 'busy' : kind
+    stop.disabled = !(save.disabled = root.dataset.kind == 'busy')
+    const before = took[text] === undefined ? '' : `; the last time ${took[text]} s`
+    const silent = waits && seconds(Math.max(asked.at, heard)) > 4
+    note.textContent = kind == 'busy' ? `${text}: ${seconds(heard)} s${before}`
+      : silent ? 'no answer from the kernel: if it was restarted, run the cell again'
+      : waits ? 'waiting for the kernel' : text
+  }
+  const hear = () => {                                          // the kernel has begun, or ended
+    const { kind, text } = get('status')
+    if (doing && seconds(heard) && text != 'stopped') took[doing] = seconds(heard)
+    doing = kind == 'busy' ? text : ''
+    heard = Date.now()
+    asked.at = 0
+  }
+  return { tell, hear }
+}
+"""
+
+# %% ../nbs/13_explore.ipynb #corr1326
+_CORRECTION_VIEW = r"""
+function view({ model, el }) {
+  const get = name => model.get(name), last = get('names').length - 1
+  const [height, width] = get('size'), [h, w] = get('shape')
+  const parts = build(el, [height, width], last), asked = { at: 0 }
+  const { canvas, curve, slider, undo } = parts, { tell, hear } = reporter(get, parts, asked)
   const pen = canvas.getContext('2d'), colour = include => include ? '#0a8a2f' : '#d32020'
   Object.assign(pen, { font: 'bold 20px sans-serif', textAlign: 'center', textBaseline: 'middle' })
   const across = t => 20 + t / Math.max(1, last) * (width - 40), down = c => 60 - 50 * c
   const load = bytes => Object.assign(new Image(),
     { onload: () => draw(), src: URL.createObjectURL(new Blob([bytes])) })
-  const frames = get('frames').map(load), shown = { hints: true, asked: 0 }
+  const frames = get('frames').map(load), shown = { hints: true }
   let outlines = get('outlines').map(load)
   const mark = ({ x, y, include }, done) => {                   // grey until the masks follow
     const sign = [include ? '+' : '\u2212', (x + .5) / w * width, (y + .5) / h * height]
@@ -563,34 +601,13 @@ function view({ model, el }) {
       <polyline points="${points.join(' ')}"/>${dots.join('')}
       <circle cx="${worst[0]}" cy="${worst[1]}" r="5" fill="#e07000"/>
       <line x1="${across(t)}" x2="${across(t)}" y2="76"/>`
-    part('span').textContent = `frame ${get('names')[t]}, confidence ${c[t].toFixed(2)}`
+    parts.words.textContent = `frame ${get('names')[t]}, confidence ${c[t].toFixed(2)}`
     const [facts, ...warnings] = get('notes')
-    part('.facts').textContent = facts
-    part('.notes').innerText = warnings.join('\n')
+    parts.facts.textContent = facts
+    parts.warnings.innerText = warnings.join('\n')
     slider.value = t
     undo.disabled = !hints.length
     tell()
-  }
-  let heard = 0, doing = ''
-  const took = {}                                               // {work: seconds, the last time}
-  const seconds = since => Math.floor((Date.now() - since) / 1000)
-  const tell = () => {
-    const { kind, text } = get('status'), pending = get('hints').length != get('used')
-    const waits = (shown.asked || pending) && kind != 'busy'
-    root.dataset.kind = waits ? 'busy' : kind
-    stop.disabled = !(save.disabled = root.dataset.kind == 'busy')
-    const before = took[text] === undefined ? '' : `; the last time ${took[text]} s`
-    const silent = waits && seconds(Math.max(shown.asked, heard)) > 4
-    part('[role=status]').textContent = kind == 'busy' ? `${text}: ${seconds(heard)} s${before}`
-      : silent ? 'no answer from the kernel: if it was restarted, run the cell again'
-      : waits ? 'waiting for the kernel' : text
-  }
-  const hear = () => {                                          // the kernel has begun, or ended
-    const { kind, text } = get('status')
-    if (doing && seconds(heard) && text != 'stopped') took[doing] = seconds(heard)
-    doing = kind == 'busy' ? text : ''
-    heard = Date.now()
-    shown.asked = 0
   }
   model.on('change:status', hear)
   model.on('change:outlines', () => { outlines = get('outlines').map(load) })
@@ -598,19 +615,18 @@ function view({ model, el }) {
   hear()
   draw()
   const clock = setInterval(tell, 500)
-  return { root, canvas, curve, slider, exclude: part('[type=checkbox]'), undo, stop, save,
-           shown, draw, across, end: () => clearInterval(clock) }
+  return { ...parts, asked, shown, draw, across, end: () => clearInterval(clock) }
 }
 """
 
 # %% ../nbs/13_explore.ipynb #corr1303
 _CORRECTION_INPUT = r"""
 function render({ model, el }) {
-  const { root, canvas, curve, slider, exclude, undo, stop, save, shown, draw, across, end } =
-    view({ model, el })
+  const { root, canvas, curve, slider, exclude, undo, stop, save, asked, shown, draw, across,
+          end } = view({ model, el })
   const [h, w] = model.get('shape'), last = model.get('names').length - 1
   const set = (name, value) => { model.set(name, value); model.save_changes() }
-  const ask = hints => { shown.asked = Date.now(); set('hints', hints) }
+  const ask = hints => { asked.at = Date.now(); set('hints', hints) }
   const go = t => set('frame', Math.max(0, Math.min(last, t)))
   const step = by => go(model.get('frame') + by)
   let pointer = null                                            // in pixels of the clip
@@ -624,7 +640,7 @@ function render({ model, el }) {
     if (pointer && !hints.some(old => there(old) && old.include == include))
       ask([...hints, { frame: t, ...pointer, include, object: null }])
   }
-  const say = what => { shown.asked = Date.now(); model.send(what); draw() }
+  const say = what => { asked.at = Date.now(); model.send(what); draw() }
   const keys = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), i: () => hint(true),
                  e: () => hint(false),
                  u: () => undo.disabled || ask(model.get('hints').slice(0, -1)),
@@ -665,6 +681,7 @@ _CORRECTION_STYLE = """
 .gwm-correct div { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 4px 0 }
 .gwm-correct button { padding: 4px 12px }
 .gwm-correct p { margin: 4px 0; min-height: 1.3em; overflow-wrap: anywhere }
+.gwm-correct .notes:empty { display: none }
 .gwm-correct .legend { font-size: 12px }
 .gwm-correct .notes, .gwm-correct .lowest { color: #b06000 }
 .gwm-correct .include { color: #0a8a2f }
@@ -697,10 +714,12 @@ def _hints_from_json(hints, tool):
     numbers = [moment[0] for moment in tool.correction.job.moments]
     return [replace(Hint(**hint), frame=numbers[hint['frame']]) for hint in hints]
 
+# %% ../nbs/13_explore.ipynb #corr1307b
 class CorrectionTool(anywidget.AnyWidget):
     """A clip with its masks, which follow clicks. `hints` are those of the user; `masks` and `save`
     wait until their masks are found. `correction` has the clip, and the masks found last."""
-    _esm, _css = _CORRECTION_VIEW + _CORRECTION_INPUT, _CORRECTION_STYLE
+    _css = _CORRECTION_STYLE
+    _esm = _CORRECTION_PARTS + _CORRECTION_STATUS + _CORRECTION_VIEW + _CORRECTION_INPUT
     frames = List().tag(sync=True)              # JPEG files
     outlines = List().tag(sync=True)            # PNG files, drawn over them
     names = List().tag(sync=True)               # of the frames
@@ -754,6 +773,7 @@ class _ShareProgress(JobProgress):
 
     def at(self, step, fraction, note=''): self.tell(step, fraction)
 
+# %% ../nbs/13_explore.ipynb #corr1308b
 @patch
 def tell(self: CorrectionTool,
          text: str, # for the user
@@ -762,6 +782,7 @@ def tell(self: CorrectionTool,
     "Set the status."
     with self.lock: self.status = dict(kind=kind, text=text)
 
+# %% ../nbs/13_explore.ipynb #corr1308c
 @patch
 def work(self: CorrectionTool,
          text: str, # what is done, for the status
@@ -778,6 +799,7 @@ def work(self: CorrectionTool,
     except Exception as e: after = f'{type(e).__name__}: {e}', 'error'
     self.tell(*after)
 
+# %% ../nbs/13_explore.ipynb #corr1308d
 @patch
 def stop(self: CorrectionTool):
     "End the work. The masks and hints from before are back."
@@ -801,6 +823,7 @@ def show(self: CorrectionTool):
                       *map('warning: {}'.format, whole.warnings)]
         self.used = len(self.done)
 
+# %% ../nbs/13_explore.ipynb #corr1309b
 @patch
 def follow(self: CorrectionTool):
     "Find the masks with the present `hints`. If that fails, those of before are back."
@@ -826,6 +849,7 @@ def export(self: CorrectionTool):
         return f'{len(result.files)} files in {self.out}, as by: {result.report["command"]}'
     self.worker.submit(self.work, 'writing', save)
 
+# %% ../nbs/13_explore.ipynb #corr1310b
 @patch
 def wait(self: CorrectionTool):
     "Return when all clicks until now are worked on."
@@ -839,6 +863,7 @@ def masks(self: CorrectionTool) -> np.ndarray: # (T,h,w) bool; of several object
     several = self.correction.settings.objects != 1
     return np.stack([found.labels(t) if several else found[t] > .5 for t in range(len(found))])
 
+# %% ../nbs/13_explore.ipynb #corr1310c
 @patch
 def save(self: CorrectionTool,
          out: str | Path | None = None # a folder; None: that of `export`
@@ -869,6 +894,7 @@ def sheet(self: CorrectionTool,
     tiled = tiles(images, 300, words=['These images are renewed by "export".'])
     return display.Image(_encoded(tiled, 'JPEG', quality=85))
 
+# %% ../nbs/13_explore.ipynb #corr1311b
 @patch
 def _ipython_display_(self: CorrectionTool):
     "The widget, if a kernel runs. Below it the sheet, which `export` renews."
@@ -892,6 +918,7 @@ def _first_progress():
             with _ShareProgress(tell): yield
         finally: line.update(display.Pretty(''))
 
+# %% ../nbs/13_explore.ipynb #corr1312b
 def correct(clip: str | Path, # a video file, or a folder of frames
             out: str | Path | None = None, # folder for the files of `export`; None: CLIP_corrected
             longest: int = 960, # longer side of the frames in the browser, in pixels
