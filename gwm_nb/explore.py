@@ -942,4 +942,5 @@ def correct(clip: str | Path, # a video file, or a folder of frames
         tool = CorrectionTool(correction, out, longest)
     if restored: tool.tell(f'{len(restored)} hints from {out/"result.json"}: '
                            'write correct(..., hints=[]) to begin without')
+    elif (out/'result.json').exists(): tool.tell(f'{out} has results, which export replaces')
     return tool

@@ -53,7 +53,7 @@ def test_a_hint_changes_the_masks_export_writes_them_and_undo_takes_it_back(tmp_
     assert correct(clip, out).hints == [INCLUDE] == Correction(clip).restore(out)
     other = write_frames(tmp_path / "other", PIXELS, first=3)
     assert [] == correct(clip, out, hints=[]).hints == Correction(other).restore(out)
-    assert [] == Correction(clip, every=2).restore(out)
+    assert [] == Correction(clip, end=4).restore(out)
     hints()
     assert (tool.masks == plain).all() and tool.correction.hints == []
 
@@ -61,13 +61,15 @@ def test_a_hint_changes_the_masks_export_writes_them_and_undo_takes_it_back(tmp_
 def test_reading_never_waits_changes_wait_for_each_other_and_what_is_unwanted_stops(
         tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tool = correct(write_frames(tmp_path / "my.clip", PIXELS), preset="fast")
+    tool = correct(write_frames(tmp_path / "my.clip", PIXELS), preset="fast", start=1)
     c, found, working, slow = tool.correction, tool.correction.refine(), [], Event()
     assert tool.out.name == "my.clip_corrected"
 
     def refine_clip(*_, hints, **__):
         working.append(len(working))
-        while not slow.wait(.01):
+        for _ in range(300):
+            if slow.wait(.01):
+                break
             current_job().at("slow", 0)
         time.sleep(.05)
         assert working.pop() == 0
@@ -86,6 +88,9 @@ def test_reading_never_waits_changes_wait_for_each_other_and_what_is_unwanted_st
         both = [pool.submit(lambda x=x: c.add(Hint(0, x, 0))) for x in (1, 2)]
         slow.set()
     assert [b.result() for b in both] == [found] * 2 and len(c.hints) == 2
+    message(tool, method="update", state=dict(hints=[asdict(INCLUDE)]))
+    tool.wait()
+    assert tool.hints == [replace(INCLUDE, frame=2)] and c.hints == [INCLUDE]
 
 
 def test_what_is_no_clip_or_no_option_is_refused_with_what_to_do(tmp_path):
