@@ -190,7 +190,7 @@ _points = dict(repeated=True)
 
 @command(out=dict(place=True), outputs=dict(nargs='+', type=str),
          trained=dict(option_strings=['--from']), include=_points | dict(metavar='FRAME:X,Y[@N]'),
-         exclude=_points | dict(metavar='FRAME:X,Y'))
+         exclude=_points | dict(metavar='FRAME:X,Y', dest='include', type='not {}'.format))
 def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of clips
                 out: str = 'gwm_out', # folder for the results; of several clips: a folder each
                 masks: str = None, # annotations (folder or video), only to measure J and F
@@ -224,9 +224,10 @@ def gwm_segment(clip: str, # a video file, a folder of frames, or a folder of cl
     clip, out = options.pop('clip'), options.pop('out')
     _check_exists(clip, 'clip (give a video file, a folder of frames, or a folder of clips)')
     from gwm_nb.methods import SegmentOptions, parse_hint
-    typed = [(text, name == 'include') for name in ('include', 'exclude')
-             for text in options.pop(name) or ()]
-    hints = tuple(parse_hint(*hint) for hint in typed)
+    typed, excluded = (options.pop(name) or [] for name in ('include', 'exclude'))
+    # in the order in which they were typed: of two in one place the later counts
+    hints = tuple(parse_hint(text.removeprefix('not '), not text.startswith('not '))
+                  for text in [*typed, *map('not {}'.format, excluded)])
     return segment_all(clip, out, SegmentOptions(hints=hints, **options))
 
 # %% ../nbs/29_commands.ipynb #e3e8358c

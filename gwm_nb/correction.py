@@ -6,9 +6,10 @@
 __all__ = ['Correction']
 
 # %% ../nbs/52_correction.ipynb #cor00004
-import tempfile
+import os, tempfile, threading
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .files import JobProgress, show_progress
-from .jobs import FrameMask, Result, SegmentationJob
+from .jobs import EXCERPT, FrameMask, Result, SegmentationJob
 from .methods import (Method, Prediction, SegmentOptions, find_hints, presets,
                             refinement_facts, refinement_settings)
 from .refine import (Hint, KeptWindows, Refined, check_hints, quality_warnings, refine_clip,
@@ -25,12 +26,20 @@ from .refine import (Hint, KeptWindows, Refined, check_hints, quality_warnings, 
 # %% ../nbs/52_correction.ipynb #cor00008
 class Correction:
     """A clip and its masks, found again with each hint; flow, superpixels and features are kept.
-    Raises `ValueError` or `OSError` for a clip or options that can't be used."""
+    Raises `TypeError`, `ValueError` or `OSError` for a clip or options that can't be used."""
     def __init__(self,
         clip: str | Path, # a video file, or a folder of frames
         options: SegmentOptions | None = None, # None: made of `more`
         **more # options of `SegmentOptions`
     ):
+        if not isinstance(clip, str | os.PathLike):
+            raise TypeError('the clip must be the path of a video or of a folder of frames '
+                            f'(got {type(clip).__name__}); write arrays as images '
+                            '00000.png, 00001.png, ... and give their folder')
+        known = [f.name for f in fields(SegmentOptions)]
+        for name in more.keys() - set(known):
+            near = get_close_matches(name, known, 1) or [', '.join(known)]
+            raise TypeError(f'unknown option {name!r}; use {near[0]}')
         self.options = options or SegmentOptions(**more)
         preset = self.options.preset
         if 'hints' not in presets[preset].options:
@@ -44,40 +53,41 @@ class Correction:
         self.names, self.size = self.job.names, self.job.size
         self.hints = find_hints(self.job, self.options.hints) # their frames are indices
         self.kept, self.results = KeptWindows(), {}           # {hints: masks}
+        self.lock = threading.RLock()                         # of `kept`
 
     def __len__(self): return len(self.names)
 
 # %% ../nbs/52_correction.ipynb #cor00009
 @patch
-def refine(self: Correction) -> Refined: # masks
-    "Find the masks with `hints`, unless they were found before."
-    key = tuple(self.hints)
-    if key not in self.results:
-        with JobProgress(refine_steps(self.settings, len(self))):
-            self.results[key] = refine_clip((image for _, image in self.job.open()), self.settings,
-                                            hints=self.hints, kept=self.kept)
-    return self.results[key]
+def refine(self: Correction,
+           hints: Iterable[Hint] | None = None # frames are indices; None: the present ones
+          ) -> Refined: # masks
+    "Find the masks with these hints, unless they were found before."
+    hints = tuple(self.hints if hints is None else hints)
+    if hints not in self.results:
+        with self.lock, JobProgress(refine_steps(self.settings, len(self))):
+            self.results[hints] = refine_clip((image for _, image in self.job.open()),
+                                              self.settings, hints=hints, kept=self.kept)
+    return self.results[hints]
 
 @patch
 def change(self: Correction,
            hints: Iterable[Hint] # instead of the present ones; frames are indices
           ) -> Refined: # masks
-    """Find the masks with other hints. If that fails or is interrupted, nothing changes.
-    Raises `ValueError` for a hint outside the frame, or of a frame that is not there."""
-    before, hints = self.hints, list(hints)
+    """Find the masks with other hints, which are present from then on, not earlier. One thread at
+    a time does so. Raises `ValueError` for a hint outside the frame or of a missing frame."""
+    hints = list(hints)
     check_hints(hints, self.settings.objects, self.size, len(self))
-    self.hints = hints
-    try: return self.refine()
-    except BaseException:
-        self.hints = before
-        raise
+    with self.lock:
+        found, self.hints = self.refine(hints), hints
+    return found
 
 @patch
 def add(self: Correction,
         hint: Hint # whose frame is an index, in pixels of the clip
        ) -> Refined: # masks
     "Find the masks with one more hint. Raises what `change` raises."
-    return self.change([*self.hints, hint])
+    with self.lock: return self.change([*self.hints, hint])
 
 @patch
 def undo(self: Correction) -> Refined: # masks
@@ -123,9 +133,21 @@ def predict(self: Correction,
            ) -> Prediction:
     "The masks that were found, as those of a `Method`."
     found, hints = self.refine(), self.hints
+    about = refinement_facts(found, hints) | dict(command=job.options.command(job.clip))
     frames = show_progress(range(len(found)), 'writing')
     return Prediction((FrameMask(found[t], float(found.confidence[t]), found.labels(t))
-                       for t in frames), refinement_facts(found, hints))
+                       for t in frames), about)
+
+@patch
+def typed(self: Correction) -> SegmentOptions:
+    "The options with the present hints, whose frames are numbers of the clip."
+    return replace(self.options, hints=[replace(hint, frame=self.job.moments[hint.frame][0])
+                                        for hint in self.hints])
+
+@patch(as_prop=True)
+def command(self: Correction) -> str: # '' if an option can't be typed, such as a function
+    "The line for the shell by which `gwm_segment` finds the same masks."
+    return self.typed().command(self.job.clip)
 
 @patch
 def save(self: Correction,
@@ -133,9 +155,27 @@ def save(self: Correction,
          outputs: Iterable[str] = ('masks', 'overlay') # names for `Outputs`
         ) -> Result:
     "Write the files and result.json of `gwm_segment` with these hints. Raises what it raises."
-    numbered = [replace(h, frame=self.job.moments[h.frame][0]) for h in self.hints]
-    options = replace(self.options, outputs=outputs, hints=numbered)
-    job = SegmentationJob(self.job.clip, Path(out), options)
+    job = SegmentationJob(self.job.clip, Path(out), replace(self.typed(), outputs=outputs))
     job.check_paths()
     job.run(Method(self.predict, lambda frames: {}))
     return Result(job.out, self.job.clip)
+
+# %% ../nbs/52_correction.ipynb #cor00032
+@patch
+def restore(self: Correction,
+            out: str | Path # folder of results
+           ) -> list[Hint]: # those taken over; frames are indices
+    """Take over the hints of results of these frames, as `save` has written them, if there are any.
+    Their masks are found when they are asked for."""
+    try:
+        report = Result(out).report
+        settings = report['settings']
+        part = {name: settings[name] for name in EXCERPT if name in settings}
+        same = (report['names'] == self.names and part == self.options.excerpt
+                and Path(settings['clip']).resolve() == self.job.clip.resolve())
+        hints = [Hint(**hint) for hint in settings['hints']] if same else []
+        hints = find_hints(self.job, hints)
+        check_hints(hints, self.settings.objects)
+    except (KeyError, OSError, TypeError, ValueError): return []
+    self.hints = hints or self.hints
+    return hints

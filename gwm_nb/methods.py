@@ -8,7 +8,7 @@ __all__ = ['PRETRAINED', 'presets', 'Prediction', 'Method', 'parse_hint', 'find_
            'refinement_settings', 'refinement_method', 'training_method', 'network_method', 'Preset', 'SegmentOptions']
 
 # %% ../nbs/51_methods.ipynb #meth1004
-import re, shutil
+import re, shlex, shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
+from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 
@@ -119,7 +120,7 @@ def predict_by_refinement(job: SegmentationJob, # what to segment
             last = window
         confidence, stats = map(np.concatenate, zip(*seen))
         whole = replace(last, confidence=confidence, stats=stats)
-        about.update(refinement_facts(whole, hints))
+        about.update(refinement_facts(whole, hints), command=job.options.command(job.clip))
         shutil.rmtree(cache, ignore_errors=True)
     return Prediction(masks(), about)
 
@@ -322,6 +323,30 @@ class SegmentOptions(JobOptions):
             raise ValueError("objects must be 'auto' or a number from 1 to 20 "
                              f'(got {self.objects!r})')
         if str(self.objects).isdecimal(): self.objects = int(self.objects)
+        for hint in self.hints:
+            if not isinstance(hint, Hint):
+                raise TypeError(f'a hint must be a Hint, as Hint(12, 640, 360) (got {hint!r})')
         check_hints(self.hints, self.objects)
         if self.polish and get_polisher(self.polish).reach:
             raise ValueError(f'polish must work on single frames (got {self.polish!r})')
+
+# %% ../nbs/51_methods.ipynb #meth1022
+@patch
+def command(self: SegmentOptions,
+            clip: str | Path # to segment
+           ) -> str: # '' if an option can't be typed, such as a function
+    "The line for the shell by which `gwm_segment` finds the same masks."
+    words, usual = ['gwm_segment', str(clip)], presets[self.preset].options
+    usual = usual | dict(preset='default', outputs=[*SegmentOptions.outputs],
+                         hints=self.hints, quiet=self.quiet)
+    for hint in self.hints:
+        x, y = (np.format_float_positional(float(v), trim='-') for v in (hint.x, hint.y))
+        place = f'{hint.frame}:{x},{y}' + (f'@{hint.object}' if hint.object else '')
+        words += ['--include' if hint.include else '--exclude', place]
+    for name, value in self.given().items():
+        if name in usual and value == usual[name]: continue
+        if callable(value) or name == 'merge': return ''         # merge is no option there
+        option = dict(trained='from').get(name, name).replace('_', '-')
+        values = [] if value is True else value if name == 'outputs' else [value]
+        words += [f'--{option}', *map(str, values)]
+    return shlex.join(words)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import numpy as np
@@ -80,7 +81,9 @@ def visit(server):
 
 def start(client, clip):
     from gradio_client import handle_file
-    return client.submit(handle_file(clip), "fast", api_name="/start")
+    client.predict(handle_file(clip), api_name="/keep")
+    client.predict("fast", "", "", api_name="/start")
+    return client.submit(api_name="/work")
 
 
 def ask(server, method, path, *args):
@@ -100,7 +103,9 @@ def wait_for(true, seconds=30):
 
 def test_files_of_others_are_out_of_reach(server, clips, visit):
     visitor, other = visit(), visit()
-    own, foreign = (Path(start(v, clips / "disk.mp4").result(90)[1]["value"]["path"])
+    for v in (visitor, other):
+        start(v, clips / "disk.mp4").result(90)
+    own, foreign = (Path(v.predict(0, "outline", api_name="/turn")[0]["path"])
                     for v in (visitor, other))
     assert ask(server, "GET", f"file={own}")[0] == 200 and own.parent != foreign.parent
     up = "../" * 12
@@ -109,9 +114,9 @@ def test_files_of_others_are_out_of_reach(server, clips, visit):
                  own.parent.parent / foreign.name, clips / "disk.mp4", gwm_nb.app.__file__):
         assert ask(server, "GET", f"file={name}")[0] in (403, 404), name
     stolen = dict(path=str(clips / "disk.mp4"), meta={"_type": "gradio.FileData"})
-    body = dict(data=[stolen, "fast"], session_hash="thief")
-    event = json.loads(ask(server, "POST", "call/start", json.dumps(body), JSON)[1])["event_id"]
-    assert b"event: error" in ask(server, "GET", f"call/start/{event}")[1]
+    body = dict(data=[stolen], session_hash="thief")
+    event = json.loads(ask(server, "POST", "call/keep", json.dumps(body), JSON)[1])["event_id"]
+    assert b"event: error" in ask(server, "GET", f"call/keep/{event}")[1]
     visitor.close()
     wait_for(lambda: not own.parent.exists())
     assert ask(server, "GET", f"file={foreign}")[0] == 200
@@ -127,9 +132,9 @@ def test_uploads_have_a_limit(server):
 
 @pytest.mark.parametrize("name, said", [("text.mp4", "text.mp4: "), ("single.mp4", "1 frame")])
 def test_a_clip_that_cannot_be_used_is_one_line(server, clips, visit, name, said):
-    shown, image, *_ = start(visit(), clips / name).result(60)
+    shown, *_ = start(visit(), clips / name).result(60)
     assert said in shown and "class=\"gwm error\"" in shown and shown.count("<p") == 1
-    assert "Traceback" not in shown and "gwm-app-" not in shown and not image["value"]
+    assert "Traceback" not in shown and "gwm-app-" not in shown
 
 
 def test_a_second_visitor_waits_and_cancel_ends_the_work(server, clips, visit):
@@ -139,10 +144,49 @@ def test_a_second_visitor_waits_and_cancel_ends_the_work(server, clips, visit):
     wait_for(trace.exists)
     waiting = start(second, clips / "disk.mp4")
     wait_for(lambda: waiting.status().rank == 0 and not waiting.done())
-    first.predict(0, api_name="/cancel")
+    first.predict(api_name="/cancel")
     time.sleep(1)
     size = trace.stat().st_size
     assert "6 frames" in waiting.result(60)[0] and trace.stat().st_size == size
+
+
+def test_clicks_belong_to_their_masks_and_nothing_is_lost(clips, tmp_path):
+    gradio = pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    who, visitors = SimpleNamespace(session_hash="who"), gwm_nb.app.Visitors(tmp_path)
+    do, visitor = gwm_nb.app.handlers(visitors), visitors["who"]
+    work = lambda: do.work(who, lambda *args, **more: None)
+    click = lambda seen, x: do.click(seen, "include", SimpleNamespace(index=(x, 500)), who)
+
+    def segment(name, *part):
+        visitor.upload = clips / name
+        assert not do.start("fast", *part, who)[1].visible        # the old image can't be clicked
+        return work()
+    assert "4 frames" in segment("disk.mp4", "0.04", "0:00.2")[0]
+    assert "(00001 to 00004)" in visitor.summary()
+    image, seen = do.turn(2, "outline", who)
+    assert click(seen, 100)[0] == "" and do.turn(2, "outline", who)[0] != image     # drawn at once
+    with pytest.raises(gradio.Error, match="wait"):
+        click(seen, 700)
+    state = work()
+    assert "1 click" in state[0] and "this click: " in state[0] and "value" not in state[2]
+    with pytest.raises(gradio.Error, match="again"):                # the masks are other ones
+        click(seen, 700)
+    click(do.turn(1, "outline", who)[1], 700)
+    first, second = dict(work()[4].choices)
+    assert do.choose(first, "outline", who)[0] == 2 and do.choose(second, "outline", who)[0] == 1
+    do.remove(first, who)
+    assert list(dict(work()[4].choices)) == [second] and visitor.hints[0].frame == 1
+    do.write(who)
+    assert "6 files" in work()[0]
+    kept, files = visitor.found, visitor.files
+    report = json.loads(next(f for f in files if f.name == "disk_result.json").read_text())
+    assert (report["settings"]["clip"], report["settings"]["hints"][0]["frame"]) == ("disk.mp4", 2)
+    assert segment("text.mp4", "", "")[1].visible                 # with an error, the old ones stay
+    visitor.upload = clips / "disk.mp4"
+    do.start("fast", "", "", who)
+    assert do.cancel(who)[1].visible and visitor.job is None
+    assert visitor.found is kept and visitor.files is files and len(visitor.hints) == 1
+    assert len(segment("disk.mp4", "", "")) == 7 and visitor.hints == ()            # a new clip
 
 
 def test_without_gradio_the_command_says_what_to_install(call, monkeypatch):
@@ -164,30 +208,35 @@ def test_from_an_upload_by_a_click_to_files(server, clips):
         button = lambda name: page.get_by_role("button", name=name, exact=True)
         page.get_by_role("radio", name="fast").check()
         page.set_input_files("input[type=file]", clips / "disk.mp4")
-        page.get_by_text("disk").first.wait_for()
+        page.get_by_text("6 frames of 96x64, 0:00 long").wait_for()
         button("Segment").click()
-        page.get_by_text("6 frames of 96x64").wait_for(timeout=90000)
+        page.get_by_text("96x64, preset fast").wait_for(timeout=90000)
         page.locator("input[type=range]").fill("2")
-        page.wait_for_function("document.querySelector('#frame img').src.endsWith('-2.jpg')")
+        shown = "(start) => document.querySelector('#frame img').src.split('/').pop()"
+        page.wait_for_function(f"{shown}.startsWith(start)", arg="1-2-")
         x, y, image = 10, 50, page.locator("#frame img")    # the background, in the clip's pixels
         box = image.bounding_box()
         scale = min(box["width"] / 96, box["height"] / 64)
         left, top = (box["width"] - 96 * scale) / 2, (box["height"] - 64 * scale) / 2
         image.click(position=dict(x=left + (x + .5) * scale, y=top + (y + .5) * scale))
-        page.get_by_text("1 hint").wait_for(timeout=90000)
-        page.wait_for_function("document.querySelector('#frame img').src.endsWith('2-2.jpg')")
+        page.locator("input[type=range]").fill("3")             # it stays there, with its image
+        page.get_by_text("1 click").wait_for(timeout=90000)
+        page.wait_for_function(f"{shown}.startsWith(start)", arg="2-3-")
+        page.get_by_role("radio", name="frame 2: include 10,50").check()
+        page.wait_for_function(f"{shown}.startsWith(start)", arg="2-2-")
         shown = Image.open(io.BytesIO(page.request.get(image.get_attribute("src")).body()))
-        red, green, blue = shown.getpixel(((x + .5) * shown.width / 96,
-                                           (y + .5) * shown.height / 64))
-        assert green > 150 > max(red, blue)                 # the dot is where the click was
-        button("Write files").click()
+        red, green, blue = np.array(shown).transpose(2, 0, 1).astype(int)
+        rows, columns = ((green > 150) & (red < 90) & (blue < 90)).nonzero()
+        middle = rows.mean() * 64 / shown.height - .5, columns.mean() * 96 / shown.width - .5
+        assert np.abs(np.subtract(middle, (y, x))).max() < .5     # the ring is where the click was
+        button("Download").click()
         with page.expect_download(timeout=60000) as download:
-            page.locator('a[download="masks.zip"]').click(timeout=60000)
+            page.locator('a[download="disk_masks.zip"]').click(timeout=60000)
         masks = ZipFile(download.value.path())
-        assert masks.namelist() == [f"{t:05d}.png" for t in range(6)]
-        inside = np.array(Image.open(masks.open("00002.png"))) > 0
+        assert masks.namelist() == [f"disk_masks/{t:05d}.png" for t in range(6)]
+        inside = np.array(Image.open(masks.open("disk_masks/00002.png"))) > 0
         assert (inside & MASKS[2].numpy()).sum() > .7 * (inside | MASKS[2].numpy()).sum()
-        assert download.value.suggested_filename == "masks.zip" and errors == []
+        assert download.value.suggested_filename == "disk_masks.zip" and errors == []
         assert [url for url in asked if not url.startswith((home, "data:", "blob:"))] == []
         assert list(server[1].glob("gwm-app-*/**/disk.mp4"))
     wait_for(lambda: not list(server[1].glob("gwm-app-*/**/disk.mp4")))     # the page is closed
