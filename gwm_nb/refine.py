@@ -269,12 +269,12 @@ def first_pass(self: WindowRefiner, replay=None):
     return replay
 
 @patch
-def second_pass(self: WindowRefiner, boxes, replay=None, trust=.5):
+def second_pass(self: WindowRefiner, boxes, replay=None, trust=.5, balances=(1., 1., 1., 1.)):
     """Inside boxes (None: whole frames), from what was found before; `trust` is the weight of
     motion, as appearance is known by now. Returns the replay buffer, updated."""
     graph = self.build(boxes)
     motion, start = motion_logits(graph, self.thresholds), graph.average(self.soft)
-    replay = self.learn(trust * motion, start, (1., 1., 1., 1.), replay, self.reliability)
+    replay = self.learn(trust * motion, start, balances, replay, self.reliability)
     self.soft = self.in_frame(graph.paint(self.p))
     self.agreement = soft_iou(*map(torch.from_numpy, (self.first_soft, self.soft))).numpy()
     return replay
@@ -410,21 +410,26 @@ def correct(self: WindowRefiner, hints, replay=None):
     self.hints = list(hints)
     if not self.net: return self.first_pass()
     known, boxes, self.reliability, _ = self.found
-    trust = .5 * (np.median(self.residuals(known)) >= STILL)
-    known = known * (trust > 0)                          # else it is not meaningful
+    rounds = dict(trust=.5, balances=self.settings.balances)
+    moves = np.median(self.residuals(known)) >= STILL
+    if moves: known = known.copy()
+    else:                                                # then only hints and the border tell
+        rounds = dict(trust=0)
+        guess = first_guess(self.build(), np.zeros(len(self.graph)), self.settings.anchor)
+        known = self.graph.paint(guess)
     if replay and replay.soft is not None: known[:len(replay.soft)] = replay.soft
     for hint in self.hints: known[hint.frame, *map(int, self.place(hint))] = hint.include
     missed = (known > .5) & (self.in_frame(np.ones_like(known), boxes) == 0)
     self.soft, grown = known, self.grow(boxes, missed)
-    if trust and (grown[:, 2] < 1.25 * boxes[:, 2]).all(): boxes = grown
+    if moves and (grown[:, 2] < 1.25 * boxes[:, 2]).all(): boxes = grown
     else:                                                # it is somewhere else
         motion = self.window.residual / self.thresholds[:, None, None]
         rests = missed.any() and motion[missed].mean() < 1 / 8
-        if rests: trust /= 4                             # motion is no guide to what was missed
-        self.second_pass(None, replay, trust)
-        boxes = self.refit(boxes if trust else self.graph.boxes, missed)
-        if trust and not rests: self.soft = known
-    replay = self.second_pass(boxes, replay, trust)
+        if rests: rounds['trust'] /= 4                   # motion is no guide to what was missed
+        self.second_pass(None, replay, **rounds)
+        boxes = self.refit(boxes if moves else self.graph.boxes, missed)
+        if moves and not rests: self.soft = known
+    replay = self.second_pass(boxes, replay, **rounds)
     replay.soft = self.soft[-self.settings.overlap:]
     return replay
 
