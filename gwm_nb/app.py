@@ -203,7 +203,9 @@ def summary(self: Visitor,
                   ('', f'confidence {sure.mean():.2f}, lowest in frame {sure.argmin()} '
                        f'({sure.min():.2f})'), ('', self.effect)]
         lines += [('warning', warning) for warning in self.warnings]
-        if self.files: lines.append(('', f'{len(self.files)} files, below the buttons'))
+        if self.files:
+            command = clip.typed().command(clip.job.clip.name)
+            lines.append(('', f'{len(self.files)} files, below the buttons. The same by {command}'))
     return ''.join(f'<p class="gwm {kind}">{html.escape(text)}</p>' for kind, text in lines if text)
 
 # %% ../nbs/53_app.ipynb #app00014
@@ -214,6 +216,7 @@ def write_files(self: Visitor):
     out, clip = self.folder/f'files-{self.version}', self.correction.job.clip
     result = self.correction.save(out, OUTPUTS)
     result.report['settings']['clip'] = clip.name         # not where it is on this machine
+    result.report['command'] = self.correction.typed().command(clip.name)
     (out/'result.json').write_text(json.dumps(result.report, indent=1))
     for kind in ('masks', 'cutout'):
         with ZipFile(out/f'{kind}.zip', 'w') as file:

@@ -65,7 +65,8 @@ def refine(self: Correction,
     "Find the masks with these hints, unless they were found before."
     hints = tuple(self.hints if hints is None else hints)
     if hints not in self.results:
-        with self.lock, JobProgress(refine_steps(self.settings, len(self))):
+        steps = refine_steps(self.settings, len(self), bool(hints), self.kept.complete)
+        with self.lock, JobProgress(steps):
             self.results[hints] = refine_clip((image for _, image in self.job.open()),
                                               self.settings, hints=hints, kept=self.kept)
     return self.results[hints]

@@ -194,12 +194,13 @@ def quality_warnings(refined: Refined, # a segmented clip, or a part of it
         found.append(f'no motion detected ({residual:.2f} pixels a frame at {refined.size[0]} '
                      'lines): the masks are not meaningful')
     elif confidence < .85 and error > .05 + .005 * speed:
-        found.append(f'inconsistent flow (forward-backward error {error:.2f} pixels): '
-                     'a fast camera, cuts, water or spray?')
-    if confidence < .6: found.append(f'low confidence ({confidence:.2f}): check the masks')
-    elif stable < .7: found.append(f'unstable masks ({stable:.2f}): check what belongs to them')
+        found.append(f'inconsistent flow (forward-backward error {error:.2f} pixels), as of '
+                     'a fast camera, cuts, water or spray: check the masks')
+    if confidence < .6: found.append(f'low confidence ({confidence:.2f} of 1): check the masks')
+    elif stable < .7: found.append(f'unstable masks ({stable:.2f} of 1): check what is missing, '
+                                   'and what comes along')
     cut = (refined.stats[:, 3] > .1).sum()
-    if cut > 1: found.append(f'the last box cuts the object off in {cut} frames')
+    if cut > 1: found.append(f'the object may be cut off in a straight line in {cut} frames')
     return found
 
 # %% ../nbs/19_refine.ipynb #stab0004
@@ -453,7 +454,7 @@ def refine_window(frames: list[np.ndarray], # (h,w,3) uint8 RGB, at least two
                   shape: tuple[int, int], # (height, width) of the masks
                   settings: RefineSettings, # how
                   net: nn.Module | None, # a frozen backbone; None: motion alone
-                  replays: tuple = (None, None, None), # replay buffers, as for `WindowRefiner.refine`
+                  replays: tuple = (None, None, None), # as for `WindowRefiner.refine`
                   title: str = '', # of the window, for the progress bar
                   hints: Sequence[Hint] = () # in pixels of these frames
                  ) -> tuple[Refined, tuple]: # masks; the replay buffers, updated
