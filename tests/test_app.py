@@ -28,11 +28,11 @@ CODE = """if True:                              # slow.mp4 takes for ever, and l
     from gwm_nb import app, commands
     from gwm_nb.files import show_progress
     class Slow(app.Correction):
-        def refine(self):
+        def refine(self, *hints):
             if self.job.clip.name == "slow.mp4":
                 for _ in show_progress(iter(int, 1), "waiting", 0):
                     with open("trace", "a") as file: file.write(".")
-            return super().refine()
+            return super().refine(*hints)
     app.Correction = Slow
     commands.gwm_app()"""
 
