@@ -270,12 +270,15 @@ def first_pass(self: WindowRefiner, replay=None):
     return replay
 
 @patch
-def second_pass(self: WindowRefiner, boxes, replay=None, trust=.5, balances=(1., 1., 1., 1.)):
-    """Inside boxes (None: whole frames), from what was found before; `trust` is the weight of
-    motion, as appearance is known by now. Returns the replay buffer, updated."""
+def second_pass(self: WindowRefiner, boxes, replay=None, trust=.5, balances=(1., 1., 1., 1.),
+                prior=0.):
+    """Inside boxes (None: whole frames), from what was found before, which counts as evidence by
+    `prior` in rounds that let it grow; `trust` is the weight of motion, as appearance is known by
+    now. Returns the replay buffer, updated."""
     graph = self.build(boxes)
     motion, start = motion_logits(graph, self.thresholds), graph.average(self.soft)
-    replay = self.learn(trust * motion, start, balances, replay, self.reliability)
+    found = prior * np.equal(balances, 1)[:, None] * logit(np.clip(start, .02, .98))
+    replay = self.learn(trust * motion + found, start, balances, replay, self.reliability)
     self.soft = self.in_frame(graph.paint(self.p))
     self.agreement = soft_iou(*map(torch.from_numpy, (self.first_soft, self.soft))).numpy()
     return replay
@@ -411,7 +414,7 @@ def correct(self: WindowRefiner, hints, replay=None):
     self.hints = list(hints)
     if not self.net: return self.first_pass()
     known, boxes, self.reliability, _ = self.found
-    rounds = dict(trust=.5, balances=self.settings.balances)
+    rounds = dict(trust=.5, balances=self.settings.balances, prior=.15)
     moves = np.median(self.residuals(known)) >= STILL
     if moves: known = known.copy()
     else:                                                # then only hints and the border tell

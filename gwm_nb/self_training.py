@@ -132,7 +132,7 @@ def update_replay(graph: SuperpixelGraph, # the latest superpixels
 
 # %% ../nbs/46_self_training.ipynb #slf0023
 def self_train(graph: SuperpixelGraph, # superpixels
-               motion: np.ndarray, # (n,) log-odds by motion
+               motion: np.ndarray, # (n,) log-odds by motion, or (R,n): in each round
                p: np.ndarray, # (n,) probability of being the object: the first labels
                balances: tuple[float, ...], # of each round
                ridge: float, # of the regression
@@ -149,7 +149,8 @@ def self_train(graph: SuperpixelGraph, # superpixels
         colour = np.concatenate([graph.colour, replay.colour])
         stages = [np.concatenate(pair) for pair in zip(graph.stages, replay.stages)]
         features, known = superpixel_features(colour, stages), np.append(known, replay.known)
-    for balance in show_progress(balances, 'learning'):
+    evidence = np.broadcast_to(motion, (len(balances), n))
+    for motion, balance in show_progress(list(zip(evidence, balances)), 'learning'):
         labels, weight = p, graph.area * reliability[graph.frame] / graph.area.sum()
         if replay is not None:
             labels = np.concatenate([p, replay.p])
