@@ -597,7 +597,7 @@ def refine_windows(frames: Iterable[Tensor], # (3,h,w) uint8 RGB, all of one siz
         net = frozen_backbone(settings.features, settings.pretrained)
     overlap, before, highest, parts = settings.overlap, None, 0, []
     replays = None, None, None
-    digest = sha256(repr((__version__, settings, shape)).encode())
+    digest = sha256(repr((__version__, settings, shape, replays)).encode())
     shown = JobProgress(refine_steps(settings)) if progress and not current_job() else nullcontext()
     with shown:
         for n, (window, more) in enumerate(windows):
